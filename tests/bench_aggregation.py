@@ -1,0 +1,156 @@
+"""What FLAME's own arithmetic costs beside one float32 product of the update matrix with itself.
+
+    python tests/bench_aggregation.py [--repeats 5] [--threads 1]      # part of `make bench`
+
+For n clients of a model with d parameters, in turns within the same minute, medians:
+
+* `product`: rows @ rows.T, the least that pairwise distances can cost;
+* `gram`: inner products of all blocks, enough for every clustering vector;
+* `cluster`: HDBSCAN alone;
+* `verdict`: the whole of FLAME, inner products and HDBSCAN included;
+* `mean`: clipping and averaging alone, whose floor is reading the matrix once (`read`).
+
+Times and the memory that `verdict` took beside the matrix go to results/bench_aggregation.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+
+from flame.build import build, composed  # noqa: E402
+from flame.clustering import majority_cluster  # noqa: E402
+from flame.defenses.base import average, defend  # noqa: E402
+from flame.layout import StateLayout  # noqa: E402
+from flame.types import ServerState, Updates  # noqa: E402
+from models.cnn import CNN  # noqa: E402
+from models.resnet8 import ResNet8  # noqa: E402
+from models.resnet18 import ResNet18  # noqa: E402
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "linear": lambda: nn.Linear(999, 10),
+    "resnet8": lambda: ResNet8(1, 10, "batch"),
+    "cnn": lambda: CNN(1, 10, 28),
+    "resnet18": lambda: ResNet18(3, 10, (64, 128, 256, 512), "batch"),
+}
+CASES = (
+    ("cnn", 10), ("cnn", 50), ("cnn", 100), ("resnet18", 10), ("resnet18", 50), ("resnet18", 100),
+    ("resnet8", 1000), ("linear", 2000),
+)  # fmt: skip
+COLUMNS = ("model", "d", "n", "what", "repeat", "seconds", "extra_mb")
+
+
+def a_round(model: nn.Module, clients: int) -> tuple[ServerState, Updates]:
+    """Updates with a drift in common, and differences as large as it."""
+    layout = StateLayout.of(model)
+    row, counters = torch.empty(layout.size), torch.empty(layout.counter_size, dtype=torch.int64)
+    layout.flatten(model.state_dict(), row, counters)
+    stream = torch.Generator().manual_seed(0)
+    drift = torch.randn(layout.size, generator=stream)
+    rows = torch.empty(clients, layout.size)
+    for one in rows:  # in place, so that the matrix is the only large thing here
+        one.normal_(generator=stream).add_(drift).mul_(0.01)
+    ids, losses = torch.arange(clients), torch.zeros(clients)
+    updates = Updates(layout, row, counters, ids, rows, counters.repeat(clients, 1), ids * 0 + 600, losses)
+    return ServerState(row, counters), updates
+
+
+def peak_mb() -> float:
+    """The most memory that this process has had since `forget_peak`."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def forget_peak() -> None:
+    """Start a new maximum."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds, and MB at most beside what was there before."""
+    forget_peak()
+    before, start = peak_mb(), time.perf_counter()
+    work()
+    return time.perf_counter() - start, peak_mb() - before
+
+
+def measure(name: str, clients: int, repeats: int) -> list[tuple]:
+    """Rows of the CSV for one case."""
+    state, updates = a_round(MODELS[name](), clients)
+    parts = build(composed(["defense=flame_weights_only", "experiment=smoke"]))
+    factors = torch.linspace(0.5, 1, clients, dtype=torch.float64)
+    shares = torch.full((clients,), 1 / clients, dtype=torch.float64)
+    rows, flat = updates.rows, updates.rows.view(-1)
+    distances = updates.geometry.cosine_distances("weights_only")
+
+    def fresh() -> Updates:
+        return updates.first(clients)  # without the inner products that `updates` holds already
+
+    works: dict[str, Callable[[], object]] = {
+        "product": lambda: rows @ rows.T,
+        "gram": lambda: fresh().geometry,
+        "cluster": lambda: majority_cluster(distances),
+        "verdict": lambda: defend(parts.defense, state, fresh(), torch.Generator().manual_seed(1)),
+        "mean": lambda: average(state, updates, shares, factors),
+        "read": lambda: flat.dot(flat),
+    }
+    for work in works.values():
+        work()  # warm
+    size = updates.layout.size
+    return [
+        (name, size, clients, what, repeat, *map("{:.5g}".format, timed(work)))
+        for repeat in range(repeats)
+        for what, work in works.items()
+    ]
+
+
+def summary(rows: list[tuple]) -> str:
+    """One case in a line."""
+
+    def median(what: str, column: int = 5) -> float:
+        return statistics.median(float(row[column]) for row in rows if row[3] == what)
+
+    name, size, clients = rows[0][:3]
+    product, matrix = median("product"), 4 * size * clients / 1e9
+    return "  ".join(
+        [
+            f"{name:9} n {clients:5}  d {size / 1e6:6.2f}M  product {1e3 * product:7.1f} ms",
+            f"gram {median('gram') / product:5.2f} x  cluster {1e3 * median('cluster'):6.1f} ms",
+            f"verdict {median('verdict') / product:5.2f} x, {median('verdict', 6) / (10 * matrix):5.1f} % more memory",
+            f"mean {matrix / median('mean'):5.1f} GB/s ({100 * median('read') / median('mean'):3.0f} % of reading)",
+        ]
+    )
+
+
+def main() -> None:
+    """Print a line per case, write every time."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="as in a run: 1 by default")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "bench_aggregation.csv")
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    rows = []
+    for name, clients in CASES:
+        rows.append(measure(name, clients, chosen.repeats))
+        print(summary(rows[-1]), flush=True)
+    chosen.out.parent.mkdir(exist_ok=True)
+    with open(chosen.out, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(row for case in rows for row in case)
+
+
+if __name__ == "__main__":
+    main()
