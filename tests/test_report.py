@@ -18,7 +18,8 @@ from flame.report.__main__ import main
 from flame.report.panels import VERDICTS, verdict_grid
 from flame.report.run_figure import draw_run, verdict_columns
 from flame.report.runs import find_runs, gather, read_run
-from flame.report.tables import comparison, estimate, half_width
+from flame.report.statistics import half_width
+from flame.report.tables import comparison, estimate
 from flame.trackers.files import ACCEPTANCE, CHOICES, CONFIG, METRICS, SUMMARY, RunFiles, write_json
 
 CHOSEN = {"dataset": "digits", "partition": "dirichlet", "model": "resnet8", "attack": "badnets", "defense": "fedavg"}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from flame.report.runs import Array, Cell, RunRecord
+from flame.report.statistics import half_width
 
 SHARES = {
     "MA %": "eval/ma",
@@ -51,13 +52,6 @@ def estimate(sample: Array) -> str:
     if len(known) > 1:
         text += f" ± {half_width(known):.1f}"
     return text if len(known) == len(sample) else f"{text} ({len(known)} of {len(sample)} seeds)"
-
-
-def half_width(sample: Array) -> float:
-    """Of Student's 95 % interval for the mean of `sample` [n >= 2]."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample)))
 
 
 def notes(cells: Sequence[Cell]) -> list[str]:
