@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -91,8 +91,7 @@ def _build(cfg: DictConfig) -> Parts:
         seed=cfg.seed,
     )
     attack, dataset = attack.prepare(make(cfg, "dataset"), generator(cfg.seed, "prepare"))
-    train = subset(dataset.train, cfg.train_samples, generator(cfg.seed, "subset"))
-    shards = deal(train, make(cfg, "partition"), cfg.clients, getattr(defense, "root_samples", 0), cfg.seed)
+    train, shards = dealt(cfg, dataset, getattr(defense, "root_samples", 0))
     model = initial_model(cfg)
     sgd = make(cfg, "client")
     check_fit(model, dataset, sgd.smallest_batch(shards.sizes[: cfg.clients]))
@@ -118,8 +117,8 @@ def _build(cfg: DictConfig) -> Parts:
     return Parts(dataset, task, population, attack, defense, start, initial, shadow, evaluate_at)
 
 
-def make(cfg: DictConfig, group: str, **fixed: Any) -> Any:
-    """Instantiate one config group; the signature of its target is its schema."""
+def make(cfg: Mapping[str, Any], group: str, **fixed: Any) -> Any:
+    """Instantiate one config group, composed or as a run recorded it; the signature of its target is its schema."""
     node = cfg[group]
     _check_signature(group, node)
     try:
@@ -204,6 +203,12 @@ def evaluated_rounds(cfg: DictConfig) -> frozenset[int]:
     """Every `evaluate_every`-th round, and all that summary.json is the mean of."""
     regular = range(cfg.evaluate_every - 1, cfg.rounds, cfg.evaluate_every)
     return frozenset(regular) | frozenset(range(max(0, cfg.rounds - cfg.report_last), cfg.rounds))
+
+
+def dealt(cfg: Mapping[str, Any], dataset: Dataset, root_samples: int) -> tuple[LabelledImages, Shards]:
+    """The training images of a run and who holds them; `cfg` composed, or as the run recorded it."""
+    train = subset(dataset.train, cfg["train_samples"], generator(cfg["seed"], "subset"))
+    return train, deal(train, make(cfg, "partition"), cfg["clients"], root_samples, cfg["seed"])
 
 
 def deal(images: LabelledImages, partition: Partition, clients: int, root_samples: int, seed: int) -> Shards:

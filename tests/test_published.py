@@ -1,7 +1,8 @@
-"""The README's tables are what results/ says, and results/ is what run folders say."""
+"""The tables of the documents are what results/ says, and results/ is what run folders say."""
 
 from __future__ import annotations
 
+import csv
 import math
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import pytest
 from test_report import write_run
 
 from flame.folder import read_json
-from flame.report import published
-from flame.report.published import Line, accuracies, block, outdated, publish, read, spliced, write
-from flame.report.runs import find_runs, gather, read_run
+from flame.report.accuracy_tables import accuracies, attacks
+from flame.report.markup import comma_separated, latex, markdown
+from flame.report.published import ROOT, TABLES, derived, outdated, publish, spliced
+from flame.report.recipes import plan
+from flame.report.records import Line, read, write
+from flame.report.runs import Cell, find_runs, gather, read_run
 from flame.trackers.files import ENVIRONMENT, SUMMARY, write_json
 
 NAN = math.nan
@@ -22,23 +26,40 @@ def record(attack: str = "dba", defense: str = "fedavg", seed: int = 0, ma: floa
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A results folder and a README of the test's own; the paper's numbers stay."""
-    (tmp_path / "paper.csv").write_text((published.RESULTS / "paper.csv").read_text())
+def elsewhere(tmp_path: Path) -> Path:
+    """A project of the test's own, with a README that has one table's marks."""
     (tmp_path / "README.md").write_text("a\n<!-- table: attacks -->\nold\n<!-- end: attacks -->\nb\n")
-    monkeypatch.setattr(published, "RESULTS", tmp_path)
-    monkeypatch.setattr(published, "README", tmp_path / "README.md")
     return tmp_path
 
 
-def test_the_readme_is_up_to_date() -> None:
+def run(folder: Path, **choices: str) -> None:
+    write_run(folder, summary={"eval/ma": 0.5, "eval/ba": 0.25, "filter/accepted": 4.0}, **choices)
+    write_json(folder / ENVIRONMENT, {"commit": "1234567", "dirty": False})
+    write_json(folder / SUMMARY, {**read_json(folder / SUMMARY), "state_sha256": "0123"})
+
+
+def cells(folder: Path) -> list[Cell]:
+    return gather(map(read_run, find_runs([folder])))
+
+
+def test_the_documents_are_up_to_date() -> None:
     assert outdated() == []
+
+
+def test_every_table_stands_in_its_document_once_and_nothing_else_does() -> None:
+    for document in ("README.md", "RESULTS.md"):
+        marks = [mark for table in TABLES.values() if table.document == document for mark in table.blocks]
+        lines = (ROOT / document).read_text().splitlines()
+        assert sorted(line for line in lines if line.startswith("<!-- table:")) == sorted(
+            f"<!-- table: {mark} -->" for mark in marks
+        )
 
 
 def test_lines_survive_a_file(tmp_path: Path) -> None:
     kept = [record(), record("none", "krum", 3, 0.5, NAN)]
-    write(tmp_path / "new" / "x.csv", kept)
-    assert [repr(line) for line in read(tmp_path / "new" / "x.csv")] == [repr(line) for line in kept]
+    write(tmp_path / "new" / "x.csv", Line, kept)
+    assert [repr(line) for line in read(tmp_path / "new" / "x.csv", Line)] == [repr(line) for line in kept]
+    assert read(tmp_path / "none.csv", Line) == []
 
 
 def test_cells_by_hand() -> None:
@@ -49,37 +70,43 @@ def test_cells_by_hand() -> None:
     assert accuracies([Line("a", "b", 0, NAN, NAN, NAN, NAN, NAN, 28, 0, "c", "", "i")]) == "- / - (1 of 1 unfinished)"
 
 
-def test_rows_by_hand(elsewhere: Path) -> None:
+def test_rows_by_hand() -> None:
     """Backdoors before untargeted attacks; what was not run says so; the paper's numbers with their grades."""
-    write(elsewhere / "attacks.csv", [record(), record("alie", ba=NAN), record("dba", "flame_all_state", ba=0.01)])
-    rows = block("attacks").splitlines()
-    theirs = "57.4 [M] / 93.8 [M] | 76.2 [M] / 3.2 [M]"
-    assert rows[2] == f"| `dba` | 80.0 / 90.0 | not run | 80.0 / 1.0 | - / 0.0 | {theirs} |"
-    assert rows[3].startswith("| `alie` | 80.0 / - | not run | not run |")
-    assert "mean of the last 5 of 28 rounds; seed 0; commit abcdef0." in rows[-1]
+    _, first, second = attacks([record(), record("alie", ba=NAN), record("dba", "flame_all_state", ba=0.01)], {})
+    theirs = ["57.4 [M] / 93.8 [M]", "76.2 [M] / 3.2 [M]"]
+    assert first == ["`dba`", "80.0 / 90.0", "not run", "80.0 / 1.0", "- / 0.0", *theirs]
+    assert second[:4] == ["`alie`", "80.0 / -", "not run", "not run"]
 
 
-def run(folder: Path, **choices: str) -> None:
-    write_run(folder, summary={"eval/ma": 0.5, "eval/ba": 0.25, "filter/accepted": 4.0}, **choices)
-    write_json(folder / ENVIRONMENT, {"commit": "1234567", "dirty": False})
-    write_json(folder / SUMMARY, {**read_json(folder / SUMMARY), "state_sha256": "0123"})
+def test_a_recipe_says_what_it_sweeps() -> None:
+    assert plan("norms") == {
+        "seed": tuple("012345"),
+        "norm": ("batch", "group", "none"),
+        "defense": ("fedavg", "flame_weights_only", "flame_all_state"),
+    }
 
 
 def test_runs_become_a_table_between_its_marks(elsewhere: Path) -> None:
     run(elsewhere / "runs" / "a", attack="dba")
     run(elsewhere / "runs" / "b", attack="dba", defense="krum")  # of another table
-    publish("attacks", gather(map(read_run, find_runs([elsewhere / "runs"]))))
+    publish("attacks", cells(elsewhere / "runs"), elsewhere)
     text = (elsewhere / "README.md").read_text()
     assert "| `dba` | 50.0 / 25.0 | not run |" in text and "krum" not in text and "old" not in text
+    assert "mean of the last 1 of 2 rounds; seed 0; commit 1234567." in text
     assert text.startswith("a\n<!--") and text.endswith("-->\nb\n")
-    assert outdated_attacks() == []
+    assert outdated(elsewhere, ["attacks"]) == []
     (elsewhere / "README.md").write_text(text.replace("50.0", "60.0"))
-    assert outdated_attacks() == ["attacks"]
+    assert [line.split()[0] for line in outdated(elsewhere, ["attacks"])] == ["README.md"]
 
 
-def outdated_attacks() -> list[str]:
-    text = published.README.read_text()
-    return [] if spliced(text, "attacks", block("attacks")) == text else ["attacks"]
+def test_latex_is_written_when_asked_for_and_checked_from_then_on(elsewhere: Path) -> None:
+    path = elsewhere / "results" / "tables" / "attacks.tex"
+    assert path not in derived("attacks", elsewhere)
+    run(elsewhere / "runs" / "a", attack="dba")
+    publish("attacks", cells(elsewhere / "runs"), elsewhere, with_latex=True)
+    assert r"\texttt{dba} & 50.0 / 25.0 & not run" in path.read_text()
+    path.write_text("changed by hand")
+    assert [line.split()[0] for line in outdated(elsewhere, ["attacks"])] == ["results/tables/attacks.tex"]
 
 
 def test_two_runs_of_one_cell_are_refused(elsewhere: Path) -> None:
@@ -87,9 +114,26 @@ def test_two_runs_of_one_cell_are_refused(elsewhere: Path) -> None:
         write_run(elsewhere / "runs" / name, alpha=alpha, summary={}, attack="dba")
         write_json(elsewhere / "runs" / name / ENVIRONMENT, {"commit": "1234567", "dirty": False})
     with pytest.raises(ValueError, match=r"table attacks: several runs of \('dba', 'fedavg', 0\)"):
-        publish("attacks", gather(map(read_run, find_runs([elsewhere / "runs"]))))
+        publish("attacks", cells(elsewhere / "runs"), elsewhere)
 
 
-def test_a_readme_without_marks_is_refused() -> None:
-    with pytest.raises(ValueError, match="no marks <!-- table: attacks -->"):
-        spliced("text", "attacks", "content")
+def test_a_document_without_marks_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"README\.md has no marks <!-- table: attacks -->"):
+        spliced("text", "attacks", "content", "README.md")
+
+
+ROWS = [["`a_b` %", "n"], ["1 ± 2", "x, y & {z}"]]
+
+
+def test_markup_by_hand() -> None:
+    assert markdown(ROWS) == "| `a_b` % | n |\n| --- | --- |\n| 1 ± 2 | x, y & {z} |"
+    assert list(csv.reader(comma_separated(ROWS).splitlines())) == [["a_b %", "n"], ["1 ± 2", "x, y & {z}"]]
+    assert latex(ROWS).splitlines() == [
+        r"\begin{tabular}{ll}",
+        r"\toprule",
+        r"\texttt{a\_b} \% & n \\",
+        r"\midrule",
+        r"1 $\pm$ 2 & x, y \& \{z\} \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]

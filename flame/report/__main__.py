@@ -1,6 +1,6 @@
 """`python -m flame.report RUNS...`: compare recorded runs in one table and one figure.
 
-`--table NAME` puts them into results/NAME.csv and the README's table of that name; `--check` compares the two.
+`--table NAME` puts them into results/NAME.csv and the tables made from it; `--check` compares those with the documents.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parse(arguments)
     if given.check:
         stale = outdated()
-        print(*(f"README.md, table {name}: differs from results/{name}.csv" for name in stale), sep="\n", end="")
+        print(*stale, sep="\n", end="\n" if stale else "")
         return 1 if stale else 0
     try:
         runs, damaged = read_all(find_runs(given.runs))
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise FileNotFoundError("\n".join(damaged))
         cells = gather(runs)
         if given.table:
-            publish(given.table, cells)
+            publish(given.table, cells, with_latex=given.latex)
         figure = given.figure or Path(os.path.commonpath([run.folder.absolute().parent for run in runs]), COMPARISON)
         figure.parent.mkdir(parents=True, exist_ok=True)
         draw_comparison(cells, figure)
@@ -52,8 +52,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m flame.report", description="Compare recorded runs.")
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="run folders, or folders that contain some")
     parser.add_argument("--figure", type=Path, metavar="FILE", help=f"default: {COMPARISON} beside the runs")
-    parser.add_argument("--table", choices=TABLES, help="also write results/TABLE.csv and that table of the README")
-    parser.add_argument("--check", action="store_true", help="only compare the README's tables with results/")
+    parser.add_argument("--table", choices=TABLES, help="also write results/TABLE.csv and the tables made from it")
+    parser.add_argument("--latex", action="store_true", help="with --table: those tables in LaTeX, too")
+    parser.add_argument("--check", action="store_true", help="only compare the tables in the documents with results/")
     given = parser.parse_args(arguments)
     if bool(given.runs) == given.check:
         parser.error("give RUNS, or --check alone")

@@ -73,8 +73,8 @@ def sign_patterns(n: int) -> Array:
     """[patterns, n] of +1 and -1, first the one without a minus."""
     if n <= EXACT:
         return np.array(list(product((1.0, -1.0), repeat=n)))
-    drawn = np.random.default_rng(0).choice((1.0, -1.0), (2**EXACT - 1, n))
-    return np.vstack([np.ones(n), drawn])
+    rng = np.random.default_rng(0)
+    return np.vstack([np.ones(n), rng.choice((1.0, -1.0), (2**EXACT - 1, n))])
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

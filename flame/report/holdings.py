@@ -1,0 +1,56 @@
+"""What the clients of a recorded run hold: its training images, dealt again from its own config and seed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+
+from flame.build import dealt, make
+from flame.report.partition_figure import label_histogram, label_skew
+from flame.report.runs import Array, RunRecord
+from flame.seeding import generator
+from flame.types import Dataset
+
+DEALT_BY = ("dataset", "partition", "attack", "clients", "train_samples", "seed")  # beside the server's own images
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """Per client."""
+
+    sizes: Array  # [clients] images
+    skew: Array  # [clients] in [0, 1], total variation distance of its label distribution from all clients' together
+
+
+def holdings(run: RunRecord) -> Holdings:
+    """What the clients of this run hold.
+
+    Raises:
+        ValueError: they had other numbers of images when the run was made: the code or the data have changed since.
+    """
+    root_samples = int(run.config["defense"].get("root_samples", 0))
+    found = _holdings(json.dumps({key: run.config[key] for key in DEALT_BY}, sort_keys=True), root_samples)
+    ids, samples = run.acceptance["client"], run.acceptance["samples"]
+    if (found.sizes[ids] != samples).any():
+        client = int(ids[found.sizes[ids] != samples][0])
+        raise ValueError(
+            f"{run.folder}: client {client} is dealt {found.sizes[client]:g} images, but acceptance.csv says otherwise:"
+            " read the run with the code and the data that made it"
+        )
+    return found
+
+
+@lru_cache
+def _holdings(config: str, root_samples: int) -> Holdings:
+    cfg = json.loads(config)
+    _, dataset = make(cfg, "attack").prepare(_dataset(json.dumps(cfg["dataset"])), generator(cfg["seed"], "prepare"))
+    train, shards = dealt(cfg, dataset, root_samples)
+    histogram = label_histogram(train.y, shards, dataset.classes)[: cfg["clients"]]  # without the server's own images
+    return Holdings(histogram.sum(1).double().numpy(), label_skew(histogram).numpy())
+
+
+@lru_cache(maxsize=1)
+def _dataset(node: str) -> Dataset:
+    dataset: Dataset = make({"dataset": json.loads(node)}, "dataset")
+    return dataset

@@ -1,0 +1,91 @@
+"""`results/<table>.csv`: a line per run, with the commit that made it and the hash of its final model.
+
+So any cell of a table can be made again and compared. Shares are in [0, 1] and empty where undefined or not finished.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from flame.report.runs import RunRecord
+from flame.trackers.files import ENVIRONMENT
+
+
+@dataclass(frozen=True)
+class Line:
+    """What every table knows of a run; the means are those of summary.json, over the last rounds."""
+
+    attack: str
+    defense: str
+    seed: int
+    ma: float
+    ba: float
+    benign_recall: float
+    malicious_recall: float
+    accepted: float  # clients per round
+    rounds: int
+    mean_of_last: int
+    commit: str
+    state_sha256: str  # empty: the run has not finished
+    identity: str
+
+    @classmethod
+    def of(cls, run: RunRecord, labels: Mapping[str, str]) -> Self:
+        """The line of a run; `labels`, which tell its cell from others, stand behind the option they belong to."""
+        return cls(**common(run, labels))
+
+
+Kind = TypeVar("Kind", bound=Line)
+
+
+def common(run: RunRecord, labels: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of `Line`."""
+    known = json.loads((run.folder / ENVIRONMENT).read_text())
+    summary = run.summary or {}
+
+    def option(group: str) -> str:
+        settings = [f"{k}={v}" for k, v in labels.items() if k.startswith(f"{group}.") and v != "-"]
+        return " ".join([run.choices[group], *settings])
+
+    return {
+        "attack": option("attack"),
+        "defense": option("defense"),
+        "seed": run.config["seed"],
+        "ma": run.reported("eval/ma"),
+        "ba": run.reported("eval/ba"),
+        "benign_recall": run.reported("filter/benign_recall"),
+        "malicious_recall": run.reported("filter/malicious_recall"),
+        "accepted": run.reported("filter/accepted"),
+        "rounds": run.config["rounds"],
+        "mean_of_last": summary.get("mean_of_last", 0),
+        "commit": f"{known['commit'] or '?'}{'+' if known['dirty'] else ''}",
+        "state_sha256": summary.get("state_sha256", ""),
+        "identity": run.identity,
+    }
+
+
+def write(path: Path, kind: type[Kind], records: Sequence[Kind]) -> None:
+    """One CSV line per run, under the fields of `kind`."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(field.name for field in fields(kind))
+    for record in records:
+        writer.writerow("" if v != v else f"{v:.6g}" if isinstance(v, float) else v for v in astuple(record))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text.getvalue())
+
+
+def read(path: Path, kind: type[Kind]) -> list[Kind]:
+    """What `write` wrote; nothing if the file is not there, as before the first run."""
+    if not path.exists():
+        return []
+    kinds: dict[str, Callable[[str], Any]] = {"str": str, "int": int, "float": lambda text: float(text or "nan")}
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [kind(**{f.name: kinds[str(f.type)](row[f.name]) for f in fields(kind)}) for row in rows]
