@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 import numpy as np
 
@@ -20,8 +21,8 @@ def presets(records: Sequence[PresetLine], plan: Plan) -> Rows:
     rows = []
     for name in plan["defense"]:
         arm = [record for record in records if record.defense == name]
-        shares = [finished(arm, lambda r, f=f: float(getattr(r, f))) for f in SHARES.values()]  # type: ignore[misc]
-        agreed = [finished(arm, lambda r, v=v: float(getattr(r, f"agreement_{v}"))) for v in VECTORS]  # type: ignore[misc]
+        shares = [finished(arm, attrgetter(share)) for share in SHARES.values()]
+        agreed = [finished(arm, attrgetter(f"agreement_{vector}")) for vector in VECTORS]
         numbers = [*map(PER_CENT.estimate, shares), *map(PLAIN.estimate, agreed)]
         rows.append([f"`{name}`", *numbers, counted(shares[0], arm, records, plan)])
     return [["preset", *SHARES, *(f"agrees with `{vector}`" for vector in VECTORS), "n"], *rows]

@@ -56,9 +56,9 @@ def bootstrap_interval(differences: Array) -> Interval:
 def sign_flip_p(differences: Array) -> float:
     """Two-sided p of the hypothesis that each of the paired differences [n] is as likely as its negative.
 
-    The share of sign patterns whose mean is at least as far from 0 (Fisher, The Design of Experiments, 1935, section
-    21). Exact up to n = 12; beyond, of 4,095 random patterns and the observed one. NaN for n < 6, where no outcome
-    could be called significant at the 5 % level.
+    The share of sign patterns whose mean is at least as far from 0 (Fisher, The Design of Experiments, 1935; section 21
+    from memory). Exact up to n = 12; beyond, of 4,095 random patterns and the observed one. NaN for n < 6, where no
+    outcome could be called significant at the 5 % level.
     """
     n = len(differences)
     if n < LEAST:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import product
+from operator import attrgetter
 
 import numpy as np
 
@@ -14,7 +16,6 @@ from flame.report.records import Line
 from flame.report.statistics import partial_correlation, wilson_interval
 from flame.report.vectors import BLOCKS, VECTORS, VectorLine
 
-Value = Callable[[VectorLine], float]
 Records = Sequence[VectorLine]
 DEFENSES = ("fedavg", *(f"flame_{vector}" for vector in VECTORS))
 BACKDOORED = 0.5  # BA from which a run counts as backdoored
@@ -23,14 +24,14 @@ BACKDOORED = 0.5  # BA from which a run counts as backdoored
 def rejected(records: Records, plan: Plan) -> Rows:
     """Benign clients that each vector rejects of what averaging is sent: the same updates for both."""
     columns = ["`weights_only` %", "`all_state` %", "floor %"]
-    return shadow_table(records, plan, columns, lambda r, v: 1 - number(r, f"benign_recall_{v}"), ["floor"], PER_CENT)
+    return shadow_table(records, plan, columns, lambda v, r: 1 - getattr(r, f"benign_recall_{v}"), ["floor"], PER_CENT)
 
 
 def caught(records: Records, plan: Plan) -> Rows:
     """Malicious clients that each vector rejects of them, where there are any."""
     columns = ["`weights_only` %", "`all_state` %"]
     return shadow_table(
-        records, under_attack(plan), columns, lambda r, v: number(r, f"malicious_recall_{v}"), [], PER_CENT
+        records, under_attack(plan), columns, lambda v, r: getattr(r, f"malicious_recall_{v}"), [], PER_CENT
     )
 
 
@@ -39,7 +40,7 @@ def agreement(records: Records, plan: Plan) -> Rows:
     names = cell_fields(plan)
     rows = []
     for labels, arms in cells(records, plan):
-        found = [finished(arms["fedavg"], field(name)) for name in ("agreement", "agreement_by_chance")]
+        found = [finished(arms["fedavg"], attrgetter(name)) for name in ("agreement", "agreement_by_chance")]
         rows.append([*labels, *map(PLAIN.estimate, found), counted(found[0], arms["fedavg"], records, plan)])
     return [[*names, "agreement", "by chance", "n"], *rows]
 
@@ -47,7 +48,7 @@ def agreement(records: Records, plan: Plan) -> Rows:
 def who(records: Records, plan: Plan) -> Rows:
     """Whether clients with skewed labels are rejected more often."""
     columns = ["`weights_only`", "`all_state`"]
-    return shadow_table(records, plan, columns, lambda r, v: number(r, f"skew_{v}"), [], PLAIN)
+    return shadow_table(records, plan, columns, lambda v, r: getattr(r, f"skew_{v}"), [], PLAIN)
 
 
 def size(records: Records, plan: Plan) -> Rows:
@@ -55,9 +56,9 @@ def size(records: Records, plan: Plan) -> Rows:
     columns = [*(f"`{v}`, size fixed" for v in VECTORS), *(f"size, `{v}`" for v in VECTORS), "skew and size"]
     beside = [*(f"size_{v}" for v in VECTORS), "skew_size"]
 
-    def fixed(record: VectorLine, vector: str) -> float:
-        pairs = (number(record, f"skew_{vector}"), number(record, f"size_{vector}"), record.skew_size)
-        return partial_correlation(*pairs)
+    def fixed(vector: str, record: VectorLine) -> float:
+        skew, images = getattr(record, f"skew_{vector}"), getattr(record, f"size_{vector}")
+        return partial_correlation(skew, images, record.skew_size)
 
     return shadow_table(records, plan, columns, fixed, beside, PLAIN)
 
@@ -66,7 +67,7 @@ def defended(records: Records, plan: Plan, metric: str) -> Rows:
     """A share of the runs that each vector defended, with averaging beside them."""
     contrasts = []
     for labels, arms in cells(records, plan):
-        averaged, *sides = (finished(arms[defense], field(metric)) for defense in DEFENSES)
+        averaged, *sides = (finished(arms[defense], attrgetter(metric)) for defense in DEFENSES)
         compared = [arms[defense] for defense in DEFENSES[1:]]
         contrasts.append(contrast(labels, sides, [averaged], compared, seeds(records, plan)))
     columns = ["`flame_weights_only` %", "`flame_all_state` %", "`fedavg` %"]
@@ -82,7 +83,7 @@ def backdoored(records: Records, plan: Plan) -> Rows:
     """In how many of the runs the backdoor got through, with Wilson's interval for the share."""
     rows = []
     for labels, arms in cells(records, under_attack(plan)):
-        runs = [finished(arms[defense], field("ba")) for defense in DEFENSES]
+        runs = [finished(arms[defense], attrgetter("ba")) for defense in DEFENSES]
         missing = lacking(list(arms.values()), seeds(records, plan))
         whole = len(seeds(records, plan)) - sum(missing.values())
         rows.append([*labels, *map(through, runs), extent(whole, missing)])
@@ -101,7 +102,7 @@ def blocks(records: Records, plan: Plan) -> Rows:
     """What each block of the model adds to the distances between the clients that averaging is sent."""
     rows = []
     for labels, arms in cells(records, plan):
-        found = [finished(arms["fedavg"], field(f"distance_share_{block}")) for block in BLOCKS]
+        found = [finished(arms["fedavg"], attrgetter(f"distance_share_{block}")) for block in BLOCKS]
         head = finished(
             arms["fedavg"], lambda r: r.distance_share_head / (r.distance_share_head + r.distance_share_trunk)
         )
@@ -114,7 +115,7 @@ def shadow_table(
     records: Records,
     plan: Plan,
     columns: Sequence[str],
-    value: Callable[[VectorLine, str], float],
+    value: Callable[[str, VectorLine], float],
     beside: Sequence[str],
     unit: Unit,
 ) -> Rows:
@@ -122,8 +123,8 @@ def shadow_table(
     contrasts = []
     for labels, arms in cells(records, plan):
         arm = arms["fedavg"]
-        sides = [finished(arm, lambda record, vector=vector: value(record, vector)) for vector in VECTORS]  # type: ignore[misc]
-        others = [finished(arm, field(name)) for name in beside]
+        sides = [finished(arm, partial(value, vector)) for vector in VECTORS]
+        others = [finished(arm, attrgetter(name)) for name in beside]
         contrasts.append(contrast(labels, sides, others, [arm], seeds(records, plan)))
     return contrast_table(cell_fields(plan), columns, contrasts, unit)
 
@@ -170,13 +171,3 @@ def counted(values: Values, arm: Sequence[Line], records: Sequence[Line], plan: 
     missing, known = lacking([arm], seeds(records, plan)), sum(not np.isnan(value) for value in values.values())
     missing["undefined"] = len(values) - known
     return extent(known, missing)
-
-
-def number(record: VectorLine, name: str) -> float:
-    """A field by its name."""
-    return float(getattr(record, name))
-
-
-def field(name: str) -> Value:
-    """The function that gives it."""
-    return lambda record: number(record, name)
