@@ -15,7 +15,12 @@ SOURCES = [
     *sorted(p.relative_to(ROOT).as_posix() for name in PACKAGES for p in (ROOT / name).rglob("*.py")),
 ]
 HYDRA_AWARE = {"flame/config.py", "flame/build.py", "flame/experiment.py", "flame/sweep.py", "train.py"}
-PRINTS = {"flame/sweep.py", "flame/report/partition_figure.py"}  # beside files that are commands themselves
+PRINTS = {
+    "flame/sweep.py",
+    "flame/report/partition_figure.py",
+    "flame/report/page.py",
+    "flame/report/evidence.py",
+}  # beside files that are commands themselves
 LONG_FILES: set[str] = set()  # over 250 lines, with the reason
 LONG_FUNCTIONS: set[str] = set()  # over 40 lines, likewise
 

@@ -1,6 +1,9 @@
 """`python -m flame.report RUNS...`: compare recorded runs in one table and one figure.
 
 `--table NAME` puts them into results/NAME.csv and the tables made from it; `--check` compares those with the documents.
+
+    python -m flame.report html RUNS...      one page to look through every round of them
+    python -m flame.report figures RUNS...   the figures that the question is answered with
 """
 
 from __future__ import annotations
@@ -8,34 +11,38 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from flame.build import ConfigError
 from flame.report.figures import draw_comparison
 from flame.report.published import TABLES, outdated, publish
 from flame.report.run_figure import FIGURE
-from flame.report.runs import RunRecord, find_runs, gather, read_run
+from flame.report.runs import read_cells
 from flame.report.tables import comparison
 
 COMPARISON = "comparison.png"
+COMMANDS = {"html": "flame.report.page", "figures": "flame.report.evidence"}  # first word -> module with a main
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table and the paths; the exit code: 1 where no run is found or one cannot be read, else 0."""
-    given = parse(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in COMMANDS:
+        return int(import_module(COMMANDS[words[0]]).main(words[1:]))
+    given = parse(words)
     if given.check:
         stale = outdated()
         print(*stale, sep="\n", end="\n" if stale else "")
         return 1 if stale else 0
     try:
-        runs, damaged = read_all(find_runs(given.runs))
-        if not runs:
-            raise FileNotFoundError("\n".join(damaged))
-        cells = gather(runs)
+        cells, damaged = read_cells(given.runs)
         if given.table:
             publish(given.table, cells, with_latex=given.latex)
-        figure = given.figure or Path(os.path.commonpath([run.folder.absolute().parent for run in runs]), COMPARISON)
+        figure = given.figure or Path(
+            os.path.commonpath([run.folder.absolute().parent for cell in cells for run in cell.runs]), COMPARISON
+        )
         figure.parent.mkdir(parents=True, exist_ok=True)
         draw_comparison(cells, figure)
     except (OSError, ValueError, ConfigError) as error:
@@ -47,9 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if damaged else 0
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m flame.report", description="Compare recorded runs.")
+    parser = argparse.ArgumentParser(
+        prog="python -m flame.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="run folders, or folders that contain some")
     parser.add_argument("--figure", type=Path, metavar="FILE", help=f"default: {COMPARISON} beside the runs")
     parser.add_argument("--table", choices=TABLES, help="also write results/TABLE.csv and the tables made from it")
@@ -59,17 +70,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if bool(given.runs) == given.check:
         parser.error("give RUNS, or --check alone")
     return given
-
-
-def read_all(folders: Iterable[Path]) -> tuple[list[RunRecord], list[str]]:
-    """The runs, and a sentence about each folder that cannot be read."""
-    runs, damaged = [], []
-    for folder in folders:
-        try:
-            runs.append(read_run(folder))
-        except ValueError as error:
-            damaged.append(str(error))
-    return runs, damaged
 
 
 def run_line(folder: Path) -> str:

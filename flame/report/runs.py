@@ -97,6 +97,23 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     return sorted(found)
 
 
+def read_cells(paths: Iterable[Path]) -> tuple[list[Cell], list[str]]:
+    """The runs among and below `paths`, gathered, and a sentence about each folder that cannot be read.
+
+    Raises:
+        FileNotFoundError: one of `paths` is missing, or nothing can be read.
+    """
+    runs, damaged = [], []
+    for folder in find_runs(paths):
+        try:
+            runs.append(read_run(folder))
+        except ValueError as error:
+            damaged.append(str(error))
+    if not runs:
+        raise FileNotFoundError("\n".join(damaged))
+    return gather(runs), damaged
+
+
 def read_run(folder: Path) -> RunRecord:
     """What a run folder says, finished or not.
 

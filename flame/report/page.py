@@ -1,0 +1,130 @@
+"""`python -m flame.report html RUNS... --out report.html`: recorded runs as one page that needs nothing but a browser.
+
+`page.html`, beside this file, is the page; here the runs become the JSON that it draws from. Plotly's JavaScript is
+written into the page, which makes it about 5 MB, and its content policy forbids every request. A run of 24 rounds with
+10 clients adds about 6 kB, a recorded round of 10 clients 3 kB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flame.checkpoint import write_atomically
+from flame.report.panels import BLOCKS, LINES, VERDICTS
+from flame.report.runs import Array, Cell, RunRecord, read_cells
+from flame.report.trees import recorded_rounds
+from flame.trackers.files import ENVIRONMENT
+
+TEMPLATE = Path(__file__).with_name("page.html")
+REPORTED = {
+    "ma": "eval/ma",
+    "ba": "eval/ba",
+    "benign": "filter/benign_recall",
+    "malicious": "filter/malicious_recall",
+    "accepted": "filter/accepted",
+    "floor": "filter/floor",
+}  # name in the page -> metric
+MOST_SEEDS = 100  # of a cell, for which the page knows Student's quantile
+DIGITS = 4  # significant, of what is drawn; what is tabled is whole
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the page and print where it is; the exit code: 1 where a run cannot be read, else 0."""
+    parser = argparse.ArgumentParser(prog="python -m flame.report html", description="Recorded runs as one HTML page.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run folders, or folders that contain some")
+    parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="default: %(default)s")
+    given = parser.parse_args(arguments)
+    try:
+        cells, damaged = read_cells(given.runs)
+        content = page(cells).encode()
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(given.out, content)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"page    {given.out} ({len(content) / 1e6:.1f} MB)")
+    print(*damaged, sep="\n", end="\n" if damaged else "", file=sys.stderr)
+    return 1 if damaged else 0
+
+
+def page(cells: Sequence[Cell]) -> str:
+    """The whole document.
+
+    Raises:
+        ValueError: Plotly is not installed.
+    """
+    before, between, after = TEMPLATE.read_text().split("/* inserted by page.py */")
+    data = json.dumps(content(cells), default=rounded, separators=(",", ":"), allow_nan=False)
+    return "".join([before, plotly(), between, data.replace("<", "\\u003c"), after])  # no string can end the script
+
+
+def plotly() -> str:
+    """Plotly's JavaScript, minified."""
+    try:
+        from plotly.offline import get_plotlyjs
+    except ModuleNotFoundError as error:
+        raise ValueError("the page is drawn by Plotly, which is not installed: pip install 'plotly>=5'") from error
+    source: str = get_plotlyjs()
+    return source
+
+
+def content(cells: Sequence[Cell]) -> dict[str, Any]:
+    """All that the page shows, as JSON holds it."""
+    from scipy.stats import t
+
+    return {
+        "labels": list(cells[0].labels),
+        "cells": [{"name": cell.name, "labels": dict(cell.labels)} for cell in cells],
+        "runs": [run_content(run, number) for number, cell in enumerate(cells) for run in cell.runs],
+        "blocks": {block: {"color": color, "name": name} for block, (color, name) in BLOCKS.items()},
+        "verdicts": [{"color": color, "name": name} for name, color in VERDICTS.items()],  # 2 * compromised + accepted
+        "lines": LINES,
+        "student": t.ppf(0.975, np.arange(1, MOST_SEEDS)).tolist(),  # by degrees of freedom - 1
+    }
+
+
+def run_content(run: RunRecord, cell: int) -> dict[str, Any]:
+    """One run: what it is, what it reports, a list per metric over its rounds, a list per column over its clients."""
+    known = json.loads((run.folder / ENVIRONMENT).read_text())
+    reported = {name: run.reported(metric) for name, metric in REPORTED.items()}
+    shares = {block: run.metrics.get(f"xray/{block}/distance_share") for block in BLOCKS}
+    return {
+        "cell": cell,
+        "sweep": run.folder.absolute().parent.name,
+        "folder": run.folder.name,
+        "seed": run.config["seed"],
+        "commit": f"{known['commit'] or '?'}{'+' if known['dirty'] else ''}",
+        "planned": run.config["rounds"],
+        "n": run.config["clients_per_round"],
+        "last": run.summary["mean_of_last"] if run.summary else None,
+        "reported": {name: value if np.isfinite(value) else None for name, value in reported.items()},
+        "rounds": run.metrics["round"].astype(int).tolist(),
+        "ma": run.metric("eval/ma"),
+        "ba": run.metric("eval/ba"),
+        "xray": {block: share for block, share in shares.items() if share is not None},
+        "vectors": run.shadows,
+        "clients": clients(run),
+        "recorded": recorded_rounds(run.folder),
+    }
+
+
+def clients(run: RunRecord) -> dict[str, Any]:
+    """The columns of acceptance.csv that the page shows, an entry per client and round; yes and no are 1 and 0."""
+    shown = ["round", "client", "compromised", "samples", "accepted", *(f"shadow_{scope}" for scope in run.shadows)]
+    known = run.acceptance.dtype.names or ()
+    columns = {name: run.acceptance[name].tolist() for name in shown if name in known}
+    return columns | ({"norm": run.acceptance["norm"]} if "norm" in known else {})
+
+
+def rounded(values: Array) -> list[Any]:
+    """An array as JSON: four significant digits, and null for what is not finite."""
+    if values.ndim > 1:
+        return [rounded(row) for row in values]
+    return [float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None for value in values.tolist()]
