@@ -121,6 +121,16 @@ def test_filters_narrow_the_table_and_the_choice_of_runs(page: Page) -> None:
 
 
 @in_browser
+def test_a_click_on_a_header_sorts_the_table_and_the_curves(page: Page) -> None:
+    button = "[...document.querySelectorAll('#cells th button')].find(b => b.textContent === 'MA %')"
+    for downwards in (True, False):
+        page.evaluate(f"{button}.click()")
+        shown = [float(text.split()[0]) for text in texts(page, "#cells tbody td:nth-child(4)") if text != "-"]
+        assert shown == sorted(shown, reverse=downwards) and len(set(shown)) > 1
+        assert texts(page, "#cells tbody tr:first-child td:nth-child(2)")[0] in texts(page, "#curves-legend > span")[0]
+
+
+@in_browser
 def test_a_round_shows_its_clients_and_verdicts(page: Page) -> None:
     choose(page, "#run", next(i for i, text in enumerate(options(page, "#run")) if "krum" in text))
     assert "unfinished: 2 of 2 rounds" in texts(page, "#about")[0]

@@ -1,8 +1,8 @@
 """`python -m flame.report html RUNS... --out report.html`: recorded runs as one page that needs nothing but a browser.
 
 `page.html`, beside this file, is the page; here the runs become the JSON that it draws from. Plotly's JavaScript is
-written into the page, which makes it about 5 MB, and its content policy forbids every request. A run of 24 rounds with
-10 clients adds about 6 kB, a recorded round of 10 clients 3 kB.
+written into the page, 4.8 MB, and its content policy forbids every request. A run of 24 rounds with 10 clients adds
+7 kB: 216 of them made a page of 6.4 MB.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ from flame.report.samples import (
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 DPI = 110
 ACCURACIES = {"eval/ma": "MA, % of clean test images", "eval/ba": "BA, % of triggered test images"}
@@ -109,7 +109,7 @@ def draw_xray(runs: Runs) -> Figure:
     attacks, alphas = levels(runs, "attack"), levels(runs, "alpha")
     blocks = [block for block in panels.BLOCKS if any(share_of(block) in run.metrics for run in runs)]
     figure = new_figure(max(3.4 * len(alphas), 4.2 * len(attacks)), 8.5)
-    above, below = figure.subfigures(2, 1)
+    above, below = figure.subfigures(2, 1, squeeze=False)[:, 0]
     above.suptitle("Mean over all rounds, by alpha")
     below.suptitle(f"Over rounds (attack: {attacks[0]}), by alpha")
     for ax, attack in zip(above.subplots(1, len(attacks), squeeze=False, sharey=True)[0], attacks, strict=True):
@@ -137,9 +137,6 @@ def draw_xray(runs: Runs) -> Figure:
 
 def draw_phases(runs: Runs) -> Figure:
     """BA over alpha and PDR as a map for each defense."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
     runs = chosen([run for run in runs if run.choices["defense"] in DEFENSES], "attack", "alpha", "defense", "pdr")
     runs = [run for run in runs if run.config["attack"].get("poisoned_data_rate") is not None]
     attacks, rates = levels(runs, "attack"), levels(runs, "pdr")
@@ -148,13 +145,12 @@ def draw_phases(runs: Runs) -> Figure:
     defenses = [defense for defense in DEFENSES if of(runs, defense=defense)]
     figure = new_figure(4.2 * len(defenses) + 1, 3.6 * len(attacks) + 1)
     axes = figure.subplots(len(attacks), len(defenses), squeeze=False, sharex=True, sharey=True)
-    colors = ScalarMappable(Normalize(0, 100), "cividis")
     for row, attack in zip(axes, attacks, strict=True):
         for ax, defense in zip(row, defenses, strict=True):
-            phase(ax, of(runs, attack=attack, defense=defense), levels(runs, "alpha"), rates, colors)
+            image = phase(ax, of(runs, attack=attack, defense=defense), levels(runs, "alpha"), rates)
             ax.set_title(f"{defense}, {attack}")
             ax.label_outer()
-    figure.colorbar(colors, ax=axes, label="BA, % of triggered test images")
+    figure.colorbar(image, ax=axes, label="BA, % of triggered test images")
     captioned(figure, "Mean over the seeds; -: not run.", runs, "attack", "alpha", "defense", "pdr")
     return figure
 
@@ -189,24 +185,18 @@ def bars(ax: Axes, runs: Runs, alphas: list[float], blocks: list[str]) -> None:
     ax.label_outer()
 
 
-def phase(ax: Axes, runs: Runs, alphas: list[float], rates: list[float], colors: ScalarMappable) -> None:
+def phase(ax: Axes, runs: Runs, alphas: list[float], rates: list[float]) -> AxesImage:
     """A square for each alpha and poisoned data rate, with the mean BA in it."""
     found = [[[100 * run.reported("eval/ba") for run in of(runs, alpha=a, pdr=r)] for r in rates] for a in alphas]
     means = np.array([[np.mean(values) if values else np.nan for values in row] for row in found])
-    ax.imshow(means, cmap=colors.get_cmap(), norm=colors.norm, aspect="auto")
+    image = ax.imshow(means, cmap="cividis", vmin=0, vmax=100, aspect="auto")
     for (y, x), mean in np.ndenumerate(means):
-        ink = "white" if mean < 50 else "black"
-        ax.text(
-            x,
-            y,
-            "-" if np.isnan(mean) else f"{mean:.0f}",
-            ha="center",
-            va="center",
-            color="black" if np.isnan(mean) else ink,
-        )
+        text, ink = ("-", "black") if np.isnan(mean) else (f"{mean:.0f}", "white" if mean < 50 else "black")
+        ax.text(x, y, text, ha="center", va="center", color=ink)
     ax.set_xticks(range(len(rates)), [f"{100 * rate:g}" for rate in rates])
     ax.set_yticks(range(len(alphas)), [named(alpha) for alpha in alphas])
     ax.set(xlabel="PDR, % of a malicious client's images", ylabel="Dirichlet alpha")
+    return image
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -103,7 +103,7 @@ def over_alpha(
     samples = np.full((max(map(len, found)), len(alphas)), np.nan)
     for place, column in enumerate(found):
         samples[: len(column), place] = column
-    x = np.arange(len(alphas)) + shift
+    x = np.arange(len(alphas), dtype=np.float64) + shift
     ax.plot(np.broadcast_to(x + 0.06, samples.shape).T, samples.T, ".", color=look[0], alpha=0.5, markersize=5)
     interval(ax, x, samples, look, label)
 
