@@ -78,14 +78,6 @@ def build(cfg: DictConfig) -> Parts:
         raise ConfigError(str(error)) from error
 
 
-def rebuilt(config: Mapping[str, Any]) -> Parts:
-    """The parts of a recorded run, from its config.yaml; its data must be where they were."""
-    try:
-        return build(OmegaConf.create(dict(config)))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"the recorded config is not of this version: {error}") from error
-
-
 def _build(cfg: DictConfig) -> Parts:
     _check_run_level(cfg)
     defense, attack = make(cfg, "defense"), make(cfg, "attack")

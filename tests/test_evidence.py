@@ -13,12 +13,14 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from test_report import write_run
 
+from flame.build import build
 from flame.federation import Round
 from flame.report.__main__ import main
+from flame.report.holdings import holdings
 from flame.report.question_figures import draw_accuracies, draw_benign_recall, draw_phases, draw_xray
 from flame.report.runs import RunRecord, read_run
 from flame.report.samples import chosen, interval, levels
-from flame.report.skew_figure import benign_rounds, client_skews, draw_rejections
+from flame.report.skew_figure import benign_rounds, draw_rejections
 from flame.trackers.files import CONFIG, RunFiles
 
 ROWS = [
@@ -131,12 +133,14 @@ def test_the_phase_diagram_names_what_was_not_run(tmp_path: Path) -> None:
         draw_phases(runs[:2])
 
 
-def test_skew_is_that_of_the_data_that_were_dealt(tmp_path: Path, tiny: Any, history: list[Round]) -> None:
+def test_skew_is_that_of_the_data_that_were_dealt(tmp_path: Path, tiny: Any) -> None:
     """Dealt out again from config.yaml: `label_groups` with q = 1 leaves each client a single label of ten."""
     cfg = tiny("partition=label_groups", "partition.q=1")
-    write_run(tmp_path, summary={})
+    sizes = build(cfg).task.shards.sizes[: cfg.clients].tolist()
+    clients = "".join(f"0,{client},0,{size},1,1,1\n" for client, size in enumerate(sizes))
+    write_run(tmp_path, summary={}, clients=clients)
     (tmp_path / CONFIG).write_text(yaml.safe_dump(OmegaConf.to_container(cfg, resolve=True)))
-    skews = client_skews(read_run(tmp_path))
+    skews = holdings(read_run(tmp_path)).skew
     assert skews.shape == (cfg.clients,) and sorted(1 - skews) == pytest.approx([0.1] * 10, abs=0.02)
     assert (1 - skews).sum() == pytest.approx(1)  # a client's own share of its label is that label's of all
 
@@ -151,7 +155,7 @@ def test_rejections_are_counted_by_client(tmp_path: Path, tiny: Any, history: li
     clients, skew, rejected = benign_rounds(run, "all_state")
     expected = sum(int((~r.shadows["all_state"].accepted & ~r.cohort.compromised).sum()) for r in history)
     assert rejected.sum() == expected and len(clients) == sum(int((~r.cohort.compromised).sum()) for r in history)
-    assert (skew == client_skews(run)[clients]).all()
+    assert (skew == holdings(run).skew[clients]).all()
     assert "n = 1 seed for" in caption(draw_rejections([run]))
 
 
@@ -159,6 +163,6 @@ def test_the_command_draws_what_it_can(tmp_path: Path, capsys: pytest.CaptureFix
     of_seeds(tmp_path / "runs", 0)
     assert main(["figures", str(tmp_path / "runs"), "--out", str(tmp_path / "figures")]) == 0
     shown = capsys.readouterr()
-    assert "phases is left out: " in shown.err and "rejections is left out: the recorded config" in shown.err
+    assert "phases is left out: " in shown.err and "the recorded config has no " in shown.err
     assert f"figure  {tmp_path / 'figures' / 'xray.png'}" in shown.out
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"accuracy", "benign_recall", "xray"}

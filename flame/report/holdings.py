@@ -27,8 +27,11 @@ def holdings(run: RunRecord) -> Holdings:
     """What the clients of this run hold.
 
     Raises:
-        ValueError: they had other numbers of images when the run was made: the code or the data have changed since.
+        ValueError: they had other numbers of images when the run was made: the code or the data have changed since; or
+            its config does not say.
     """
+    if missing := {*DEALT_BY, "defense"} - set(run.config):
+        raise ValueError(f"{run.folder}: the recorded config has no {', '.join(sorted(missing))}")
     root_samples = int(run.config["defense"].get("root_samples", 0))
     found = _holdings(json.dumps({key: run.config[key] for key in DEALT_BY}, sort_keys=True), root_samples)
     ids, samples = run.acceptance["client"], run.acceptance["samples"]

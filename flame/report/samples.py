@@ -12,7 +12,8 @@ import numpy as np
 
 from flame.report import panels
 from flame.report.runs import Array, RunRecord
-from flame.report.tables import half_width, span
+from flame.report.statistics import half_width
+from flame.report.tables import span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

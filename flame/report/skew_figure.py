@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flame.build import rebuilt
 from flame.report import panels
-from flame.report.partition_figure import label_histogram, label_skew
+from flame.report.holdings import holdings
 from flame.report.question_figures import new_figure, over_rounds, shared_legend
 from flame.report.runs import Array, RunRecord
 from flame.report.samples import VECTORS, Runs, captioned, chosen, interval, levels, named, of
@@ -83,16 +80,4 @@ def draw_frequencies(ax: Axes, runs: Runs, scope: str, index: int, label: str) -
 def benign_rounds(run: RunRecord, scope: str) -> tuple[Array, Array, Array]:
     """An entry per round and benign client in it: its number, its label skew, and 1.0 where the vector rejected it."""
     rows = run.acceptance[run.acceptance["compromised"] == 0]
-    return rows["client"], client_skews(run)[rows["client"]], 1.0 - rows[f"shadow_{scope}"]
-
-
-def client_skews(run: RunRecord) -> Array:
-    """[clients] in [0, 1], the label skew of every client of a run, whose data are dealt out again."""
-    return _skews(json.dumps(run.config))
-
-
-@cache
-def _skews(config: str) -> Array:
-    parts = rebuilt(json.loads(config))
-    histogram = label_histogram(parts.task.train.y, parts.task.shards, parts.dataset.classes)
-    return label_skew(histogram[: parts.population.clients]).numpy()  # without the server's own images
+    return rows["client"], holdings(run).skew[rows["client"]], 1.0 - rows[f"shadow_{scope}"]
