@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from browser import CHROMIUM, Page, browser
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,17 +18,18 @@ from test_report import write_run
 
 from flame.clustering import majority_cluster
 from flame.federation import Round
-from flame.recording import Recorder
+from flame.recording import Recorder, packed
 from flame.report.__main__ import main
 from flame.report.page import rounded
 from flame.report.runs import find_runs, gather, read_run
 from flame.report.tables import row
-from flame.report.trees import single_linkage
+from flame.report.trees import recorded_rounds, single_linkage
 from flame.trackers.files import ENVIRONMENT, SUMMARY, RunFiles, write_json
+from flame.types import ServerState, Updates
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&<b>"
 in_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium: apt-get install chromium")
-needs_plotly = pytest.importorskip("plotly", reason="no Plotly: pip install 'plotly>=5'")
+pytest.importorskip("plotly", reason="no Plotly: pip install 'plotly>=5'")
 
 
 def folder_of(path: Path, seed: int = 0, finished: bool = True, ma: float = 0.8, **choices: str) -> Path:
@@ -176,8 +178,6 @@ def test_nothing_sticks_out(page: Page, width: int) -> None:
 @settings(max_examples=30, deadline=None)
 def test_the_accepted_are_a_branch_of_the_tree(seed: int, n: int) -> None:
     """Their links are one less than they are, and lower than those that the others join by."""
-    import torch
-
     distances = squareform(pdist(np.random.default_rng(seed).normal(size=(n, 3))))
     accepted = majority_cluster(torch.from_numpy(distances)).accepted.numpy()
     tree = single_linkage(distances, accepted)
@@ -190,6 +190,25 @@ def test_a_tree_by_hand() -> None:
     tree = single_linkage(squareform(pdist(np.array([[0.0], [1], [3], [7]]))), np.array([True, True, True, False]))
     heights = [max(link) for link in tree["height"].tolist()]
     assert sorted(zip(heights, tree["joins"], strict=True)) == [(1, 1), (2, 1), (4, 0)]
+
+
+def test_a_round_that_cannot_be_drawn_is_left_empty(
+    tmp_path: Path, updates: Callable[..., tuple[ServerState, Updates]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client with NaN is left out, a round of one client has no tree, and a damaged file is named."""
+    folder = tmp_path / "recorded"
+    folder.mkdir()
+    for number, n in ((0, 4), (1, 1)):
+        _, sent = updates(0, n)
+        if n > 1:
+            sent.rows[2, 0] = torch.nan
+        (folder / f"round_{number:06d}.safetensors").write_bytes(
+            packed(sent, torch.zeros(n, dtype=torch.bool), number, 0)
+        )
+    (folder / "round_000002.safetensors").write_bytes(b"torn")
+    rounds = recorded_rounds(tmp_path)
+    assert rounds[0]["all_state"]["clients"] == [0, 1, 3] and rounds[1] == {} and set(rounds) == {0, 1}
+    assert "round_000002.safetensors is not a whole safetensors file" in caplog.text
 
 
 def test_numbers_are_short_and_json() -> None:

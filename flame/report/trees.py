@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +13,41 @@ from flame.defenses.base import guard
 from flame.recording import FOLDER, read_round
 from flame.report.runs import Array
 from flame.shadow import shadow_verdicts
+from flame.types import Updates
+
+log = logging.getLogger(__name__)
 
 VECTORS = ("weights_only", "all_state")
 MOST_CLIENTS = 200  # whose distances can be told apart on a screen
 
 
-def recorded_rounds(folder: Path) -> dict[int, Any]:
+def recorded_rounds(folder: Path) -> dict[int, dict[str, Any]]:
     """Round -> vector -> distances and tree, of the files that `record.rounds` left in a run folder.
 
-    A file with more than 200 clients is left out.
-
-    Raises:
-        ValueError: a file is not a recorded round.
+    Clients whose update is not finite are left out; a round of one or of more than 200 others has no vectors. A damaged
+    file is named in the log.
     """
     rounds = {}
     for path in sorted((folder / FOLDER).glob("round_*.safetensors")):
-        record = read_round(path)
-        if 2 <= len(record.updates) <= MOST_CLIENTS:
-            usable, _ = guard(record.updates)
-            kept = record.updates.select(usable)
-            accepted = shadow_verdicts(kept, VECTORS)
-            rounds[record.state.round] = {
-                scope: single_linkage(kept.geometry.cosine_distances(scope).numpy(), accepted[scope].accepted.numpy())
-                | {"clients": kept.ids.tolist()}
-                for scope in VECTORS
-            }
+        try:
+            record = read_round(path)
+        except ValueError as error:
+            log.warning("%s", error)
+            continue
+        rounds[record.state.round] = vectors(record.updates)
     return rounds
+
+
+def vectors(updates: Updates) -> dict[str, Any]:
+    """Scope -> what there is to draw of one round."""
+    usable, _ = guard(updates)
+    if not 2 <= int(usable.sum()) <= MOST_CLIENTS:
+        return {}
+    kept = updates.select(usable)
+    found = shadow_verdicts(kept, VECTORS)
+    distances = {scope: kept.geometry.cosine_distances(scope).numpy() for scope in VECTORS}
+    trees = {scope: single_linkage(distances[scope], found[scope].accepted.numpy()) for scope in VECTORS}
+    return {scope: {"clients": kept.ids.tolist(), "distances": distances[scope]} | trees[scope] for scope in VECTORS}
 
 
 def single_linkage(distances: Array, accepted: NDArray[np.bool_]) -> dict[str, Any]:
@@ -55,7 +65,6 @@ def single_linkage(distances: Array, accepted: NDArray[np.bool_]) -> dict[str, A
         inside.append(inside[left] and inside[right])
     drawn = dendrogram(tree, no_plot=True, link_color_func=lambda node: str(int(inside[node])))
     return {
-        "distances": distances,
         "order": drawn["leaves"],
         "x": drawn["icoord"],
         "height": np.array(drawn["dcoord"]),
