@@ -68,13 +68,14 @@ def caption(figure: Figure) -> str:
 
 
 def test_interval_by_hand() -> None:
-    """70 and 80: mean 75, half width t(0.975, 1) * 7.071 / sqrt(2) = 12.706 * 5; one value has no interval."""
+    """10, 20 and 30: mean 20, half width t(0.975, 2) * 10 / sqrt(3) = 4.303 * 5.774; two values have no interval."""
     ax = Figure().subplots()
-    interval(ax, np.arange(2.0), np.array([[70.0, 60], [80, np.nan]]), ("red", "-", "o"), "x")
+    interval(ax, np.arange(2.0), np.array([[10.0, 60], [20, np.nan], [30, 80]]), ("red", "-", "o"), "x")
     (bar,) = ax.containers
     line, _, (segments,) = bar.lines
-    assert line.get_ydata().tolist() == [75, 60]
-    assert segments.get_segments()[0][:, 1] == pytest.approx([75 - 63.531, 75 + 63.531], abs=1e-3)
+    assert line.get_ydata().tolist() == [20, 70]
+    drawn = [ends for ends in segments.get_segments() if np.isfinite(ends).all()]
+    assert len(drawn) == 1 and drawn[0][:, 1] == pytest.approx([20 - 24.841, 20 + 24.841], abs=1e-3)
 
 
 def test_levels_go_from_even_to_skewed(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def draw_benign_recall(runs: Runs) -> Figure:
     captioned(
         figure,
         "Shadow verdicts on the updates of undefended runs, mean over all rounds of a run. Mean over the seeds with "
-        "Student's 95 % interval; small dots: seeds.",
+        "Student's 95 % interval (from 3 seeds on); small dots: seeds.",
         runs,
         "attack",
         "alpha",
@@ -94,7 +94,7 @@ def draw_accuracies(runs: Runs) -> Figure:
     captioned(
         figure,
         f"Mean of the last {', '.join(map(str, last))} rounds of a run. Mean over the seeds with Student's 95 % "
-        "interval; small dots: seeds.",
+        "interval (from 3 seeds on); small dots: seeds.",
         runs,
         "attack",
         "alpha",

@@ -27,6 +27,7 @@ DEFENSES: Mapping[str, Look] = {
     "flame_weights_only": VECTORS["weights_only"],
     "flame_all_state": VECTORS["all_state"],
 }
+LEAST_SEEDS = 3  # of an interval: that of two is 12.7 standard errors wide to each side
 CAPTION_WIDTH = 15  # characters per inch of a small line
 
 
@@ -79,14 +80,14 @@ def named(alpha: float) -> str:
 
 
 def interval(ax: Axes, x: Array, samples: Array, look: Look, label: str) -> None:
-    """The mean over the seeds of `samples` [seeds, points], with Student's 95 % interval where there are two or more.
+    """The mean over the seeds of `samples` [seeds, points], with Student's 95 % interval from three seeds on.
 
     NaN is a seed that was not measured there.
     """
     color, style, marker = look
     known = [column[~np.isnan(column)] for column in samples.T]
     mean = np.array([column.mean() if len(column) else np.nan for column in known])
-    half = np.array([half_width(column) if len(column) > 1 else np.nan for column in known])
+    half = np.array([half_width(column) if len(column) >= LEAST_SEEDS else np.nan for column in known])
     ax.errorbar(x, mean, half, fmt=style, color=color, marker=marker, markersize=5, capsize=4, label=label)
 
 

@@ -50,8 +50,8 @@ def draw_rejections(runs: Runs) -> Figure:
     captioned(
         figure,
         f"Small dots: benign clients sampled at least {LEAST} times in a run. Lines: all benign clients of all rounds "
-        f"in {BINS} bins of equally many, the share rejected; mean over the seeds with Student's 95 % interval. Shadow "
-        "verdicts on the updates of undefended runs.",
+        f"in {BINS} bins of equally many, the share rejected; mean over the seeds with Student's 95 % interval (from 3 "
+        "seeds on). Shadow verdicts on the updates of undefended runs.",
         runs,
         "attack",
         "alpha",
