@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -79,7 +80,12 @@ def identity(cfg: DictConfig) -> str:
     """Hash of everything in the composed config that can change a result; interpolations stand as written."""
     plain = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(plain, dict)
-    kept = {str(k): v for k, v in plain.items() if k not in INCIDENTAL}
+    return fingerprint({str(k): v for k, v in plain.items()})
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """Hash of all of a plain config but what is incidental."""
+    kept = {k: v for k, v in config.items() if k not in INCIDENTAL}
     kept["dataset"] = {k: v for k, v in kept["dataset"].items() if k not in ("root", "download")}
     return hashlib.sha256(json.dumps(_alike(kept), sort_keys=True).encode()).hexdigest()[:12]
 

@@ -122,7 +122,7 @@ def described(folder: Path, name: str = "a-run-0123456789ab", sweep: str = "") -
     write_json(folder / CHOICES, CHOSEN)
     (folder / CONFIG).write_text("rounds: 3\nseed: 0\n")
     write_json(folder / "identity.json", {"identity": "0123456789ab"})
-    return RunInfo(name, folder, "0123456789ab", {"rounds": 3, "seed": 0}, CHOSEN, sweep or name)
+    return RunInfo(name, folder, "0123456789ab", {"rounds": 3, "seed": 0, "dataset": {}}, CHOSEN, sweep or name)
 
 
 def test_a_resumed_run_is_whole_under_the_same_id(tmp_path: Path, history: list[Round]) -> None:

@@ -4,6 +4,7 @@
 
     python -m flame.report html RUNS...      one page to look through every round of them
     python -m flame.report figures RUNS...   the figures that the question is answered with
+    python -m flame.report dashboard ...     a saved W&B workspace
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ from flame.report.runs import read_cells
 from flame.report.tables import comparison
 
 COMPARISON = "comparison.png"
-COMMANDS = {"html": "flame.report.page", "figures": "flame.report.evidence"}  # first word -> module with a main
+COMMANDS = {  # first word -> module with a main
+    "html": "flame.report.page",
+    "figures": "flame.report.evidence",
+    "dashboard": "flame.report.dashboard",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

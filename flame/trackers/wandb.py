@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flame.config import NAMED
+from flame.config import NAMED, fingerprint
 from flame.federation import Round
 from flame.report.run_figure import acceptance_figure
 from flame.report.runs import RunRecord, read_run
@@ -27,6 +27,7 @@ from flame.trackers.files import read_metrics
 
 log = logging.getLogger(__name__)
 MODES = ("offline", "online", "disabled")
+TABLE, PICTURE = "acceptance", "acceptance_map"  # keys of the accepted sets at the end of a run
 NAME_LIMIT, TAG_LIMIT = 128, 64  # characters that W&B takes
 PATIENCE = 30.0  # seconds to wait for the server before the run is written offline
 UPLOAD = 600.0  # seconds to wait for the upload at the end; what is left over can be synced
@@ -110,7 +111,7 @@ class WandB:
             group=fit(info.sweep, NAME_LIMIT),
             job_type=fit(info.choices["defense"], TAG_LIMIT),
             tags=[fit(tag, TAG_LIMIT) for tag in dict.fromkeys(info.choices[name] for name in NAMED)],
-            config={**info.config, "choices": dict(info.choices), "identity": info.identity},
+            config={**info.config, "choices": dict(info.choices), "identity": info.identity, "cell": cell(info)},
             reinit="finish_previous",  # else the second job of a process gets the first one's run and config
             settings=wandb.Settings(
                 console="off",
@@ -141,8 +142,8 @@ def acceptance(run: RunRecord) -> dict[str, Any]:
     picture = io.BytesIO()
     acceptance_figure(run).savefig(picture, format="png")
     return {
-        "acceptance": wandb.Table(columns=columns, data=rows, log_mode="IMMUTABLE"),
-        "acceptance_map": wandb.Image(Image.open(picture)),
+        TABLE: wandb.Table(columns=columns, data=rows, log_mode="IMMUTABLE"),
+        PICTURE: wandb.Image(Image.open(picture)),
     }
 
 
@@ -167,6 +168,12 @@ def where(run: Any) -> str:
 def run_id(info: RunInfo) -> str:
     """The W&B id: the run's identity and, where `resume=false` made a folder of its own, the time in its name."""
     return info.identity + info.name.partition(info.identity)[2]
+
+
+def cell(info: RunInfo) -> str:
+    """What the seeds of a setting share, for W&B to group by: the choices, and a hash of all settings but the seed."""
+    shared = fingerprint({key: value for key, value in info.config.items() if key != "seed"})
+    return " ".join([*(info.choices[name] for name in NAMED), shared[:6]])
 
 
 def fit(text: str, limit: int) -> str:
