@@ -1,4 +1,4 @@
-"""Run one federation, or sweep many: `python train.py --help`, `python train.py -m defense=fedavg,flame_all_state`."""
+"""Run one federation, or sweep many (`python train.py --help`), or with `--estimate` measure what that would cost."""
 
 import sys
 
@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from flame.config import register
 from flame.engine import start_fork_server
-from flame.overrides import explain_missing_launcher, explain_unknown_keys
+from flame.overrides import explain
 
 register()
 
@@ -23,9 +23,12 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    explain_unknown_keys(sys.argv[1:])
-    explain_missing_launcher(sys.argv[1:])
+    explain(sys.argv[1:])
     try:
+        if "--estimate" in sys.argv:
+            from flame.estimate import estimate
+
+            sys.exit(estimate(sys.argv[1:]))
         main()
     except KeyboardInterrupt:  # before the run listens, which then ends with a checkpoint
         sys.exit(130)

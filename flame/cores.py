@@ -26,6 +26,14 @@ def cores_per_job(launcher: Mapping[str, Any], cores: int) -> int:
     return max(1, cores // (cores if jobs < 0 else min(jobs, cores)))
 
 
+def jobs_at_once(launcher: Mapping[str, Any], cores: int) -> int:
+    """How many jobs share this machine; 1 where a queue elsewhere decides (Slurm, Ray)."""
+    if "n_jobs" in launcher:
+        jobs = launcher["n_jobs"] or 1
+        return cores if jobs < 0 else min(jobs, cores)
+    return batch_size(launcher, cores) or 1
+
+
 def batch_size(launcher: Mapping[str, Any], cores: int) -> int | None:
     """How many jobs a launcher without a queue, which starts all it gets, is given at a time; None: any number."""
     if not launcher["_target_"].endswith(".LocalLauncher"):

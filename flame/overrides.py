@@ -21,6 +21,12 @@ PLUGINS = {  # hydra/launcher=KEY needs hydra_plugins.VALUE
 }
 
 
+def explain(arguments: Sequence[str]) -> None:
+    """Exit with a hint if the command line names a key or a launcher that is not there."""
+    explain_unknown_keys(arguments)
+    explain_missing_launcher(arguments)
+
+
 def explain_unknown_keys(arguments: Sequence[str], conf: Path = Path(__file__).parent.parent / "conf") -> None:
     """Exit with a hint if an override's first word is neither a config group nor a run-level key.
 

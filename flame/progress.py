@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from flame.duration import duration
 from flame.federation import Round
 
 log = logging.getLogger(__name__)
@@ -30,7 +32,8 @@ class Progress:
             disable=not sys.stderr.isatty(),
         )
         self._task = self._bar.add_task("round", total=total, completed=done)
-        self._total = total
+        self._total, self._first = total, done
+        self._began = time.monotonic()
         self._warned = False
         self._moved: list[tuple[logging.StreamHandler[Any], TextIO]] = []  # handlers, and where they wrote before
 
@@ -58,9 +61,13 @@ class Progress:
                 "round %d: no usable update or a non-finite result: the global model stays as it was", record.number + 1
             )
         seconds = sum(v for k, v in record.metrics.items() if k.startswith("time/"))
-        width = len(str(self._total))
-        log.info("round %*d/%d  %s  %5.1f s", width, record.number + 1, self._total, headline(record.metrics), seconds)
-        self._bar.update(self._task, completed=record.number + 1)
+        done, width = record.number + 1, len(str(self._total))
+        left = (time.monotonic() - self._began) / (done - self._first) * (self._total - done)
+        log.info(
+            "round %*d/%d  %s  %5.1f s, %s left",
+            *(width, done, self._total, headline(record.metrics), seconds, duration(left)),
+        )
+        self._bar.update(self._task, completed=done)
 
 
 def headline(metrics: Mapping[str, float | None]) -> str:

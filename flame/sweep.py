@@ -1,5 +1,6 @@
 """What Hydra calls around jobs: a folder that cannot be written is refused in words before anything else happens, and a
-sweep outlives its failing jobs: each failure is noted when it happens, all are listed at the end, exit code 1.
+sweep outlives its failing jobs: each failure is noted when it happens, all are listed at the end, exit code 1. After
+each job a line says how far the sweep is and when it will be done.
 
 Works under every launcher that ships Hydra's callbacks to the jobs (basic, joblib, submitit): the jobs' processes share
 nothing but a file in the sweep's folder.
@@ -11,12 +12,17 @@ import json
 import logging
 import os
 import sys
+import time
 import traceback
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
 from hydra.experimental.callback import Callback
@@ -24,6 +30,7 @@ from omegaconf import DictConfig, read_write
 
 from flame.config import register
 from flame.cores import batch_size, cores
+from flame.duration import duration
 
 log = logging.getLogger(__name__)
 SWEEP = "FLAME_SWEEP"  # environment variable: the sweep that a job belongs to
@@ -33,7 +40,9 @@ class SweepReport(Callback):
     """Hydra's hooks before a sweep, after each of its jobs and after the sweep."""
 
     def __init__(self) -> None:
-        self._ledger: Path | None = None  # one JSON line per failed job; travels to the jobs with this object
+        self._ledger: Path | None = None  # one JSON line per job that has ended; travels to the jobs with this object
+        self._jobs = 0  # of the sweep
+        self._began = 0.0  # time.time() at its start
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """In the process of a job, which submitit starts without train.py."""
@@ -49,34 +58,72 @@ class SweepReport(Callback):
         must_be_writable(Path(config.hydra.sweep.dir))
         folder, name = Path(config.hydra.sweep.dir).absolute(), f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
         os.environ[SWEEP] = f"sweep-{name}"
-        self._ledger = folder / f".failures-{name}.jsonl"
+        self._ledger = folder / f".sweep-{name}.jsonl"
+        self._jobs, self._began = len(jobs(config, config.hydra.overrides.task)), time.time()
         sweeper = config.hydra.sweeper
         if "max_batch_size" in sweeper and sweeper.max_batch_size is None:  # Hydra's own, and not set by the user
             with read_write(config):
                 sweeper.max_batch_size = batch_size(config.hydra.launcher, cores())
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """Note a failure, and call the job completed: Hydra would raise its error and not launch the next batch."""
-        if self._ledger is None or job_return.status != JobStatus.FAILED:
+        """Note how the job ended, and call it completed: Hydra would raise its error and not launch the next batch."""
+        if self._ledger is None:
             return
-        error = job_return._return_value
-        in_words = isinstance(error, CompactHydraException)
-        log.error("%s", error if in_words else "".join(traceback.format_exception(error)))
-        note = {"folder": config.hydra.runtime.output_dir, "error": f"{type(error).__name__}: {error}".split("\n")[0]}
+        folder = Path(config.hydra.runtime.output_dir)
+        note = {"folder": str(folder), "error": None, "ran": not older(folder, self._began)}
+        if job_return.status == JobStatus.FAILED:
+            error = job_return._return_value
+            in_words = isinstance(error, CompactHydraException)
+            log.error("%s", error if in_words else "".join(traceback.format_exception(error)))
+            note |= {"error": f"{type(error).__name__}: {error}".split("\n")[0], "ran": False}
+            job_return.status, job_return.return_value = JobStatus.COMPLETED, None
         with open(self._ledger, "a") as file:
             file.write(json.dumps(note) + "\n")
-        job_return.status, job_return.return_value = JobStatus.COMPLETED, None
+        log.info("%s", standing(read_ledger(self._ledger), self._jobs, time.time() - self._began))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """List the failures and exit with 1; silent if there are none."""
         if self._ledger is None or not self._ledger.exists():
             return
-        failures = [json.loads(line) for line in self._ledger.read_text().splitlines()]
+        failures = [note for note in read_ledger(self._ledger) if note["error"]]
         self._ledger.unlink()
+        if not failures:
+            return
         lines = [f"  {failure['folder']}: {failure['error']}" for failure in failures]
-        jobs = "1 job" if len(failures) == 1 else f"{len(failures)} jobs"
-        print("\n".join([f"{jobs} failed; the same command runs what is missing:", *lines]), file=sys.stderr)
+        number = "1 job" if len(failures) == 1 else f"{len(failures)} jobs"
+        print("\n".join([f"{number} failed; the same command runs what is missing:", *lines]), file=sys.stderr)
         sys.exit(1)
+
+
+def jobs(config: DictConfig, words: Sequence[str]) -> list[list[str]]:
+    """The overrides of each job of a sweep, in order: the recipe's `hydra.sweeper.params`, then the command line's."""
+    swept = [f"{key}={values}" for key, values in (config.hydra.sweeper.get("params") or {}).items()]
+    overrides = OverridesParser.create().parse_overrides([*swept, *words])
+    return list(chain.from_iterable(BasicSweeper.split_arguments(overrides, None)))
+
+
+def standing(notes: Sequence[Mapping[str, Any]], jobs: int, seconds: float) -> str:
+    """How far a sweep is after `seconds`. What is left is forecast from the jobs that ran from start to end.
+
+    Jobs that ran at once count as many, so that this holds for every launcher; those that had been finished before are
+    skipped in no time, and come first when a command is given again.
+    """
+    text = f"sweep: {len(notes)} of {jobs} runs, {duration(seconds)} elapsed"
+    ran = sum(note["ran"] for note in notes)
+    return f"{text}, about {duration(seconds / ran * (jobs - len(notes)))} left" if ran else text
+
+
+def read_ledger(path: Path) -> list[dict[str, Any]]:
+    """A note for each job that has ended."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def older(folder: Path, moment: float) -> bool:
+    """Whether the run was finished before `moment`, in seconds since the epoch."""
+    from flame.trackers.files import SUMMARY  # brings torch, as the job that has ended did
+
+    path = folder / SUMMARY
+    return path.exists() and path.stat().st_mtime < moment
 
 
 def must_be_writable(folder: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flame.config import register
-from flame.cores import batch_size, cores, cores_per_job
+from flame.cores import batch_size, cores, cores_per_job, jobs_at_once
 from flame.sweep import SWEEP, SweepReport
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +50,22 @@ def test_no_launcher_on_one_machine_takes_more_cores_than_there_are(machine: int
     assert at_once * cores_per_job(JOBLIB | {"n_jobs": jobs}, machine) <= machine
     local = LOCAL | {"cpus_per_task": each}
     assert (batch_size(local, machine) or 0) * cores_per_job(local, machine) <= machine
+
+
+@pytest.mark.parametrize(
+    ("launcher", "jobs"),
+    [
+        (BASIC, 1),
+        (JOBLIB | {"n_jobs": 3}, 3),
+        (JOBLIB | {"n_jobs": 9}, 8),
+        (JOBLIB | {"n_jobs": -1}, 8),
+        (LOCAL | {"cpus_per_task": 4}, 2),
+        (SLURM | {"cpus_per_task": 4}, 1),
+        (RAY | {"ray": {"remote": {"num_cpus": 2}}}, 1),
+    ],
+)
+def test_jobs_that_share_a_machine_of_eight(launcher: dict[str, Any], jobs: int) -> None:
+    assert jobs_at_once(launcher, 8) == jobs
 
 
 @pytest.mark.parametrize(("launcher", "batch"), [("basic", None), ("submitit_local", cores()), ("slurm", None)])

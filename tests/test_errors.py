@@ -54,7 +54,7 @@ FOUND_BY_TRYING = {
     "client.epochs=1.5": r"client.epochs=1.5 has the wrong type: must be a whole number",
     "client.lr=fast": r"client.lr='fast' has the wrong type: must be a number",
     "defense.noise.factor=small": r"defense.noise.factor='small' has the wrong type: must be a number or null",
-    "defense.cluster.min_cluster_size=1": r"defense.cluster.min_cluster_size=1 is out of range: must be null or >= 2",
+    "defense.cluster.min_cluster_size=1": r"min_cluster_size=1 is out of range: must be null \(n//2 \+ 1\), 0 \(no",
     "defense.cluster.min_samples=0": r"defense.cluster.min_samples=0 is out of range: must be null or >= 1",
     "checkpoint.rounds=-1": r"checkpoint.rounds=-1 is out of range: must be >= 0",
     "poisoned_model_rate=0.05": r"poisoned_model_rate=0.05 of clients_per_round=5 rounds to no attacker",

@@ -68,6 +68,31 @@ def test_flame_equals_its_float64_twin(name: str) -> None:
             assert torch.equal(found.state.counters, record.state.counters)
 
 
+OFF = {"cluster": "cluster.min_cluster_size=0", "clip": "clip.apply_to=nothing", "noise": QUIET}
+
+
+@pytest.mark.parametrize(
+    ("on", "accepted", "row"),
+    [
+        ((), [1, 1, 1, 1, 1], [2.0, 2.0, 6.0]),  # the mean
+        (("clip",), [1, 1, 1, 1, 1], [2.0, 2.0, 1.0]),  # S_t = 5, so that 30 becomes 5
+        (("cluster",), [1, 1, 0, 1, 0], [10 / 3, 10 / 3, 0.0]),
+        (("cluster", "clip"), [1, 1, 0, 1, 0], [10 / 3, 10 / 3, 0.0]),
+    ],
+)
+def test_steps_can_be_switched_off(on: tuple[str, ...], accepted: list[int], row: list[float]) -> None:
+    """Three clients stand together, two apart; the server's model is not zero, so that cosines can be told apart."""
+    clients = [[3.0, 4.0, 0.0], [4.0, 3.0, 0.0], [0.0, 0.0, 30.0], [3.0, 3.0, 0.0], [0.0, 0.0, 0.0]]
+    record = assemble(
+        {"w": torch.tensor([0.0, 0.0, -1.0])},
+        {"w": torch.tensor(clients) + torch.tensor([0.0, 0.0, -1.0])},
+        {"trainable": ["w"], "samples": [1] * 5},
+    )
+    found = verdict(flame(*(switch for step, switch in OFF.items() if step not in on)), record)
+    assert found.accepted.tolist() == [bool(a) for a in accepted]
+    assert found.state.row.tolist() == pytest.approx([row[0], row[1], row[2] - 1])
+
+
 def by_hand(clients: list[list[float]], samples: list[int] | None = None) -> RecordedRound:
     """A model of three coordinates, all zero at the server."""
     fields = {"trainable": ["w"], "samples": samples or [1] * len(clients)}

@@ -14,9 +14,17 @@ SOURCES = [
     "train.py",
     *sorted(p.relative_to(ROOT).as_posix() for name in PACKAGES for p in (ROOT / name).rglob("*.py")),
 ]
-HYDRA_AWARE = {"flame/config.py", "flame/build.py", "flame/experiment.py", "flame/sweep.py", "train.py"}
+HYDRA_AWARE = {
+    "flame/config.py",
+    "flame/build.py",
+    "flame/experiment.py",
+    "flame/sweep.py",
+    "flame/estimate.py",
+    "train.py",
+}
 PRINTS = {
     "flame/sweep.py",
+    "flame/estimate.py",
     "flame/report/partition_figure.py",
     "flame/report/page.py",
     "flame/report/evidence.py",

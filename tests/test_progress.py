@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from flame.duration import duration
 from flame.federation import Round
 from flame.progress import Progress
 
@@ -43,6 +44,33 @@ def test_only_the_first_round_that_kept_the_model_warns(history: list[Round], ca
             progress.show(record)
     (warning,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
     assert warning.startswith("round 2: ") and warning.endswith("the global model stays as it was")
+
+
+def test_the_line_of_a_round_says_what_is_left(history: list[Round], caplog: pytest.LogCaptureFixture) -> None:
+    """Of a run that was resumed after its first round, so that the second is the only one timed."""
+    with caplog.at_level(logging.INFO), Progress(3, 1) as progress:
+        progress._began -= 20
+        for record in history[1:]:
+            progress.show(record)
+    second, third = (record.getMessage() for record in caplog.records)
+    assert second.startswith("round 2/3  MA ") and second.endswith(" s, 20 s left")
+    assert third.startswith("round 3/3  MA ") and third.endswith(" s, 0 s left")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.2, "0 s"),
+        (99.4, "99 s"),
+        (99.6, "2 min"),
+        (100, "2 min"),
+        (5940, "99 min"),
+        (6000, "1 h 40 min"),
+        (1e6, "277 h 47 min"),
+    ],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
 
 
 def on_terminal(command: list[str]) -> str:

@@ -92,18 +92,21 @@ LITERAL: Mapping[str, Callable[[Sequence[Sequence[Tensor]]], Tensor]] = {
 class Cluster:
     """HDBSCAN on the distances."""
 
-    min_cluster_size: int | None  # None: n//2 + 1
+    min_cluster_size: int | None  # None: n//2 + 1 | 0: no clustering, everyone is accepted
     min_samples: int | None  # 1 in near-universal use | None: HDBSCAN's default, which is min_cluster_size
     metric: str  # precomputed: the distances themselves | euclidean: between the rows of the distance table
 
     def __post_init__(self) -> None:
         check_choice("cluster.metric", self.metric, ("precomputed", "euclidean"))
-        for key, least in (("min_cluster_size", 2), ("min_samples", 1)):
-            value = getattr(self, key)
-            if value is not None and value < least:
-                raise ValueError(f"defense.cluster.{key}={value} is out of range: must be null or >= {least}")
+        if (size := self.min_cluster_size) is not None and size != 0 and size < 2:
+            limits = "must be null (n//2 + 1), 0 (no clustering) or >= 2"
+            raise ValueError(f"defense.cluster.min_cluster_size={size} is out of range: {limits}")
+        if self.min_samples is not None and self.min_samples < 1:
+            raise ValueError(f"defense.cluster.min_samples={self.min_samples} is out of range: must be null or >= 1")
 
     def accept(self, distances: Tensor) -> Tensor:
         """[n] bool, the majority cluster of [n, n] distances."""
+        if self.min_cluster_size == 0:
+            return torch.ones(len(distances), dtype=torch.bool)
         rows = self.metric == "euclidean"
         return majority_cluster(distances, self.min_cluster_size, self.min_samples, rows).accepted
