@@ -102,7 +102,7 @@ def collude(
     fed: Federation, state: ServerState, updates: Updates, cohort: Cohort, notes: Sequence[Notes]
 ) -> ServerState:
     """Let the compromised clients rework their rows together, in place; the state with the attack's new memory."""
-    if not bool(cohort.compromised.any()):
+    if not bool(cohort.compromised.any()) or type(fed.attack).craft is Attack.craft:  # no copy for those who do not
         return state
     stream = generator(fed.seed, "craft", state.round)
     shared = [noted for noted, bad in zip(notes, cohort.compromised.tolist(), strict=True) if bad]

@@ -100,7 +100,9 @@ class Geometry:
         return cls(blocks)
 
     def select(self, keep: Tensor) -> Geometry:
-        """The clients under the mask `keep` [n] bool."""
+        """The clients under the mask `keep` [n] bool; nothing is copied when all are kept."""
+        if bool(keep.all()):
+            return self
         return Geometry({k: Products(p.gram[keep][:, keep], p.along[keep], p.base) for k, p in self.blocks.items()})
 
     def scope(self, scope: str) -> Products:

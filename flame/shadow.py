@@ -10,19 +10,18 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from flame.clustering import Clustering, majority_cluster
-from flame.defenses.base import guard
 from flame.geometry import squared_distances
 from flame.types import Updates
 
 
 def shadow_verdicts(updates: Updates, scopes: Sequence[str]) -> Mapping[str, Clustering]:
     """Algorithm 1's acceptance for each scope; unusable updates are rejected with the largest outlier score."""
-    usable, _ = guard(updates)
-    verdicts = {}
+    usable, _ = updates.guarded
+    geometry, verdicts = updates.geometry.select(usable), {}
     for scope in scopes:
         accepted, scores = torch.zeros(len(updates), dtype=torch.bool), torch.ones(len(updates), dtype=torch.float64)
         if bool(usable.any()):
-            found = majority_cluster(updates.select(usable).geometry.cosine_distances(scope))
+            found = majority_cluster(geometry.cosine_distances(scope))
             accepted[usable], scores[usable] = found.accepted, found.outlier_scores
         verdicts[scope] = Clustering(accepted, scores)
     return verdicts
@@ -30,8 +29,8 @@ def shadow_verdicts(updates: Updates, scopes: Sequence[str]) -> Mapping[str, Clu
 
 def xray(updates: Updates) -> dict[str, float]:
     """Each float block's share of the mean squared norm and of the summed pairwise squared distance, in [0, 1]."""
-    usable, _ = guard(updates)
-    blocks = updates.select(usable).geometry.blocks
+    usable, _ = updates.guarded
+    blocks = updates.geometry.select(usable).blocks
     norm = {b: float(blocks[b].gram.diagonal().sum()) for b in updates.layout.spans}
     spread = {b: float(squared_distances(blocks[b].gram).sum()) for b in updates.layout.spans}
     return {

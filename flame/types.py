@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from flame.geometry import Geometry
+from flame.guard import guard
 from flame.layout import StateLayout
 
 
@@ -116,6 +117,11 @@ class Updates:
         return Geometry.measure(
             self.layout, self.base, self.rows, self.base_counters, self.counters - self.base_counters
         )
+
+    @cached_property
+    def guarded(self) -> tuple[Tensor, Mapping[str, float]]:
+        """[n] bool, the usable updates, and counts of the others (`flame/guard.py`); looked at once."""
+        return guard(self)
 
     @property
     def models(self) -> Tensor:

@@ -27,7 +27,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torture import ROOT, names
 
-from flame.defenses.base import LARGEST_NORM, LARGEST_STEP, Defense, defend, guard
+from flame.defenses.base import Defense, defend
+from flame.guard import LARGEST_NORM, LARGEST_STEP, guard
 from flame.seeding import generator
 from flame.types import ServerState, Updates, Verdict
 

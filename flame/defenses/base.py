@@ -1,4 +1,4 @@
-"""What a defense is, the guard that stands before all of them, and the averaging they share."""
+"""What a defense is, how it is asked behind the guard, and the averaging that defenses share."""
 
 from __future__ import annotations
 
@@ -9,10 +9,6 @@ import torch
 from torch import Generator, Tensor
 
 from flame.types import ServerState, Updates, Verdict
-
-LARGEST_STEP = 1 << 31  # batches in one round; beyond it, sums of counters overflow
-TOLERANCE = 1e-6  # below 0, a running_var is rounding
-LARGEST_NORM = 1e15  # a longer update overflows float32 once squared and summed; no training produces one
 
 
 class Defense(Protocol):
@@ -27,7 +23,7 @@ def defend(defense: Defense, state: ServerState, updates: Updates, stream: Gener
 
     Without a single usable update the global model stays as it is.
     """
-    usable, info = guard(updates)
+    usable, info = updates.guarded
     if not bool(usable.any()):
         return Verdict(
             state,
@@ -43,27 +39,6 @@ def defend(defense: Defense, state: ServerState, updates: Updates, stream: Gener
         clip_factors=None if verdict.clip_factors is None else _spread(verdict.clip_factors, usable, 1.0),
         info={**verdict.info, **info, **floored},
     )
-
-
-def guard(updates: Updates) -> tuple[Tensor, dict[str, float]]:
-    """[n] bool, the updates that arithmetic can be done with, and counts of those that it cannot.
-
-    Refused are NaN and Inf (guard/nonfinite), an update too long for float32 and a counter too far away for int64
-    (guard/oversized). A negative running_var or a counter that went backwards, which no training sends, is counted
-    (guard/implausible) and left to the defense, as public code does: a scaled update can contain it. The global
-    model's running_var is floored afterwards.
-    """
-    norms = updates.geometry.norms("all_state")  # NaN or Inf anywhere in a row shows in its norm
-    steps = updates.counters.double() - updates.base_counters  # in float64, where nothing wraps around
-    finite = norms.isfinite()
-    small = (norms <= LARGEST_NORM) & (steps.abs() <= LARGEST_STEP).all(1)
-    span = updates.layout.spans.get("running_var", slice(0, 0))
-    implausible = (updates.base[span] + updates.rows[:, span] < -TOLERANCE).any(1) | (steps < 0).any(1)
-    return finite & small, {
-        "guard/nonfinite": float((~finite).sum()),
-        "guard/oversized": float((finite & ~small).sum()),
-        "guard/implausible": float((finite & small & implausible).sum()),
-    }
 
 
 def average(state: ServerState, updates: Updates, weights: Tensor, factors: Tensor | None = None) -> Tensor:

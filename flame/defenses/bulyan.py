@@ -43,7 +43,7 @@ class Bulyan:
         n = len(updates)
         f = min(round(self.malicious_share * n), max(0, (n - 3) // 4))
         picked = picks(updates.geometry.squared_distances("weights_only"), f, n - 2 * f)
-        row = state.row + columnwise(updates.rows[picked], lambda values: closest_mean(values, n - 4 * f))
+        row = state.row + columnwise(updates.rows, lambda values: closest_mean(values[:, picked], n - 4 * f))
         return Verdict(replace(state, row=row), uniform(picked), {"bulyan/f": float(f)})
 
 
