@@ -26,6 +26,7 @@ from flame.cores import cores, cores_per_job
 from flame.data import check_fit, normalise, subset
 from flame.defenses.base import Defense
 from flame.engine.base import Engine
+from flame.engine.spill import Spill
 from flame.engine.workbench import Task
 from flame.federation import Federation
 from flame.layout import SCOPES, StateLayout
@@ -109,6 +110,7 @@ def _build(cfg: DictConfig) -> Parts:
         sgd=sgd,
         attack=attack,
         seed=cfg.seed,
+        spill=Spill(**cfg.spill),
     )
     start = make(cfg, "engine", **engine_workers(cfg))
     initial = ServerState(row[0], counters[0])

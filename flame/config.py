@@ -16,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 # What a run's result does not depend on, and so its identity neither.
-INCIDENTAL = ("hydra", "paths", "tracker", "engine", "resume", "checkpoint", "record")
+INCIDENTAL = ("hydra", "paths", "tracker", "engine", "resume", "checkpoint", "record", "spill")
 STARTED = datetime.now()
 NAMED = ("dataset", "partition", "model", "attack", "defense")  # groups whose choice stands in the folder's name
 
@@ -38,6 +38,12 @@ class CheckpointConfig:
 class RecordConfig:
     rounds: list[int] = MISSING
     every: int = MISSING
+
+
+@dataclass
+class SpillConfig:
+    share: float = MISSING
+    dir: str = MISSING
 
 
 @dataclass
@@ -68,6 +74,7 @@ class RunConfig:
     resume: bool = MISSING
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
+    spill: SpillConfig = field(default_factory=SpillConfig)
 
 
 def register() -> None:

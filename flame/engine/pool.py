@@ -80,7 +80,8 @@ class Pool:
         if self._room is None or self._room.rows.shape[0] != clients:
             self.close()
             layout = self._task.layout
-            self._room = empty_room(layout.size, layout.counter_size, clients)
+            self._room = None  # before there is another: both may not fit
+            self._room = empty_room(layout.size, layout.counter_size, clients, self._task.spill)
         while len(self._workers) < self._size:
             self._workers.append(_Worker(self._context, self._task, self._room))
         self._room.row.copy_(state.row)

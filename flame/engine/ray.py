@@ -22,6 +22,7 @@ from torch import Tensor
 
 from flame.engine.base import WorkerError
 from flame.engine.sharing import to_arrays
+from flame.engine.spill import Store
 from flame.engine.workbench import Task, Workbench, one_thread, prepare_process
 from flame.evaluate import Evaluation, slices, total
 from flame.types import Cohort, LabelledImages, Notes, ServerState, Updates
@@ -37,6 +38,7 @@ class Ray:
     def __init__(self, task: Task, address: str, workers: int) -> None:
         self._ray = ray = _import_ray()
         self._task = task
+        self._store = Store(task.spill)
         self._started = not ray.is_initialized()
         if self._started:
             here = {"num_cpus": workers, "include_dashboard": False} if address == LOCAL else {}
@@ -50,7 +52,7 @@ class Ray:
     def train(self, state: ServerState, cohort: Cohort) -> tuple[Updates, list[Notes]]:
         """See `Engine.train`."""
         layout, n = self._task.layout, len(cohort.ids)
-        rows, counters = layout.zeros(n)
+        rows, counters = self._store.room(n, layout)
         losses, notes = torch.zeros(n, dtype=torch.float64), list[Notes]([{}] * n)
         where = [self._shared, self._put(state)]  # in a list, so that workers fetch them when they need to
         order = enumerate(zip(cohort.ids.tolist(), cohort.compromised.tolist(), strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from flame.engine.spill import Store
 from flame.engine.workbench import Task, Workbench, one_thread, restamp
 from flame.evaluate import Evaluation, slices, total
 from flame.types import Cohort, Notes, ServerState, Updates
@@ -15,12 +16,13 @@ class Sequential:
     def __init__(self, task: Task) -> None:
         self._task = task
         self._bench = Workbench(task)
+        self._store = Store(task.spill)
 
     @one_thread()
     def train(self, state: ServerState, cohort: Cohort) -> tuple[Updates, list[Notes]]:
         """See `Engine.train`."""
         layout = self._task.layout
-        rows, counters = layout.zeros(len(cohort.ids))
+        rows, counters = self._store.room(len(cohort.ids), layout)
         losses, notes = torch.zeros(len(cohort.ids), dtype=torch.float64), []
         for i, (client, compromised) in enumerate(zip(cohort.ids.tolist(), cohort.compromised.tolist(), strict=True)):
             losses[i], noted = self._bench.train(

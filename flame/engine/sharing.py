@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flame.engine.spill import Spill, SpilledRows
 from flame.engine.workbench import Task
 from flame.types import LabelledImages, Shards
 
@@ -21,8 +22,13 @@ class Room:
 
     row: Tensor  # [d + b] float32
     base_counters: Tensor  # [c] int64
-    rows: Tensor  # [n, d + b] float32
+    written: Tensor | SpilledRows  # `rows`
     counters: Tensor  # [n, c] int64
+
+    @property
+    def rows(self) -> Tensor:
+        """[n, d + b] float32, in shared memory or in a file."""
+        return self.written.tensor if isinstance(self.written, SpilledRows) else self.written
 
 
 @contextmanager
@@ -41,11 +47,14 @@ def explained() -> Iterator[None]:
 
 
 @explained()
-def empty_room(size: int, counters: int, clients: int) -> Room:
+def empty_room(size: int, counters: int, clients: int, spill: Spill) -> Room:
     """Zeros for the results of `clients` clients, and for the model they start from."""
-    shapes = (size,), (counters,), (clients, size), (clients, counters)
-    dtypes = (torch.float32, torch.int64) * 2
-    return Room(*(torch.zeros(s, dtype=d).share_memory_() for s, d in zip(shapes, dtypes, strict=True)))
+    row, base_counters, client_counters = (
+        torch.zeros(shape, dtype=dtype).share_memory_()
+        for shape, dtype in (((size,), torch.float32), ((counters,), torch.int64), ((clients, counters), torch.int64))
+    )
+    rows = spill.rows(clients, size) or torch.zeros(clients, size).share_memory_()
+    return Room(row, base_counters, rows, client_counters)
 
 
 @explained()

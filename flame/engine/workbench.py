@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from attacks.base import Attack
 from flame.client import LocalJob, LocalSGD, Normalise
+from flame.engine.spill import Spill
 from flame.evaluate import Evaluation, evaluate
 from flame.layout import StateLayout
 from flame.types import LabelledImages, Notes, Shards
@@ -34,6 +35,7 @@ class Task:
     sgd: LocalSGD
     attack: Attack
     seed: int
+    spill: Spill
 
 
 class Workbench:
