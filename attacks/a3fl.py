@@ -103,7 +103,8 @@ class A3FL(BadNets):
 
     def _loss(self, model: nn.Module, x: Tensor) -> Tensor:
         model.eval()
-        return F.cross_entropy(model(x), torch.full((len(x),), self.target_class))
+        x = x.to(next(model.parameters()).device)
+        return F.cross_entropy(model(x), torch.full((len(x),), self.target_class, device=x.device))
 
     def _painted(self, job: LocalJob, images: LabelledImages, values: Tensor) -> Tensor:
         """Normalised images [B, C, H, W] with the trigger on them, a function of its values [C, k] that has a gradient.

@@ -85,7 +85,7 @@ def contrastive_loss(f: Tensor, y: Tensor, weights: Tensor, temperature: float) 
 
     0 for an image that is alone with its label.
     """
-    itself = torch.eye(len(y), dtype=torch.bool)
+    itself = torch.eye(len(y), dtype=torch.bool, device=y.device)
     logits = (f @ f.T / temperature).masked_fill(itself, -torch.inf)
     log_p = (logits - logits.logsumexp(1, keepdim=True)).masked_fill(itself, 0)  # [B, B]
     peers = (y[:, None] == y) & ~itself

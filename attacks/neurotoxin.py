@@ -48,7 +48,7 @@ class Neurotoxin(Around):
         def project(model: nn.Module) -> None:
             for name, p in model.named_parameters():
                 if p.grad is not None:
-                    p.grad.mul_(masks[name])
+                    p.grad.mul_(masks[name].to(p.device))
 
         job = self.compromise(job)
         return job.fit(job.images, after_backward=project)
@@ -78,12 +78,12 @@ def clean_gradient(job: LocalJob, now: Snapshot) -> Tensor:
     """[d] sum over the batches of the client's own clean data; the model is left as it was."""
     job.model.train()
     parameters = dict(job.model.named_parameters())
-    total = torch.zeros_like(now.row)
-    for batch in batches(len(job.images), job.sgd.batch_size, job.stream("observe")):
-        loss = cross_entropy(job.model, job.normalise(job.images.x[batch]), job.images.y[batch])
+    images, total = job.images.to(next(job.model.parameters()).device), torch.zeros_like(now.row)
+    for batch in batches(len(images), job.sgd.batch_size, job.stream("observe")):
+        loss = cross_entropy(job.model, job.normalise(images.x[batch]), images.y[batch])
         gradients = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
         for e in now.layout.entries:
             if e.key in gradients:
-                total[e.start : e.stop] += gradients[e.key].flatten()
+                total[e.start : e.stop] += gradients[e.key].flatten().to(total.device)
     now.load(job.model)  # the forward passes moved BatchNorm's statistics
     return total[: now.layout.trainable]

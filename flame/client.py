@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -15,11 +16,13 @@ from flame.types import LabelledImages
 Normalise = Callable[[Tensor], Tensor]  # uint8 [B, C, H, W] -> float32, channels_last
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, x, y) -> scalar loss
 ModelHook = Callable[[nn.Module], None]
+CPU = torch.device("cpu")
+PRECISIONS = ("float32", "bf16")
 
 
 def cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """The benign objective: mean cross entropy of a batch."""
-    return F.cross_entropy(model(x), y)
+    return F.cross_entropy(model(x).float(), y)  # bf16 logits lose the loss's digits
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,11 @@ class LocalSGD:
         objective: Objective = cross_entropy,
         after_backward: ModelHook | None = None,
         after_step: ModelHook | None = None,
+        precision: str = "float32",
     ) -> float:
-        """Train `model` in place on `images`; the mean loss per step of the last epoch is returned.
+        """Train `model` in place, on its device; the mean loss per step of the last epoch is returned.
+
+        The images go to the device once, an epoch's order once an epoch, and nothing comes back before the end.
 
         `objective`, `after_backward` (gradients may be changed) and `after_step` (weights may be changed) are where an
         attack bends the loop.
@@ -66,12 +72,16 @@ class LocalSGD:
         optimizer = torch.optim.SGD(
             model.parameters(), self.lr, momentum=self.momentum, weight_decay=self.weight_decay, foreach=True
         )
+        device = next(model.parameters()).device
+        images = images.to(device)
+        cast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
         model.train()
         losses: list[Tensor] = []
         for _ in range(self.epochs):
             losses = []
-            for batch in batches(len(images), self.batch_size, stream):
-                loss = objective(model, normalise(images.x[batch]), images.y[batch])
+            for batch in batches(len(images), self.batch_size, stream, device):
+                with cast:
+                    loss = objective(model, normalise(images.x[batch]), images.y[batch])
                 optimizer.zero_grad()
                 loss.backward()
                 if after_backward:
@@ -83,9 +93,12 @@ class LocalSGD:
         return float(torch.stack(losses).mean())
 
 
-def batches(count: int, size: int, stream: Generator) -> Iterator[Tensor]:
-    """Index tensors of one shuffled epoch; a last batch of one image joins the one before (BatchNorm needs two)."""
-    order = torch.randperm(count, generator=stream)
+def batches(count: int, size: int, stream: Generator, device: torch.device = CPU) -> Iterator[Tensor]:
+    """Index tensors of one shuffled epoch, drawn on the CPU whatever the device.
+
+    A last batch of one image joins the one before (BatchNorm needs two).
+    """
+    order = torch.randperm(count, generator=stream).to(device)
     parts = list(order.split(size))
     if len(parts) > 1 and len(parts[-1]) == 1 < size:
         parts[-2:] = [torch.cat(parts[-2:])]
@@ -105,6 +118,7 @@ class LocalJob:
     round: int
     client: int
     notes: dict[str, Tensor] = field(default_factory=dict)  # left for the attack's `craft`; nobody else sees them
+    precision: str = "float32"  # of `fit`; what an attack trains or searches beside it is float32
 
     def stream(self, role: str) -> Generator:
         """The client's own random stream for a purpose."""
@@ -128,4 +142,5 @@ class LocalJob:
             objective=objective,
             after_backward=after_backward,
             after_step=after_step,
+            precision=self.precision,
         )

@@ -16,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 # What a run's result does not depend on, and so its identity neither.
-INCIDENTAL = ("hydra", "paths", "tracker", "engine", "resume", "checkpoint", "record", "spill")
+INCIDENTAL = ("hydra", "paths", "tracker", "engine", "resume", "checkpoint", "record", "spill", "device")
 STARTED = datetime.now()
 NAMED = ("dataset", "partition", "model", "attack", "defense")  # groups whose choice stands in the folder's name
 
@@ -73,6 +73,8 @@ class RunConfig:
     threads: int = MISSING
     resume: bool = MISSING
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    device: str = MISSING
+    precision: str = MISSING
     record: RecordConfig = field(default_factory=RecordConfig)
     spill: SpillConfig = field(default_factory=SpillConfig)
 
@@ -93,6 +95,8 @@ def identity(cfg: DictConfig) -> str:
 def fingerprint(config: Mapping[str, Any]) -> str:
     """Hash of all of a plain config but what is incidental."""
     kept = {k: v for k, v in config.items() if k not in INCIDENTAL}
+    if kept["precision"] == "float32":
+        del kept["precision"]  # as in runs from before there was a choice: they stay finished
     kept["dataset"] = {k: v for k, v in kept["dataset"].items() if k not in ("root", "download")}
     return hashlib.sha256(json.dumps(_alike(kept), sort_keys=True).encode()).hexdigest()[:12]
 

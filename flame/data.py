@@ -54,17 +54,17 @@ def normalise(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Ten
     in nor on whether a machine fuses the two. The arithmetic is done in the stored layout, where a channel's factor is
     constant along the inner loop, and the result copied: for three channels four times faster than the other order.
     """
-    scale, shift = _affine(mean, std)
+    scale, shift = _affine(mean, std, x.device)
     values = x.float().mul_(scale).add_(shift)
     # Not .contiguous(): with C = 1 that returns its argument, whose strides make convolutions choose the slow layout.
     return torch.empty_like(values, memory_format=torch.channels_last).copy_(values)
 
 
 @lru_cache
-def _affine(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+def _affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """Scale and shift [1, C, 1, 1] float32 of x * scale + shift, from float64."""
     m, s = (torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1) for values in (mean, std))
-    return (1 / (255 * s)).float(), (-m / s).float()
+    return (1 / (255 * s)).float().to(device), (-m / s).float().to(device)
 
 
 def fashion_mnist(

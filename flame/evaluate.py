@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from flame.client import Normalise
 from flame.types import LabelledImages
@@ -42,14 +44,16 @@ def slices(count: int) -> list[slice]:
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, images: LabelledImages, normalise: Normalise) -> Evaluation:
-    """The model's sums over `images`, in evaluation mode."""
+    """The model's sums over `images`, in evaluation mode and on its device, which is waited for at the end only."""
     model.eval()
-    correct, loss = 0, 0.0
+    images = images.to(next(model.parameters()).device)
+    correct, losses = list[Tensor](), list[Tensor]()
     for x, y in zip(images.x.split(BATCH), images.y.split(BATCH), strict=True):
         logits = model(normalise(x))  # [B, classes]
-        correct += int((logits.argmax(1) == y).sum())
-        loss += float(F.cross_entropy(logits, y, reduction="sum"))
-    return Evaluation(correct, loss, len(images))
+        correct.append((logits.argmax(1) == y).sum())
+        losses.append(F.cross_entropy(logits, y, reduction="sum"))
+    loss = reduce(add, torch.stack(losses).tolist())  # not sum(), which rounds otherwise from Python 3.12 on
+    return Evaluation(int(torch.stack(correct).sum()), loss, len(images))
 
 
 def total(parts: Iterable[Evaluation]) -> Evaluation:

@@ -52,7 +52,7 @@ def execute(cfg: DictConfig, info: RunInfo) -> None:
     state = checkpoint or parts.initial
     files = RunFiles(info.folder, state.round)
     workers = engine_workers(cfg).get("workers", cfg.engine.get("workers", 1))
-    record_environment(info.folder, environment(cfg.threads, workers), resumed=state.round > 0)
+    record_environment(info.folder, environment(cfg.threads, workers, cfg.device), resumed=state.round > 0)
     OmegaConf.save(OmegaConf.create(dict(info.config)), info.folder / CONFIG)
     write_json(info.folder / CHOICES, info.choices)
     if state.round:

@@ -29,6 +29,10 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.y)
 
+    def to(self, device: torch.device) -> LabelledImages:
+        """The same images on a device; nothing is copied when they are there."""
+        return LabelledImages(self.x.to(device), self.y.to(device))
+
     def __getitem__(self, index: Tensor | slice) -> LabelledImages:
         """The sub-set picked by a slice, an index tensor or a mask."""
         return LabelledImages(self.x[index], self.y[index])

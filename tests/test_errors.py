@@ -41,6 +41,7 @@ OUT_OF_RANGE = {
     "defense.noise.epsilon=1": r"defense.noise: give either factor, or epsilon and delta",
     "defense.vector.scope=bias": r"defense.vector.scope='bias' is unknown: must be one of weights_only",
     "defense.clip.median=upper": r"defense.clip.median='upper' is unknown",
+    "precision=fp16": r"precision='fp16' is unknown: must be one of float32, bf16",
     "model.norm=layer": r"model.norm=layer .*batch, group or none",
     "model=vgg19_bn": r"dataset.image_size=8 does not fit model=vgg19_bn.*must be >= 32",
     "dataset.channels=3": r"dataset.channels=3 .* does not fit digits",

@@ -161,7 +161,7 @@ def test_rounds_that_are_missing(tmp_path: Path, history: list[Round]) -> None:
 
 
 def test_environment() -> None:
-    found = environment(threads=1, engine_workers=2)
+    found = environment(threads=1, engine_workers=2, device="cpu")
     assert json.loads(json.dumps(found)) == found
     assert found["threads"] == 1 and found["engine_workers"] == 2 and found["device"] == "cpu"
     assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
@@ -179,6 +179,7 @@ def test_environment() -> None:
         *("threads=2", "client.lr=0.1", "client.epochs=2", "model.norm=none", "model=cnn", "partition=dirichlet"),
         *("attack=none", "attack.poisoned_data_rate=0.4", "attack.trigger.size=4", "attack.target_class=1"),
         *("defense=fedavg", "defense=flame_all_state", "defense.noise.factor=0.01", "evaluate_every=2"),
+        "precision=bf16",
     ],
 )
 def test_identity_changes_with_the_result(tiny: Callable[..., DictConfig], override: str) -> None:
@@ -189,7 +190,7 @@ def test_identity_changes_with_the_result(tiny: Callable[..., DictConfig], overr
     "override",
     [
         *("paths.runs=/elsewhere", "paths.data=/elsewhere", "tracker=wandb", "engine=pool", "resume=false"),
-        *("checkpoint.rounds=1", "checkpoint.seconds=9", "record.every=2", "seed=0"),
+        *("checkpoint.rounds=1", "checkpoint.seconds=9", "record.every=2", "seed=0", "spill.share=0", "device=cuda"),
     ],
 )
 def test_identity_ignores_what_cannot_change_it(tiny: Callable[..., DictConfig], override: str) -> None:

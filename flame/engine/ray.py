@@ -36,6 +36,8 @@ class Ray:
     """Trains on the cluster at `address`; "local" starts one on this machine, with `workers` cores."""
 
     def __init__(self, task: Task, address: str, workers: int) -> None:
+        if task.device != "cpu":
+            raise WorkerError(f"device={task.device} is not for engine=ray, which asks for no GPUs: take engine=pool")
         self._ray = ray = _import_ray()
         self._task = task
         self._store = Store(task.spill)

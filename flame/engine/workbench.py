@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from attacks.base import Attack
 from flame.client import LocalJob, LocalSGD, Normalise
+from flame.device import on
 from flame.engine.spill import Spill
 from flame.evaluate import Evaluation, evaluate
 from flame.layout import StateLayout
@@ -36,6 +37,8 @@ class Task:
     attack: Attack
     seed: int
     spill: Spill
+    device: str  # cpu, cuda, cuda:1: of the model, and of the images while they are used
+    precision: str  # of local training
 
 
 class Workbench:
@@ -44,7 +47,7 @@ class Workbench:
     def __init__(self, task: Task) -> None:
         self.task = task
         # a copy: tensors sent to a worker are shared memory, and two workers must not train one model
-        self.model = copy.deepcopy(task.model).to(memory_format=torch.channels_last)
+        self.model = copy.deepcopy(task.model).to(on(task.device), memory_format=torch.channels_last)
         self.state = self.model.state_dict()  # live tensors of the model
 
     def train(
@@ -54,8 +57,9 @@ class Workbench:
         task = self.task
         with torch.no_grad():
             task.layout.load(self.state, row, counters)
+        images = task.train[task.shards[client]]
         job = LocalJob(
-            self.model, task.train[task.shards[client]], task.sgd, task.normalise, memory, task.seed, round, client
+            self.model, images, task.sgd, task.normalise, memory, task.seed, round, client, precision=task.precision
         )
         loss = (task.attack if compromised else BENIGN).train(job)
         return loss, job.notes

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from flame.checkpoint import RunFolderError, write_atomically
+from flame.device import describe_device
 from flame.federation import Round
 
 METRICS, ACCEPTANCE, SUMMARY = "metrics.jsonl", "acceptance.csv", "summary.json"
@@ -126,7 +127,7 @@ def finite_or_none(metrics: Mapping[str, float]) -> dict[str, float | None]:
     return {key: value if math.isfinite(value) else None for key, value in metrics.items()}
 
 
-def environment(threads: int, engine_workers: int) -> dict[str, Any]:
+def environment(threads: int, engine_workers: int, device: str) -> dict[str, Any]:
     """Commit, versions and machine: what a number, or the time it took, may depend on beside the config."""
     root = Path(__file__).parents[2]
     commit = _git(root, "rev-parse", "HEAD")
@@ -137,7 +138,7 @@ def environment(threads: int, engine_workers: int) -> dict[str, Any]:
         "versions": {name: _version(name) for name in PACKAGES},
         "threads": threads,
         "engine_workers": engine_workers,
-        "device": "cpu",
+        "device": describe_device(device),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),

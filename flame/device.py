@@ -1,0 +1,40 @@
+"""Where clients train: the model, and a client's images while they are in use. All else stays in the host's memory.
+
+Random draws, poisoning and stamping happen on the CPU, so that a run on a GPU sees the same data in the same order.
+Updates go back to the host once per client: defenses read a matrix that need not fit a GPU, in arithmetic that does not
+depend on it. What a GPU computes differs from a CPU in its rounding, so `device` changes bits, not what is studied.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def check_device(name: str) -> None:
+    """ValueError with the remedy unless training could run there."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device={name} is unknown: must be cpu, cuda or cuda:0, cuda:1, ...")
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(
+            f"device={name} is not there: torch {torch.__version__} sees {count} CUDA devices; take device=cpu, or"
+            " install a CUDA build of torch and a driver that fits it (nvidia-smi lists the devices)"
+        )
+
+
+def on(name: str) -> torch.device:
+    """The device, set so that float32 means float32 there and a second run gives the same bits."""
+    device = torch.device(name)
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # 10 bits of mantissa, on by default for convolutions
+        torch.backends.cudnn.deterministic = True
+    return device
+
+
+def describe_device(name: str) -> str:
+    """For the record: `cpu`, or `cuda:1 (NVIDIA ...)`."""
+    return f"{name} ({torch.cuda.get_device_name(name)})" if name.startswith("cuda") else name
