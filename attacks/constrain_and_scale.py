@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from attacks.base import require
 from attacks.model_replacement import ModelReplacement
-from flame.client import LocalJob, cross_entropy
+from flame.client import LocalJob, Objective, cross_entropy
 
 
 def l2_distance(local: Tensor, start: Tensor) -> Tensor:
@@ -47,14 +47,18 @@ class ConstrainAndScale(ModelReplacement):
 
     def train(self, job: LocalJob) -> float:
         """The inner attack's images and epochs under the constrained loss."""
-        start, distance = flat(job.model.parameters()).detach(), ANOMALY[self.anomaly]
-
-        def objective(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-            anomaly = distance(flat(model.parameters()), start)
-            return self.alpha * cross_entropy(model, x, y) + (1 - self.alpha) * anomaly
-
         job = self.compromise(job)
-        return job.fit(job.images, objective=objective)
+        return job.fit(job.images, objective=constrained(job.model, self.alpha, self.anomaly))
+
+
+def constrained(model: nn.Module, alpha: float, anomaly: str) -> Objective:
+    """The loss above, with the distance to the model as it is now."""
+    start, distance = flat(model.parameters()).detach(), ANOMALY[anomaly]
+
+    def objective(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return alpha * cross_entropy(model, x, y) + (1 - alpha) * distance(flat(model.parameters()), start)
+
+    return objective
 
 
 def flat(parameters: Iterable[Tensor]) -> Tensor:

@@ -1,0 +1,231 @@
+"""3DFed: what is planted is what is read, masks cancel, decoys and levels follow the answers; each by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_attacks import PLAIN, job
+from test_later_attacks import normed_job, scene
+from torch import Tensor
+
+from attacks.base import Crafted, Scene
+from attacks.indicators import ACCEPTED, CLIPPED, REJECTED, choose, curvature, quiet_layer, read
+from attacks.noise_masks import head_rows, noise_masks, with_head_rows
+from attacks.snapshot import Snapshot
+from attacks.threedfed import PREFIX, ThreeDFed, _answers, _decoys, tuned
+from flame.client import LocalSGD, cross_entropy
+from flame.layout import StateLayout
+from flame.seeding import generator
+
+K, D = 1152, 1180
+LAYOUT = StateLayout.from_state(  # d = 1180, the convolution has 1152 of them
+    {"conv.weight": torch.zeros(16, 8, 3, 3), "fc.weight": torch.zeros(4, 6), "fc.bias": torch.zeros(4)},
+    ["conv.weight", "fc.weight", "fc.bias"],
+)
+
+
+def attack(group_size: int = 2) -> ThreeDFed:
+    return ThreeDFed(PLAIN, 2, 0.6, 5.0, 0.2, 0.25, group_size, 2, 0.01, 0.0, 3.0)
+
+
+def colluders(m: int, seed: int = 0) -> tuple[Tensor, Scene]:
+    """Backdoored updates [m, d] and a first round, benign updates three times as long."""
+    stream = generator(seed, "colluders")
+    notes = [
+        {"benign": torch.randn(D, generator=stream) * 0.3, "curvature": torch.rand(K, generator=stream)}
+        for _ in range(m)
+    ]
+    return torch.randn(m, D, generator=stream) / 10, scene(LAYOUT, notes, seed=seed)
+
+
+def sent(m: int, group_size: int = 2) -> tuple[Crafted, Scene]:
+    rows, around = colluders(m)
+    return attack(group_size).craft(rows, around, generator(0, "craft")), around
+
+
+# indicators
+
+
+def test_of_the_quietest_parameters_the_flattest_are_taken() -> None:
+    """Two are needed, twenty are looked at: 0 to 19; the flattest of them are 7 and 3, whatever lies beyond."""
+    bend = torch.ones(30)
+    bend[[3, 7, 25]] = torch.tensor([0.2, 0.1, 0.0])
+    assert choose(torch.arange(30.0), bend, 2).tolist() == [7, 3]
+    with pytest.raises(ValueError, match=r"indicators=31 .*\[1, 30\]"):
+        choose(torch.arange(30.0), bend, 31)
+
+
+def test_answers_by_hand() -> None:
+    """Ten clients, 2 planted: 0.2 arrives of a whole update, 0.1 of a halved one, 0.04 is what others may do."""
+    planted = torch.full((4,), 2.0)
+    answers = read(torch.tensor([0.2, 0.1, 0.04, 0.0]), planted, 10, 0.25)
+    assert answers is not None and answers.tolist() == [ACCEPTED, CLIPPED, REJECTED, REJECTED]
+    assert read(torch.tensor([0.2, -0.06, 0, 0]), planted, 10, 0.25) is None
+    assert read(torch.tensor([2.2, 0, 0, 0]), planted, 10, 0.25) is None
+
+
+def test_curvature_is_the_row_sum_of_the_hessian() -> None:
+    work = replace(job(), sgd=LocalSGD(0.1, 0.0, 0.0, 1, 40))
+    before, (weight, bias) = Snapshot.of(work.model).row, work.model.parameters()
+
+    def loss(w: Tensor) -> Tensor:
+        x = work.normalise(work.images.x).flatten(1)
+        return torch.nn.functional.cross_entropy(x @ w.view_as(weight).T + bias, work.images.y)
+
+    hessian = torch.autograd.functional.hessian(loss, weight.detach().flatten())
+    torch.testing.assert_close(curvature(work, work.images), hessian.sum(1).abs(), atol=1e-6, rtol=1e-3)
+    assert torch.equal(Snapshot.of(work.model).row, before)
+
+
+def test_indicators_are_in_the_last_convolution() -> None:
+    assert quiet_layer(LAYOUT).key == "conv.weight"
+    assert quiet_layer(StateLayout.of(normed_job().model)).key == "1.weight"
+    assert quiet_layer(StateLayout.of(job().model)).key == "1.weight"  # nothing but a classifier
+
+
+@settings(max_examples=20, deadline=None)
+@given(factors=st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=3, max_size=3), seed=st.integers(0, 99))
+def test_what_the_server_did_is_read_from_its_model(factors: list[float], seed: int) -> None:
+    """Ten clients; each of three updates is taken, halved or rejected, the others hardly move the places."""
+    rows, around = colluders(3, seed)
+    crafted = attack().craft(rows, around, generator(0, "craft"))
+    others = torch.randn(7, D, generator=generator(seed, "others")) / 300
+    total = (torch.tensor(factors)[:, None] * crafted.rows).sum(0) + others.sum(0)
+    answers = _answers(crafted.memory, around.state.row + total / 10, 0.25)
+    whole = max(factors)
+    wanted = [REJECTED if f == 0 else ACCEPTED if f == whole else CLIPPED for f in factors]
+    assert answers is not None and answers.tolist() == wanted
+
+
+def test_a_noisy_server_is_not_asked_again() -> None:
+    rows, around = colluders(3)
+    state, asked = around.state, attack().craft(rows, around, generator(0, "craft"))
+    for _ in range(2):
+        row = state.row + torch.randn(D, generator=generator(0, "noise"))
+        state = replace(state, row=row, memory=asked.memory)
+        asked = attack().craft(rows, replace(around, state=state), generator(1, "craft"))
+        assert not bool(asked.memory[PREFIX + "planted"].any()) and asked.memory[PREFIX + "levels"].tolist() == [0, 0]
+        assert int(asked.memory[PREFIX + "decoys"]) == 0
+    assert float(asked.rows[:, :K].std(0).max()) == 0  # nothing planted, masks in the last layer only
+
+
+# masks
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_masks_cancel_and_raise_the_energy_of_their_outputs(count: int) -> None:
+    update = torch.randn(5, 65, generator=generator(0, "update")) / 50
+    bold, shy = (noise_masks(update, count, alpha, 0.01, generator(1, "masks")) for alpha in (0.9, 0.0))
+    energy = [float((update + masks).abs().sum(2).mean()) for masks in (bold, shy)]
+    assert energy[0] > 1.1 * float(update.abs().sum(1).mean()) and energy[0] > energy[1]
+    assert float(bold.sum(0).norm()) < 1e-4 * float(bold.norm())
+
+
+def test_rows_of_the_last_layer_there_and_back() -> None:
+    row = torch.arange(float(D))
+    rows = head_rows(row, LAYOUT)
+    assert (rows[1] - K).tolist() == [6, 7, 8, 9, 10, 11, 25]
+    assert torch.equal(with_head_rows(row, rows, LAYOUT), row)
+    assert torch.equal(with_head_rows(row, rows + 1, LAYOUT)[K:], row[K:] + 1)
+
+
+def test_colluders_send_one_update_in_different_masks() -> None:
+    """As long as a benign update where it was shorter; the target's row and all other layers are everybody's."""
+    crafted, around = sent(4)
+    rows = colluders(4)[0].mean(0)
+    benign = torch.stack([noted["benign"] for noted in around.notes]).mean(0)
+    wanted = rows * float((benign.norm() / rows.norm()).clamp(1, 5))
+    places = crafted.memory[PREFIX + "places"]
+    unplanted = crafted.rows.clone()
+    unplanted[range(4), places] = wanted[places]
+    torch.testing.assert_close(unplanted[:, :K], wanted[:K].expand(4, -1))
+    heads = torch.stack([head_rows(row, LAYOUT) for row in unplanted]) - head_rows(wanted, LAYOUT)
+    touched = heads.abs().sum(2) > 1e-6
+    assert touched.sum(1).tolist() == [2] * 4 and not bool(touched[:, 2].any())
+    assert torch.equal(crafted.rows[range(4), places], crafted.memory[PREFIX + "planted"])
+    assert float(torch.pdist(unplanted).min()) > 0.01 and len(set(places.tolist())) == 4
+
+
+# decoys and tuning
+
+
+@pytest.mark.parametrize(
+    ("k", "answers", "wanted"),
+    [
+        (0, [REJECTED, REJECTED, REJECTED], 1),
+        (0, [REJECTED, CLIPPED, REJECTED], 0),
+        (1, [REJECTED, REJECTED, REJECTED], 2),
+        (1, [REJECTED, REJECTED, ACCEPTED], 0),
+        (2, [ACCEPTED, REJECTED, REJECTED], 2),
+    ],
+)
+def test_the_number_of_decoys_follows_the_answers(k: int, answers: list[int], wanted: int) -> None:
+    assert _decoys({PREFIX + "decoys": torch.tensor(k)}, torch.tensor(answers)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("won", "wanted"),
+    [
+        ([True, True, True], [0.3, 0.5, 0.4]),  # between the two smallest
+        ([True, False, True], [0.5, 0.6, 0.55]),  # from the smallest that won, up by 0.1
+        ([False, False, False], [0.01, 0.99, 0.5]),  # anywhere, kept off the ends
+    ],
+)
+def test_levels_by_hand(won: list[bool], wanted: list[float]) -> None:
+    got = tuned(torch.tensor([0.5, 0.3, 0.6]), torch.tensor(won), torch.tensor([0.0, 1.0, 0.5]), 0.0)
+    assert got.tolist() == pytest.approx(wanted)
+
+
+def test_a_single_group_keeps_what_won() -> None:
+    assert tuned(torch.tensor([0.4]), torch.tensor([True]), torch.rand(1), 0.0).tolist() == pytest.approx([0.4])
+
+
+def rejected(layout: StateLayout, row: Tensor) -> dict[str, Tensor]:
+    """The memory of a round in which nothing of two colluders' updates arrived."""
+    told = {"places": [0, 1], "planted": [1.0, 1.0], "levels": [0.5], "decoys": 0, "clients": 10}
+    return {PREFIX + k: torch.tensor(v) for k, v in told.items()} | {PREFIX + "before": row[:2].clone()}
+
+
+def test_a_decoy_is_benign_but_for_one_weight_far_off() -> None:
+    work, plain = normed_job(), normed_job()
+    start = Snapshot.of(work.model)
+    work = replace(work, memory=rejected(start.layout, start.row))
+    attack().train(work)
+    decoy, benign = work.notes["decoy"], work.notes["benign"]
+    weights = next(e for e in start.layout.entries if e.block == "head" and len(e.shape) > 1)
+    part = slice(weights.start, weights.stop)
+    off = (decoy - benign)[part].abs()
+    place = int((Snapshot.of(work.model).row - start.row - benign)[part].abs().argmin())
+    assert int(off.argmax()) == place and float(off.sort().values[-2]) < 0.05
+    assert float(off[place]) == pytest.approx(5 * 0.1 * 10 / 2, abs=0.05)  # five steps of 0.1 down a slope of 10 / 2
+    attack().train(plain)  # nothing was rejected before
+    assert "decoy" not in plain.notes
+    assert torch.equal(Snapshot.of(plain.model).row, Snapshot.of(work.model).row)
+
+
+def test_decoys_are_sent_by_the_last_colluders() -> None:
+    rows, around = colluders(2)
+    decoy = torch.full((D,), 7.0)
+    memory = rejected(LAYOUT, around.state.row)
+    told = replace(
+        around, state=replace(around.state, memory=memory), notes=[n | {"decoy": decoy} for n in around.notes]
+    )
+    crafted = attack().craft(rows, told, generator(0, "craft"))
+    same = crafted.rows == decoy
+    assert same.sum(1).tolist() == [0, D - 1] and int(crafted.memory[PREFIX + "decoys"]) == 1
+
+
+def test_training_keeps_close_to_the_global_model() -> None:
+    """Against the same poisoned images without the constraint."""
+    free, bound = normed_job(), normed_job()
+    start = Snapshot.of(free.model)
+    d = start.layout.trainable
+    replace(attack(), alpha=1.0).train(free)
+    replace(attack(), alpha=0.3).train(bound)
+    moved = [float((Snapshot.of(work.model).row - start.row)[:d].norm()) for work in (free, bound)]
+    assert moved[1] < 0.8 * moved[0]
+    assert cross_entropy(bound.model, bound.normalise(bound.images.x), bound.images.y).isfinite()
