@@ -23,26 +23,27 @@ authors search for far longer, see the YAML.
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from attacks.badnets import BadNets
-from attacks.base import Crafted, Scene, require
-from attacks.triggers import Painted, PixelTrigger
+from attacks.base import require
+from attacks.learned_trigger import LearnedTrigger
+from attacks.triggers import Painted
 from flame.client import LocalJob, LocalSGD, batches
-from flame.types import LabelledImages, Notes
+from flame.types import LabelledImages
 
 TRIGGER = "attack/a3fl"  # [C, k] float32 grey levels, in the attack's memory
 
 
 @dataclass(frozen=True)
-class A3FL(BadNets):
+class A3FL(LearnedTrigger):
     """BadNets with a trigger that adapts."""
 
-    trigger: PixelTrigger  # which pixels, and the values they start from
+    key: ClassVar[str] = TRIGGER
     search_epochs: int  # of step 2 in a round, >= 0
     step: float  # grey levels, > 0
     rival: LocalSGD  # the unlearning of step 1
@@ -56,32 +57,8 @@ class A3FL(BadNets):
         require(self.rival_every >= 1, "rival_every", self.rival_every, "a whole number >= 1")
         require(self.balance >= 0, "balance", self.balance, ">= 0")
 
-    def compromise(self, job: LocalJob) -> LocalJob:
-        """As BadNets, with the trigger of the moment: just found, or remembered."""
-        return BadNets.compromise(replace(self, trigger=self.current(job.notes or job.memory, job.images.x)), job)
-
-    def train(self, job: LocalJob) -> float:
-        """Steps 1 to 4."""
-        job.notes[TRIGGER] = self._search(job)
-        return super().train(job)
-
-    def craft(self, rows: Tensor, scene: Scene, stream: Generator) -> Crafted:
-        """Rows as trained; the mean trigger is remembered."""
-        return Crafted(rows, {TRIGGER: torch.stack([noted[TRIGGER] for noted in scene.notes]).mean(0)})
-
-    def restamp(self, x: Tensor, memory: Notes) -> Tensor:
-        """The trigger of the moment covers the one before."""
-        return self.current(memory, x).stamp(x)
-
-    def current(self, memory: Notes, x: Tensor) -> Painted:
-        """The remembered trigger for images [N, C, H, W], or the one to start from."""
-        if TRIGGER in memory:
-            return Painted(self.trigger, memory[TRIGGER])
-        values = self.trigger.pixels(*x.shape[-2:])[2]
-        return Painted(self.trigger, values.float().expand(x.shape[1], -1).clone())
-
-    def _search(self, job: LocalJob) -> Tensor:
-        """[C, k] steps 1 to 3."""
+    def search(self, job: LocalJob) -> Tensor:
+        """Steps 1 to 3."""
         rival: nn.Module | None = None
         model, weight = deepcopy(job.model), 0.0
         values, stream = self.current(job.memory, job.images.x).values, job.stream("trigger")
@@ -92,7 +69,7 @@ class A3FL(BadNets):
             model.zero_grad()
             for batch in batches(len(job.images), job.sgd.batch_size, stream):
                 values = values.detach().requires_grad_()
-                x = self._painted(job, job.images[batch], values)
+                x = self.painted(job, job.images[batch], values)
                 loss = self._loss(model, x)
                 if rival is not None:
                     loss = loss + weight * self._loss(rival, x)
@@ -105,17 +82,6 @@ class A3FL(BadNets):
         model.eval()
         x = x.to(next(model.parameters()).device)
         return F.cross_entropy(model(x), torch.full((len(x),), self.target_class, device=x.device))
-
-    def _painted(self, job: LocalJob, images: LabelledImages, values: Tensor) -> Tensor:
-        """Normalised images [B, C, H, W] with the trigger on them, a function of its values [C, k] that has a gradient.
-
-        Normalisation is affine, so that black and white tell what becomes of a grey level.
-        """
-        rows, columns, _ = self.trigger.pixels(*images.x.shape[-2:])
-        black, white = (job.normalise(torch.full_like(images.x[:1], v))[0, :, rows, columns] for v in (0, 255))
-        x = job.normalise(images.x).clone()
-        x[:, :, rows, columns] = torch.lerp(black, white, values / 255)
-        return x
 
     def _unlearned(self, job: LocalJob, values: Tensor, stream: Generator) -> nn.Module:
         """Step 1; its parameters keep the gradient of the last batch."""

@@ -7,12 +7,13 @@ counts it (`guard/implausible`) and leaves it to the defense.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from attacks.base import Crafted, Scene, require
+from flame.client import LocalJob
 
 DIRECTIONS = ("std", "unit", "sign")
 
@@ -32,6 +33,18 @@ def send(trainable: Tensor, rows: Tensor, scene: Scene) -> Crafted:
 def benign_updates(scene: Scene) -> Tensor:
     """[m, d + b] what each colluder would have sent as a benign client, where `train` has noted it as `benign`."""
     return torch.stack([noted["benign"] for noted in scene.notes])
+
+
+def remembered(sent: Tensor, scene: Scene, key: str) -> Mapping[str, Tensor]:
+    """Memory of what each colluder sent [m, ...], for `others`; `train` has noted its number as `client`."""
+    return {f"{key}/sent": sent, f"{key}/clients": torch.stack([noted["client"] for noted in scene.notes])}
+
+
+def others(job: LocalJob, key: str, width: int) -> Tensor:
+    """[., width] what the other colluders sent the last time: colluders of one round train at the same time."""
+    if f"{key}/sent" not in job.memory:
+        return torch.zeros(0, width)
+    return job.memory[f"{key}/sent"][job.memory[f"{key}/clients"] != job.client]
 
 
 def mean_and_std(own: Tensor) -> tuple[Tensor, Tensor]:
