@@ -22,7 +22,8 @@ from torch import Generator, Tensor, nn
 from attacks.around import Around
 from attacks.base import Crafted, Scene, require
 from attacks.snapshot import Snapshot
-from flame.client import LocalJob, batches, cross_entropy
+from flame.client import LocalJob, ModelHook, batches, cross_entropy
+from flame.layout import StateLayout
 
 SEEN = "attack/neurotoxin"  # [d] in the attack's memory: the trainable part of the last global model it was sent
 OBSERVE = ("update", "gradient")
@@ -43,15 +44,8 @@ class Neurotoxin(Around):
         """The inner attack's images and epochs, gradients projected."""
         now = Snapshot.of(job.model)
         keep = bottom(self._benign_movement(job, now), self.ratio)
-        masks = {e.key: keep[e.start : e.stop].view(e.shape) for e in now.layout.entries if e.stop <= len(keep)}
-
-        def project(model: nn.Module) -> None:
-            for name, p in model.named_parameters():
-                if p.grad is not None:
-                    p.grad.mul_(masks[name].to(p.device))
-
         job = self.compromise(job)
-        return job.fit(job.images, after_backward=project)
+        return job.fit(job.images, after_backward=projection(keep, now.layout))
 
     def craft(self, rows: Tensor, scene: Scene, stream: Generator) -> Crafted:
         """As the inner attack; the global model is remembered for the next round."""
@@ -65,6 +59,18 @@ class Neurotoxin(Around):
         if self.observe == "gradient" or seen is None:
             return clean_gradient(job, now).abs()
         return (now.row[: len(seen)] - seen).abs()
+
+
+def projection(keep: Tensor, layout: StateLayout) -> ModelHook:
+    """Gradients are set to 0 outside the coordinates `keep` [d] bool."""
+    masks = {e.key: keep[e.start : e.stop].view(e.shape) for e in layout.entries if e.stop <= len(keep)}
+
+    def project(model: nn.Module) -> None:
+        for name, p in model.named_parameters():
+            if p.grad is not None:
+                p.grad.mul_(masks[name].to(p.device))
+
+    return project
 
 
 def bottom(magnitude: Tensor, ratio: float) -> Tensor:
