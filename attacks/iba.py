@@ -141,8 +141,7 @@ class IBA(BadNets):
         begun = int(scene.state.memory.get(ROUNDS, 0))
         memory = {THETA: theta, ROUNDS: torch.tensor(begun + (begun > 0 or float(success) >= self.success))}
         if begun:
-            moved = [noted["movement"] for noted in scene.notes if "movement" in noted]
-            memory[HISTORY] = torch.stack(moved).mean(0)
+            memory[HISTORY] = torch.stack([noted["movement"] for noted in scene.notes]).mean(0)
         return Crafted(rows, memory)
 
     def restamp(self, x: Tensor, memory: Notes) -> Tensor | None:

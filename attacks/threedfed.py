@@ -102,16 +102,19 @@ class ThreeDFed(Around):
             crafted[group, trainable] = self._masked(backdoor, len(group), level, scene, stream)
         for i in range(m - decoys, m):
             crafted[i] = scene.notes[i]["decoy"]
-        planted = torch.full((m,), self.indicator * float(backdoor.norm()))
-        layer = quiet_layer(scene.layout)
-        movement = (backdoor.abs() + benign.abs())[layer.start : layer.stop]
-        bend = torch.stack([noted["curvature"] for noted in scene.notes]).sum(0)
-        places = layer.start + choose(movement, bend, m)
+        places = self._places(backdoor.abs() + benign.abs(), scene)
+        planted = torch.full((m,), 0.0 if noisy else self.indicator * float(backdoor.norm()))
         if not noisy:
             crafted[torch.arange(m), places] = planted
-        told = {"levels": levels, "places": places, "planted": planted * (not noisy), "before": state.row[places]}
+        told = {"levels": levels, "places": places, "planted": planted, "before": state.row[places]}
         counts = {"decoys": torch.tensor(decoys), "clients": torch.tensor(scene.clients)}
         return Crafted(crafted, {PREFIX + key: value for key, value in (told | counts).items()})
+
+    def _places(self, movement: Tensor, scene: Scene) -> Tensor:
+        """[m] int64 columns of the indicators, by how far updates move each parameter [d]."""
+        layer = quiet_layer(scene.layout)
+        bend = torch.stack([noted["curvature"] for noted in scene.notes]).sum(0)
+        return layer.start + choose(movement[layer.start : layer.stop], bend, len(scene.notes))
 
     def _masked(self, backdoor: Tensor, count: int, level: float, scene: Scene, stream: Generator) -> Tensor:
         """[count, d] step 3 for one group."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,11 +21,14 @@ from attacks.iba import HISTORY, IBA, ROUNDS, THETA, Noise
 from attacks.snapshot import Snapshot
 from attacks.triggers import Painted, Square
 from flame.build import build
+from flame.checkpoint import latest_checkpoint, write_checkpoint
 from flame.client import LocalJob, LocalSGD, cross_entropy
 from flame.engine.sequential import Sequential
 from flame.evaluate import evaluate
+from flame.federation import play, rounds
 from flame.layout import StateLayout
 from flame.seeding import generator
+from flame.types import digest
 
 START = Square(2, 1, 1, 128)
 
@@ -141,7 +145,7 @@ def test_the_network_learns_while_the_client_trains_as_a_benign_one() -> None:
     losses = []
     for theta in (None, work.notes[THETA]):
         x = work.normalise(Noise(4, 40.0, 0, theta).stamp(work.images.x))
-        losses.append(float(cross_entropy(work.model.eval(), x, torch.full((40,), 2))))
+        losses.append(float(cross_entropy(work.model.eval(), x, torch.full((40,), 2)).detach()))
     assert losses[1] < losses[0] - 0.02
 
 
@@ -162,10 +166,10 @@ def test_phases_and_history_by_hand() -> None:
     """Mean successes of 0.6 and 0.8 against 0.7; then the running mean of the movements of two rounds."""
     layout, rows = StateLayout.of(normed_job().model), torch.zeros(2, 344)
     theta = {THETA: torch.tensor([1.0, 3.0])}
-    for low, rounds in ((0.4, 0), (0.8, 1)):
+    for low, begun in ((0.4, 0), (0.8, 1)):
         notes = [theta | {"success": torch.tensor(s)} for s in (low, 0.8)]
         memory = iba().craft(rows, scene(layout, notes), generator(0, "craft")).memory
-        assert int(memory[ROUNDS]) == rounds and HISTORY not in memory
+        assert int(memory[ROUNDS]) == begun and HISTORY not in memory
     work = normed_job(memory={ROUNDS: torch.tensor(2), HISTORY: torch.zeros(layout.trainable)})
     iba().train(work)
     first = normed_job(memory={ROUNDS: torch.tensor(1)})
@@ -271,6 +275,33 @@ def test_what_colluders_sent_and_the_model_seen_are_remembered() -> None:
     assert torch.equal(told.rows, rows) and torch.equal(told.memory[f"{KEY}/sent"], rows[:, span])
     assert told.memory[f"{KEY}/clients"].tolist() == [4, 9]
     assert all(torch.equal(told.memory[key], around.state.row[span]) for key in SMOOTH)
+
+
+# all of them
+
+
+@pytest.mark.parametrize(
+    ("name", "shorter"),
+    [
+        ("threedfed", "backdoor.epochs=1"),
+        ("cerp", "epochs=1"),
+        ("iba", "search_epochs=1"),
+        ("darkfed", "sgd.epochs=1"),
+    ],
+)
+def test_what_they_remember_survives_a_checkpoint(
+    name: str, shorter: str, tiny: Callable, start: Callable, tmp_path: Path
+) -> None:
+    """Two colluders, two rounds: as one run, and with the state written and read between them."""
+    few = (f"attack={name}", f"attack.{shorter}", "poisoned_model_rate=0.6", "clients=3", "clients_per_round=3")
+    with start(tiny(*few, "train_samples=60")) as (fed, initial):
+        first, second = (record.after for record in rounds(replace(fed, evaluate_at=()), initial, 2))
+        write_checkpoint(tmp_path, first, "identity")
+        read = latest_checkpoint(tmp_path, build(tiny()).task.layout, "identity")
+        assert read is not None and first.memory and read.memory.keys() == first.memory.keys()
+        again = play(replace(fed, evaluate_at=()), read).after
+    assert digest(again) == digest(second)
+    assert all(torch.equal(again.memory[key], value) for key, value in second.memory.items())
 
 
 @pytest.mark.parametrize(
