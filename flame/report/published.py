@@ -64,56 +64,44 @@ def planned(record: Line, swept: Plan) -> bool:
     return all(getattr(record, name) in values for name, values in swept.items() if name != "seed")
 
 
+def question(prefix: str) -> dict[str, Block]:
+    """The blocks of the question on one data set."""
+    through = "Runs whose BA, mean of the last {mean_of_last} of {rounds} rounds, is over 50 %"
+    found = {
+        "rejected": Block(rejected, SHARES),
+        "agreement": Block(agreement, INDICES),
+        "who": Block(who, RANKS),
+        "size": Block(size, RANKS),
+        "defended_ma": Block(partial(defended, metric="ma"), LAST),
+        "defended_ba": Block(partial(defended_under_attack, metric="ba"), LAST),
+        "defended_malicious_recall": Block(partial(defended_under_attack, metric="malicious_recall"), LAST),
+        "backdoored": Block(backdoored, through),
+        "blocks": Block(blocks, SHARES),
+        "caught": Block(caught, SHARES),
+    }
+    return {prefix + mark: block for mark, block in found.items()}
+
+
+NORMS = {
+    "norms_rejected": Block(rejected, SHARES),
+    "norms_agreement": Block(agreement, INDICES),
+    "norms_ma": Block(partial(defended, metric="ma"), LAST),
+    "norms_ba": Block(partial(defended_under_attack, metric="ba"), LAST),
+}
+PRESETS = {
+    "presets": Block(presets, LAST + "; agreement over all rounds"),
+    "preset_pairs": Block(preset_pairs, INDICES),
+}
+ATTACKS, DEFENSES = {"attacks": Block(attacks, LAST)}, {"defenses": Block(defenses, LAST)}
 TABLES = {
-    "attacks": Table(
-        "table_attacks", "README.md", Line, {"attacks": Block(attacks, LAST)}, lambda run, _: run.defense in COMPARED
-    ),
+    "attacks": Table("table_attacks", "README.md", Line, ATTACKS, lambda run, _: run.defense in COMPARED),
     "defenses": Table(
-        "table_defenses",
-        "README.md",
-        Line,
-        {"defenses": Block(defenses, LAST)},
-        lambda run, _: run.attack == "constrain_and_scale",
+        "table_defenses", "README.md", Line, DEFENSES, lambda run, _: run.attack == "constrain_and_scale"
     ),
-    "vector_question": Table(
-        "vector_question",
-        "RESULTS.md",
-        VectorLine,
-        {
-            "rejected": Block(rejected, SHARES),
-            "agreement": Block(agreement, INDICES),
-            "who": Block(who, RANKS),
-            "size": Block(size, RANKS),
-            "defended_ma": Block(partial(defended, metric="ma"), LAST),
-            "defended_ba": Block(partial(defended_under_attack, metric="ba"), LAST),
-            "defended_malicious_recall": Block(partial(defended_under_attack, metric="malicious_recall"), LAST),
-            "backdoored": Block(
-                backdoored, "Runs whose BA, mean of the last {mean_of_last} of {rounds} rounds, is over 50 %"
-            ),
-            "blocks": Block(blocks, SHARES),
-            "caught": Block(caught, SHARES),
-        },
-        planned,
-    ),
-    "norms": Table(
-        "norms",
-        "RESULTS.md",
-        VectorLine,
-        {
-            "norms_rejected": Block(rejected, SHARES),
-            "norms_agreement": Block(agreement, INDICES),
-            "norms_ma": Block(partial(defended, metric="ma"), LAST),
-            "norms_ba": Block(partial(defended_under_attack, metric="ba"), LAST),
-        },
-        planned,
-    ),
-    "presets": Table(
-        "presets",
-        "RESULTS.md",
-        PresetLine,
-        {"presets": Block(presets, LAST + "; agreement over all rounds"), "preset_pairs": Block(preset_pairs, INDICES)},
-        planned,
-    ),
+    "vector_question": Table("vector_question", "RESULTS.md", VectorLine, question(""), planned),
+    "vector_question_digits": Table("vector_question_digits", "RESULTS.md", VectorLine, question("digits_"), planned),
+    "norms": Table("norms", "RESULTS.md", VectorLine, NORMS, planned),
+    "presets": Table("presets", "RESULTS.md", PresetLine, PRESETS, planned),
 }
 
 
