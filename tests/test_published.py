@@ -122,18 +122,18 @@ def test_a_document_without_marks_is_refused() -> None:
         spliced("text", "attacks", "content", "README.md")
 
 
-ROWS = [["`a_b` %", "n"], ["1 ± 2", "x, y & {z}"]]
+ROWS = [["`a_b` %", "n"], ["1 ± 2", "x, y & {z} < 3"]]
 
 
 def test_markup_by_hand() -> None:
-    assert markdown(ROWS) == "| `a_b` % | n |\n| --- | --- |\n| 1 ± 2 | x, y & {z} |"
-    assert list(csv.reader(comma_separated(ROWS).splitlines())) == [["a_b %", "n"], ["1 ± 2", "x, y & {z}"]]
+    assert markdown(ROWS) == "| `a_b` % | n |\n| --- | --- |\n| 1 ± 2 | x, y & {z} < 3 |"
+    assert list(csv.reader(comma_separated(ROWS).splitlines())) == [["a_b %", "n"], ["1 ± 2", "x, y & {z} < 3"]]
     assert latex(ROWS).splitlines() == [
         r"\begin{tabular}{ll}",
         r"\toprule",
         r"\texttt{a\_b} \% & n \\",
         r"\midrule",
-        r"1 $\pm$ 2 & x, y \& \{z\} \\",
+        r"1 $\pm$ 2 & x, y \& \{z\} $<$ 3 \\",
         r"\bottomrule",
         r"\end{tabular}",
     ]

@@ -14,6 +14,8 @@ LATEX = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
+    "<": "$<$",  # in the usual text encoding a bare one is another character
+    ">": "$>$",
 }
 
 
