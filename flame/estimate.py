@@ -106,7 +106,8 @@ def planned(name: str, words: Sequence[str], multirun: bool) -> Iterator[Job]:
 
 def measured(waiting: Sequence[Job]) -> dict[str, Cost]:
     """Kind -> cost, the most frequent kinds first, as far as BUDGET reaches; at least one."""
-    began, costs = perf_counter(), {}
+    began = perf_counter()
+    costs: dict[str, Cost] = {}
     for kind, _ in Counter(job.kind for job in waiting).most_common():
         if not costs or perf_counter() - began < BUDGET:
             costs[kind] = measure(next(job.cfg for job in waiting if job.kind == kind))
@@ -130,29 +131,25 @@ def measure(cfg: DictConfig) -> Cost:
 
 def told(found: Sequence[Job], costs: Mapping[str, Cost]) -> str:
     """The estimate in words and a table."""
-    waiting = [job for job in found if not job.finished]
-    folder, launcher = found[0].cfg.paths.runs, found[0].cfg.hydra.launcher
+    cfg, waiting = found[0].cfg, [job for job in found if not job.finished]
     rounds = sum(job.cfg.rounds for job in waiting)
-    lines = [f"{len(found)} runs, {len(found) - len(waiting)} of them finished in {folder}; {rounds:,} rounds to go"]
-    if not waiting:
-        return lines[0]
-    known = [costs[job.kind].run(job.cfg) for job in waiting if job.kind in costs]
-    at_once = jobs_at_once(launcher, cores())
-    total = sum(known) / len(known) * len(waiting) / at_once
-    unmeasured = len(waiting) - len(known)
-    return "\n".join(
-        [
-            *lines,
-            "",
-            table(waiting, costs),
-            "",
-            f"Measured just now, with {found[0].cfg.engine.get('workers', 1)} workers: the start with the first round, "
-            f"the mean of {ROUNDS} more, one evaluation.",
-            "Seeds, partitions and defenses are taken to cost the same"
-            + (f"; {unmeasured} runs of kinds that were not measured, as the others." if unmeasured else "."),
-            f"About {duration(total)} left, {at_once} at a time.",
-        ]
+    head = (
+        f"{len(found)} runs, {len(found) - len(waiting)} of them finished in {cfg.paths.runs}; {rounds:,} rounds to go"
     )
+    if not waiting:
+        return head
+    known = [costs[job.kind].run(job.cfg) for job in waiting if job.kind in costs]
+    at_once = jobs_at_once(cfg.hydra.launcher, cores())
+    left = sum(known) / len(known) * len(waiting) / at_once
+    workers = cfg.engine.get("workers", 1)
+    others = f"; {len(waiting) - len(known)} runs of kinds that were not measured, as the others"
+    return f"""{head}
+
+{table(waiting, costs)}
+
+Measured just now, engine.workers={workers}: the start with the first round, {ROUNDS} more, one evaluation.
+Seeds, partitions and defenses are taken to cost the same{others if len(known) < len(waiting) else ""}.
+About {duration(left)} left, {at_once} at a time."""
 
 
 def table(waiting: Sequence[Job], costs: Mapping[str, Cost]) -> str:

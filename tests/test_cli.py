@@ -59,4 +59,5 @@ def test_a_sweep_under_joblib(tiny: Callable[..., DictConfig], start: Callable, 
     done = train(*command, "defense=flame_all_state", "engine=pool", f"paths.runs={tmp_path}")
     assert done.returncode == 0, done.stderr
     (run,) = tmp_path.glob("*-flame_all_state-s0-*")
+    assert "sweep: 1 of 1 runs, " in done.stdout + done.stderr
     assert state_sha256(run) == expected(start, tiny("rounds=2", "defense=flame_all_state"))

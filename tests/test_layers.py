@@ -25,6 +25,7 @@ HYDRA_AWARE = {
 PRINTS = {
     "flame/sweep.py",
     "flame/estimate.py",
+    "flame/report/dashboard.py",
     "flame/report/partition_figure.py",
     "flame/report/page.py",
     "flame/report/evidence.py",
