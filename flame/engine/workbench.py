@@ -47,7 +47,7 @@ class Workbench:
     def __init__(self, task: Task) -> None:
         self.task = task
         # a copy: tensors sent to a worker are shared memory, and two workers must not train one model
-        self.model = copy.deepcopy(task.model).to(on(task.device), memory_format=torch.channels_last)
+        self.model = copy.deepcopy(task.model).to(on(task.device)).to(memory_format=torch.channels_last)
         self.state = self.model.state_dict()  # live tensors of the model
 
     def train(

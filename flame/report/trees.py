@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flame.defenses.base import guard
 from flame.recording import FOLDER, read_round
 from flame.report.runs import Array
 from flame.shadow import shadow_verdicts
@@ -40,7 +39,7 @@ def recorded_rounds(folder: Path) -> dict[int, dict[str, Any]]:
 
 def vectors(updates: Updates) -> dict[str, Any]:
     """Scope -> what there is to draw of one round."""
-    usable, _ = guard(updates)
+    usable, _ = updates.guarded
     if not 2 <= int(usable.sum()) <= MOST_CLIENTS:
         return {}
     kept = updates.select(usable)
