@@ -34,6 +34,7 @@ from attacks.base import require
 from attacks.learned_trigger import LearnedTrigger
 from attacks.triggers import Painted
 from flame.client import LocalJob, LocalSGD, batches
+from flame.device import device_of
 from flame.types import LabelledImages
 
 TRIGGER = "attack/a3fl"  # [C, k] float32 grey levels, in the attack's memory
@@ -80,7 +81,7 @@ class A3FL(LearnedTrigger):
 
     def _loss(self, model: nn.Module, x: Tensor) -> Tensor:
         model.eval()
-        x = x.to(next(model.parameters()).device)
+        x = x.to(device_of(model))
         return F.cross_entropy(model(x), torch.full((len(x),), self.target_class, device=x.device))
 
     def _unlearned(self, job: LocalJob, values: Tensor, stream: Generator) -> nn.Module:

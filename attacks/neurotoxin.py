@@ -23,6 +23,7 @@ from attacks.around import Around
 from attacks.base import Crafted, Scene, require
 from attacks.snapshot import Snapshot
 from flame.client import LocalJob, ModelHook, batches, cross_entropy
+from flame.device import device_of
 from flame.layout import StateLayout
 
 SEEN = "attack/neurotoxin"  # [d] in the attack's memory: the trainable part of the last global model it was sent
@@ -84,7 +85,7 @@ def clean_gradient(job: LocalJob, now: Snapshot) -> Tensor:
     """[d] sum over the batches of the client's own clean data; the model is left as it was."""
     job.model.train()
     parameters = dict(job.model.named_parameters())
-    images, total = job.images.to(next(job.model.parameters()).device), torch.zeros_like(now.row)
+    images, total = job.images.to(device_of(job.model)), torch.zeros_like(now.row)
     for batch in batches(len(images), job.sgd.batch_size, job.stream("observe")):
         loss = cross_entropy(job.model, job.normalise(images.x[batch]), images.y[batch])
         gradients = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))

@@ -20,13 +20,12 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Generator, Tensor
 
 from attacks.base import Attack
-from flame.client import PRECISIONS
 from flame.cohort import Population, Schedule
 from flame.config import register
 from flame.cores import cores, cores_per_job
 from flame.data import check_fit, normalise, subset
 from flame.defenses.base import Defense
-from flame.device import check_device
+from flame.device import check_device, check_precision
 from flame.engine.base import Engine
 from flame.engine.spill import Spill
 from flame.engine.workbench import Task
@@ -198,8 +197,7 @@ def _check_run_level(cfg: DictConfig) -> None:
         if cfg.checkpoint[key] < 0:
             raise ValueError(f"checkpoint.{key}={cfg.checkpoint[key]} is out of range: must be >= 0 (0: never)")
     check_device(cfg.device)
-    if cfg.precision not in PRECISIONS:
-        raise ValueError(f"precision={cfg.precision!r} is unknown: must be one of {', '.join(PRECISIONS)}")
+    check_precision(cfg.precision)
     if unknown := [scope for scope in cfg.shadow if scope not in SCOPES]:
         raise ValueError(f"shadow={unknown} is unknown: must be a list of {', '.join(SCOPES)}")
     if min(cfg.record.every, *cfg.record.rounds, 0) < 0:

@@ -10,14 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from flame.device import CPU, device_of
 from flame.seeding import generator
 from flame.types import LabelledImages
 
 Normalise = Callable[[Tensor], Tensor]  # uint8 [B, C, H, W] -> float32, channels_last
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, x, y) -> scalar loss
 ModelHook = Callable[[nn.Module], None]
-CPU = torch.device("cpu")
-PRECISIONS = ("float32", "bf16")
 
 
 def cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -72,7 +71,7 @@ class LocalSGD:
         optimizer = torch.optim.SGD(
             model.parameters(), self.lr, momentum=self.momentum, weight_decay=self.weight_decay, foreach=True
         )
-        device = next(model.parameters()).device
+        device = device_of(model)
         images = images.to(device)
         cast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
         model.train()

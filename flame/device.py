@@ -8,6 +8,10 @@ depend on it. What a GPU computes differs from a CPU in its rounding, so `device
 from __future__ import annotations
 
 import torch
+from torch import nn
+
+CPU = torch.device("cpu")
+PRECISIONS = ("float32", "bf16")
 
 
 def check_device(name: str) -> None:
@@ -24,6 +28,17 @@ def check_device(name: str) -> None:
             f"device={name} is not there: torch {torch.__version__} sees {count} CUDA devices; take device=cpu, or"
             " install a CUDA build of torch and a driver that fits it (nvidia-smi lists the devices)"
         )
+
+
+def check_precision(name: str) -> None:
+    """ValueError unless local training knows it."""
+    if name not in PRECISIONS:
+        raise ValueError(f"precision={name!r} is unknown: must be one of {', '.join(PRECISIONS)}")
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where its parameters are; the CPU for a model without any."""
+    return next((p.device for p in model.parameters()), CPU)
 
 
 def on(name: str) -> torch.device:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flame.client import Normalise
+from flame.device import device_of
 from flame.types import LabelledImages
 
 SLICE = 1000  # images handed out at a time
@@ -46,7 +47,7 @@ def slices(count: int) -> list[slice]:
 def evaluate(model: nn.Module, images: LabelledImages, normalise: Normalise) -> Evaluation:
     """The model's sums over `images`, in evaluation mode and on its device, which is waited for at the end only."""
     model.eval()
-    images = images.to(next(model.parameters()).device)
+    images = images.to(device_of(model))
     correct, losses = list[Tensor](), list[Tensor]()
     for x, y in zip(images.x.split(BATCH), images.y.split(BATCH), strict=True):
         logits = model(normalise(x))  # [B, classes]

@@ -51,7 +51,7 @@ class FakeGPU(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is READ and args[0].is_meta:
+        if func in (READ, aten.item.default) and args[0].is_meta:
             return 1.0 if args[0].is_floating_point() else 1
         if func is aten.copy_.default and args[1].is_meta and not args[0].is_meta:
             return args[0].zero_()
