@@ -57,7 +57,7 @@ class Spill:
         if needed <= self.share * available_memory():
             return None
         file = self._file(needed)
-        log.info("updates take %.1f GB a round: they go to a file in %s (spill.share)", needed / GB, self.dir)
+        log.info("updates take %.3g GB a round: they go to a file in %s (spill.share)", needed / GB, self.dir)
         return SpilledRows(file, clients, size)
 
     def _file(self, size: int) -> BinaryIO:
