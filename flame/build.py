@@ -17,13 +17,12 @@ from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import Generator, Tensor
 
 from attacks.base import Attack
 from flame.cohort import Population, Schedule
 from flame.config import register
 from flame.cores import cores, cores_per_job
-from flame.data import check_fit, normalise, subset
+from flame.data import check_fit, deal, normalise, subset
 from flame.defenses.base import Defense
 from flame.device import check_device, check_precision
 from flame.engine.base import Engine
@@ -38,7 +37,6 @@ from flame.types import Dataset, LabelledImages, ServerState, Shards, Updates
 CONF = Path(__file__).resolve().parent.parent / "conf"
 PLAIN_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 PLAIN = {*PLAIN_NAMES, type(None)}
-Partition = Callable[[Tensor, int, Generator], Shards]
 
 
 class ConfigError(CompactHydraException):
@@ -216,16 +214,6 @@ def dealt(cfg: Mapping[str, Any], dataset: Dataset, root_samples: int) -> tuple[
     """The training images of a run and who holds them; `cfg` composed, or as the run recorded it."""
     train = subset(dataset.train, cfg["train_samples"], generator(cfg["seed"], "subset"))
     return train, deal(train, make(cfg, "partition"), cfg["clients"], root_samples, cfg["seed"])
-
-
-def deal(images: LabelledImages, partition: Partition, clients: int, root_samples: int, seed: int) -> Shards:
-    """The clients' shards and, behind them, the server's: `root_samples` images drawn first, which no client gets."""
-    order = torch.randperm(len(images), generator=generator(seed, "root"))
-    root, rest = order[:root_samples].sort().values, order[root_samples:].sort().values
-    dealt = partition(images.y[rest], clients, generator(seed, "partition"))
-    index = torch.cat([dealt.index, root])
-    torch.index_select(rest, 0, dealt.index, out=index[: len(dealt.index)])  # the largest array of a run: no third copy
-    return Shards.cut(index, torch.cat([dealt.sizes, torch.tensor([root_samples])]))
 
 
 def initial_model(cfg: DictConfig) -> torch.nn.Module:

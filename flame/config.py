@@ -95,7 +95,7 @@ def identity(cfg: DictConfig) -> str:
 def fingerprint(config: Mapping[str, Any]) -> str:
     """Hash of all of a plain config but what is incidental."""
     kept = {k: v for k, v in config.items() if k not in INCIDENTAL}
-    if kept["precision"] == "float32":
+    if kept.get("precision") == "float32":
         del kept["precision"]  # as in runs from before there was a choice: they stay finished
     kept["dataset"] = {k: v for k, v in kept["dataset"].items() if k not in ("root", "download")}
     return hashlib.sha256(json.dumps(_alike(kept), sort_keys=True).encode()).hexdigest()[:12]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
@@ -18,10 +18,13 @@ from torch import Generator, Tensor
 
 from flame.fetch import debian_package, torchvision_mirror
 from flame.idx import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, IdxSource, locate
-from flame.types import Dataset, LabelledImages
+from flame.seeding import generator
+from flame.types import Dataset, LabelledImages, Shards
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
+
+Partition = Callable[[Tensor, int, Generator], Shards]  # (labels, clients, stream): who holds which image
 
 FASHION_MNIST = IdxSource(
     name="fashion_mnist",
@@ -175,6 +178,16 @@ def subset(images: LabelledImages, count: int | None, stream: Generator) -> Labe
     if not 1 <= count <= len(images):
         raise ValueError(f"train_samples={count} is out of range: must be in [1, {len(images)}], or null for all")
     return images[torch.randperm(len(images), generator=stream)[:count]]
+
+
+def deal(images: LabelledImages, partition: Partition, clients: int, root_samples: int, seed: int) -> Shards:
+    """The clients' shards and, behind them, the server's: `root_samples` images drawn first, which no client gets."""
+    order = torch.randperm(len(images), generator=generator(seed, "root"))
+    root, rest = order[:root_samples].sort().values, order[root_samples:].sort().values
+    dealt = partition(images.y[rest], clients, generator(seed, "partition"))
+    index = torch.cat([dealt.index, root])
+    torch.index_select(rest, 0, dealt.index, out=index[: len(dealt.index)])  # the largest array of a run: no third copy
+    return Shards.cut(index, torch.cat([dealt.sizes, torch.tensor([root_samples])]))
 
 
 @torch.inference_mode()
