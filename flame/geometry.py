@@ -23,7 +23,7 @@ from flame.layout import COUNTERS, StateLayout, scope_blocks
 CHUNK_ELEMENTS = 1 << 20  # working set of one chunk: 8 MB in float64, whatever the number of clients
 EXACT_ELEMENTS = 1 << 24  # of rows [n, d], up to which float64 costs milliseconds
 SYMMETRIC = 256  # clients from which half of a Gram matrix is not computed
-OUTLIER = 4.0  # times the median of the largest entries
+OUTLIER = 4.0  # times the median length
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Products:
         n, d = rows.shape
         gram, cross, along = (rows.new_zeros(size, dtype=torch.float64) for size in ((n, n), (n,), (n,)))
         exact = rows.numel() <= EXACT_ELEMENTS
-        width = max(512, CHUNK_ELEMENTS // n) if exact else min(max(2048, CHUNK_ELEMENTS // n), 16384)
+        width = max(512, CHUNK_ELEMENTS // n) if exact else min(max(2048, CHUNK_ELEMENTS // n), 8192)
         for start in range(0, d, width):
             part = rows[:, start : start + width]  # [n, width]
             g = base[start : start + width]
@@ -130,12 +130,14 @@ def squared_distances(gram: Tensor) -> Tensor:
 
 
 def usual(part: Tensor) -> Tensor:
-    """[width] float32, the mean of those rows of `part` [n, width] whose entries are of usual size.
+    """[width] float32, the mean of those rows of `part` [n, width] that are of usual length.
 
     A client that sends NaN or 1e38 must not be able to drown the others' differences in it. 0 if nobody is usual.
     """
-    sizes = part.abs().amax(1)  # [n], NaN where a row has one
-    fits = sizes <= OUTLIER * sizes.nanmedian()
+    lengths = torch.linalg.vector_norm(part, dim=1)  # [n], NaN where a row has one, Inf where its squares overflow
+    fits = lengths <= OUTLIER * lengths.nanmedian()
+    if bool(fits.all()):
+        return part.mean(0)  # without a copy
     return part[fits].mean(0) if bool(fits.any()) else torch.zeros_like(part[0])
 
 

@@ -83,9 +83,11 @@ def loop(parts: Parts, tuned: bool) -> Iterator[Laps]:
     """Rounds of nothing but local training and evaluation."""
     task = parts.task
     layout = torch.channels_last if tuned else torch.contiguous_format
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (parts.dataset.mean, parts.dataset.std))
 
     def images(x: torch.Tensor) -> torch.Tensor:
-        return task.normalise(x) if tuned else task.normalise(x).contiguous()
+        # not `normalise(x).contiguous()`: one channel is contiguous in both layouts, and would stay channels_last
+        return task.normalise(x) if tuned else (x / 255 - mean) / std
 
     while True:
         start = time.perf_counter()

@@ -32,6 +32,7 @@ from torch import nn  # noqa: E402
 from flame.build import build, composed  # noqa: E402
 from flame.clustering import majority_cluster  # noqa: E402
 from flame.defenses.base import average, defend  # noqa: E402
+from flame.engine.workbench import prepare_process  # noqa: E402
 from flame.layout import StateLayout  # noqa: E402
 from flame.types import ServerState, Updates  # noqa: E402
 from models.cnn import CNN  # noqa: E402
@@ -140,7 +141,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="as in a run: 1 by default")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "bench_aggregation.csv")
     chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
+    prepare_process(chosen.threads)
     rows = []
     for name, clients in CASES:
         rows.append(measure(name, clients, chosen.repeats))

@@ -46,7 +46,7 @@ def test_python_commands_in_order(tmp_path: Path) -> None:
         recorded = next(tmp_path.glob("*/recorded"), None)
         words = [word.replace("runs/NAME", str(recorded.parent) if recorded else "") for word in words]
         words = [str(p) for word in words for p in (sorted(recorded.glob("*")) if recorded and "*" in word else [word])]
-        words = [str(tmp_path / word) if word.endswith(".png") else word for word in words]
+        words = [str(tmp_path / word) if word.endswith((".png", ".html", ".json")) else word for word in words]
         words = [f"out={tmp_path / 'out.safetensors'}" if word.startswith("out=") else word for word in words]
         words = [str(tmp_path) if word in ("runs", "runs/demo") else word for word in words]
         finished = run(words, tmp_path)
