@@ -69,23 +69,25 @@ def a_round(model: nn.Module, clients: int) -> tuple[ServerState, Updates]:
 
 
 def peak_mb() -> float:
-    """The most memory that this process has had since `forget_peak`."""
+    """The most memory that this process has had since its maximum was forgotten."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def forget_peak() -> None:
-    """Start a new maximum; what the process kept of freed memory goes back first."""
+def grown(work: Callable[[], object]) -> float:
+    """MB that `work` takes at most beside what is there; what the process kept of freed memory goes back first."""
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds, and MB at most beside what was there before."""
-    forget_peak()
-    before, start = peak_mb(), time.perf_counter()
+    Path("/proc/self/clear_refs").write_text("5")  # start a new maximum
+    before = peak_mb()
     work()
-    return time.perf_counter() - start, peak_mb() - before
+    return peak_mb() - before
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def measure(name: str, clients: int, repeats: int) -> list[tuple]:
@@ -108,11 +110,10 @@ def measure(name: str, clients: int, repeats: int) -> list[tuple]:
         "mean": lambda: average(state, updates, shares, factors),
         "read": lambda: flat.dot(flat),
     }
-    for work in works.values():
-        work()  # warm
+    extra = {what: grown(work) for what, work in works.items()}  # and a first call to warm up
     size = updates.layout.size
     return [
-        (name, size, clients, what, repeat, *map("{:.5g}".format, timed(work)))
+        (name, size, clients, what, repeat, f"{timed(work):.5g}", f"{extra[what]:.5g}")
         for repeat in range(repeats)
         for what, work in works.items()
     ]
