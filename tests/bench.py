@@ -1,6 +1,6 @@
 """What a round costs beside the same arithmetic without a federation around it.
 
-    python tests/bench.py [--repeats 5] [--workloads cnn resnet8]      # `make bench`
+    python tests/bench.py [--repeats 5] [--cases cnn resnet8]      # `make bench`
 
 Contenders, each in a process of its own, take turns on the same machine in the same minutes, and medians are compared:
 
@@ -14,9 +14,7 @@ results/bench.csv; what is printed are ratios, since seconds mean little on anot
 
 from __future__ import annotations
 
-import argparse
 import copy
-import csv
 import statistics
 import sys
 import time
@@ -31,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+from benching import run  # noqa: E402
 
 from flame.build import Parts, build, composed  # noqa: E402
 from flame.client import LocalSGD  # noqa: E402
@@ -137,7 +136,7 @@ def measure(workload: str, repeats: int) -> list[tuple]:
     return rows
 
 
-def ratios(rows: list[tuple]) -> list[str]:
+def ratios(rows: list[tuple]) -> str:
     """Medians of a workload, phase by phase, over those of another contender."""
 
     def median(contender: str, phase: str) -> float:
@@ -156,26 +155,8 @@ def ratios(rows: list[tuple]) -> list[str]:
     shares = "  ".join(
         f"{p} {100 * median('sequential', p) / whole:.1f} %" for p in ("train", "evaluate", "aggregate", "shadow")
     )
-    return [*text, f"  of a sequential round: {shares}"]
-
-
-def main() -> None:
-    """Print the ratios, write every time."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "bench.csv")
-    chosen = parser.parse_args()
-    rows = []
-    for workload in chosen.workloads:
-        rows.append(measure(workload, chosen.repeats))
-        print("\n".join(ratios(rows[-1])), flush=True)
-    chosen.out.parent.mkdir(exist_ok=True)
-    with open(chosen.out, "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(row for workload in rows for row in workload)
+    return "\n".join([*text, f"  of a sequential round: {shares}"])
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, WORKLOADS, COLUMNS, measure, ratios, "bench.csv")

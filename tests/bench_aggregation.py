@@ -1,6 +1,6 @@
 """What FLAME's own arithmetic costs beside one float32 product of the update matrix with itself.
 
-    python tests/bench_aggregation.py [--repeats 5] [--threads 1]      # part of `make bench`
+    python tests/bench_aggregation.py [--repeats 3] [--cases cnn-100]      # part of `make bench`
 
 For n clients of a model with d parameters, in turns within the same minute, medians:
 
@@ -15,8 +15,6 @@ Times and the memory that `verdict` took beside the matrix go to results/bench_a
 
 from __future__ import annotations
 
-import argparse
-import csv
 import ctypes
 import statistics
 import sys
@@ -28,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
+from benching import run  # noqa: E402
 from torch import nn  # noqa: E402
 
 from flame.build import build, composed  # noqa: E402
@@ -46,10 +45,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "cnn": lambda: CNN(1, 10, 28),
     "resnet18": lambda: ResNet18(3, 10, (64, 128, 256, 512), "batch"),
 }
-CASES = (
-    ("cnn", 10), ("cnn", 50), ("cnn", 100), ("resnet18", 10), ("resnet18", 50), ("resnet18", 100),
-    ("resnet8", 1000), ("linear", 2000),
-)  # fmt: skip
+COHORTS = {"cnn": (10, 50, 100), "resnet18": (10, 50, 100), "resnet8": (1000,), "linear": (2000,)}
+CASES = {f"{name}-{clients}": (name, clients) for name, cohorts in COHORTS.items() for clients in cohorts}
 COLUMNS = ("model", "d", "n", "what", "repeat", "seconds", "extra_mb")
 
 
@@ -90,8 +87,9 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def measure(name: str, clients: int, repeats: int) -> list[tuple]:
+def measure(case: str, repeats: int) -> list[tuple]:
     """Rows of the CSV for one case."""
+    name, clients = CASES[case]
     state, updates = a_round(MODELS[name](), clients)
     parts = build(composed(["defense=flame_weights_only", "experiment=smoke"]))
     factors = torch.linspace(0.5, 1, clients, dtype=torch.float64)
@@ -137,24 +135,6 @@ def summary(rows: list[tuple]) -> str:
     )
 
 
-def main() -> None:
-    """Print a line per case, write every time."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1, help="as in a run: 1 by default")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "bench_aggregation.csv")
-    chosen = parser.parse_args()
-    prepare_process(chosen.threads)
-    rows = []
-    for name, clients in CASES:
-        rows.append(measure(name, clients, chosen.repeats))
-        print(summary(rows[-1]), flush=True)
-    chosen.out.parent.mkdir(exist_ok=True)
-    with open(chosen.out, "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(row for case in rows for row in case)
-
-
 if __name__ == "__main__":
-    main()
+    prepare_process(threads=1)  # as in a run
+    run(__doc__, CASES, COLUMNS, measure, summary, "bench_aggregation.csv")

@@ -1,6 +1,6 @@
 """Training and evaluation of one model on one core, in images per second, with each setting of the simulator apart.
 
-    python tests/bench_kernels.py [--repeats 3] [--models resnet8 cnn]      # part of `make bench`
+    python tests/bench_kernels.py [--repeats 3] [--cases resnet8 cnn]      # part of `make bench`
 
 Settings, each in a process of its own that takes turns with the others: `eager` (PyTorch as it comes), `kept` (freed
 activations stay in the process, `prepare_process`), `channels_last` (that as well: what a run does), `compiled` and
@@ -10,8 +10,6 @@ over the rate of a plain float32 matrix product on the same core in the same min
 
 from __future__ import annotations
 
-import argparse
-import csv
 import statistics
 import sys
 import time
@@ -25,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+from benching import run  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
@@ -139,23 +138,5 @@ def summary(rows: list[tuple]) -> str:
     return "\n".join([*text, f"  torch.compile: {median('compiled', 'warm-up s'):.0f} s before the first result"])
 
 
-def main() -> None:
-    """Print the rates, write them all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "bench_kernels.csv")
-    chosen = parser.parse_args()
-    rows = []
-    for name in chosen.models:
-        rows.append(measure(name, chosen.repeats))
-        print(summary(rows[-1]), flush=True)
-    chosen.out.parent.mkdir(exist_ok=True)
-    with open(chosen.out, "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(row for case in rows for row in case)
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, MODELS, COLUMNS, measure, summary, "bench_kernels.csv")
