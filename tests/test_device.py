@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flame.build import build, make
 from flame.client import LocalJob, LocalSGD
+from flame.config import fingerprint, identity
 from flame.device import check_device, describe_device
 from flame.engine.base import WorkerError
 from flame.engine.pool import Pool
@@ -103,6 +104,13 @@ def test_bf16_trains_to_other_bits_the_same_each_time(tiny: Tiny) -> None:
     exact, rough = rows.values()
     assert exact.dtype == rough.dtype == torch.float32 and not torch.equal(exact, rough)
     assert (torch.nn.functional.cosine_similarity(exact, rough) > 0.9).all()  # 8 bits of mantissa, not noise
+
+
+def test_precision_is_part_of_the_identity(tiny: Tiny) -> None:
+    """But float32 leaves it as it was before there was a choice, and the device never matters."""
+    plain = {str(key): value for key, value in OmegaConf.to_container(tiny(), resolve=False).items()}
+    assert identity(tiny()) == fingerprint({k: v for k, v in plain.items() if k not in ("precision", "device")})
+    assert identity(tiny("precision=bf16")) != identity(tiny()) == identity(tiny("device=cuda"))
 
 
 def test_workers_train_in_bf16_too(tiny: Tiny) -> None:
