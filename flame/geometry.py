@@ -22,7 +22,7 @@ from flame.layout import COUNTERS, StateLayout, scope_blocks
 
 CHUNK_ELEMENTS = 1 << 20  # working set of one chunk: 8 MB in float64, whatever the number of clients
 EXACT_ELEMENTS = 1 << 24  # of rows [n, d], up to which float64 costs milliseconds
-SYMMETRIC = 256  # clients from which half of a Gram matrix is not computed
+SYMMETRIC = 64  # clients from which half of a Gram matrix is not computed
 OUTLIER = 4.0  # times the median length
 
 
@@ -46,6 +46,7 @@ class Products:
         gram, cross, along = (rows.new_zeros(size, dtype=torch.float64) for size in ((n, n), (n,), (n,)))
         exact = rows.numel() <= EXACT_ELEMENTS
         width = max(512, CHUNK_ELEMENTS // n) if exact else min(max(2048, CHUNK_ELEMENTS // n), 8192)
+        apart = rows.new_empty(0 if exact else n, min(width, d))  # where each chunk's differences from its centre go
         for start in range(0, d, width):
             part = rows[:, start : start + width]  # [n, width]
             g = base[start : start + width]
@@ -55,11 +56,11 @@ class Products:
                 along.addmv_(wide, g.double())
             else:
                 centre = usual(part)
-                part = part - centre
+                part = torch.sub(part, centre, out=apart[:, : len(g)])
                 _add_gram(gram, part)
-                cross += part @ centre + centre.square().sum() / 2
-                along += part @ g + centre @ g
-        return cls(gram + cross[:, None] + cross, along, base.double().square().sum())
+                cross += part @ centre + centre.dot(centre) / 2
+                along += part @ g + centre.dot(g)
+        return cls(gram + cross[:, None] + cross, along, squared_length(base))
 
     def __add__(self, other: Products) -> Products:
         return Products(self.gram + other.gram, self.along + other.along, self.base + other.base)
@@ -129,6 +130,11 @@ def squared_distances(gram: Tensor) -> Tensor:
     return (own[:, None] + own - 2 * gram).clamp_min(0).fill_diagonal_(0)
 
 
+def squared_length(row: Tensor) -> Tensor:
+    """[] float64, of a float32 row, without a float64 copy of all of it."""
+    return torch.stack([part.double().square().sum() for part in row.split(CHUNK_ELEMENTS)]).sum()
+
+
 def usual(part: Tensor) -> Tensor:
     """[width] float32, the mean of those rows of `part` [n, width] that are of usual length.
 
@@ -137,7 +143,7 @@ def usual(part: Tensor) -> Tensor:
     lengths = torch.linalg.vector_norm(part, dim=1)  # [n], NaN where a row has one, Inf where its squares overflow
     fits = lengths <= OUTLIER * lengths.nanmedian()
     if bool(fits.all()):
-        return part.mean(0)  # without a copy
+        return part.new_full((len(part),), 1 / len(part)) @ part  # twice as fast as part.mean(0)
     return part[fits].mean(0) if bool(fits.any()) else torch.zeros_like(part[0])
 
 
