@@ -99,6 +99,23 @@ def test_runs_become_a_table_between_its_marks(elsewhere: Path) -> None:
     assert [line.split()[0] for line in outdated(elsewhere, ["attacks"])] == ["README.md"]
 
 
+def test_runs_of_another_sitting_are_added(elsewhere: Path) -> None:
+    """A seed more joins the lines that are there; an unfinished run takes no finished one's place."""
+    run(elsewhere / "runs" / "a", attack="dba")
+    publish("attacks", cells(elsewhere / "runs"), elsewhere)
+    write_run(elsewhere / "later" / "a", summary=None, attack="dba")
+    write_json(elsewhere / "later" / "a" / ENVIRONMENT, {"commit": "7654321", "dirty": False})
+    run(elsewhere / "later" / "b", attack="badnets")
+    publish("attacks", cells(elsewhere / "later"), elsewhere, add=True)
+    lines = read(elsewhere / "results" / "attacks.csv", Line)
+    assert [(line.attack, line.ma, line.commit) for line in lines] == [
+        ("badnets", 0.5, "1234567"),
+        ("dba", 0.5, "1234567"),
+    ]
+    publish("attacks", cells(elsewhere / "later"), elsewhere)
+    assert [line.state_sha256 for line in read(elsewhere / "results" / "attacks.csv", Line)] == ["0123", ""]
+
+
 def test_latex_is_written_when_asked_for_and_checked_from_then_on(elsewhere: Path) -> None:
     path = elsewhere / "results" / "tables" / "attacks.tex"
     assert path not in derived("attacks", elsewhere)

@@ -1,6 +1,7 @@
 """`python -m flame.report RUNS...`: compare recorded runs in one table and one figure.
 
-`--table NAME` puts them into results/NAME.csv and the tables made from it; `--check` compares those with the documents.
+`--table NAME` puts them into results/NAME.csv and the tables made from it, `--add` beside the runs that are there;
+`--check` compares those with the documents.
 
     python -m flame.report html RUNS...      one page to look through every round of them
     python -m flame.report figures RUNS...   the figures that the question is answered with
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         cells, damaged = read_cells(given.runs)
         if given.table:
-            publish(given.table, cells, with_latex=given.latex)
+            publish(given.table, cells, with_latex=given.latex, add=given.add)
         figure = given.figure or Path(
             os.path.commonpath([run.folder.absolute().parent for cell in cells for run in cell.runs]), COMPARISON
         )
@@ -69,11 +70,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="run folders, or folders that contain some")
     parser.add_argument("--figure", type=Path, metavar="FILE", help=f"default: {COMPARISON} beside the runs")
     parser.add_argument("--table", choices=TABLES, help="also write results/TABLE.csv and the tables made from it")
+    parser.add_argument("--add", action="store_true", help="with --table: keep its lines of runs that are not in RUNS")
     parser.add_argument("--latex", action="store_true", help="with --table: those tables in LaTeX, too")
     parser.add_argument("--check", action="store_true", help="only compare the tables in the documents with results/")
     given = parser.parse_args(arguments)
     if bool(given.runs) == given.check:
         parser.error("give RUNS, or --check alone")
+    if given.table is None and (given.add or given.latex):
+        parser.error("--add and --latex go with --table")
     return given
 
 

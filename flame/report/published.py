@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,10 @@ TABLES = {
 }
 
 
-def publish(name: str, cells: Iterable[Cell], root: Path = ROOT, with_latex: bool = False) -> None:
-    """Write results/<name>.csv from runs, and all that is made from it.
+def publish(
+    name: str, cells: Iterable[Cell], root: Path = ROOT, with_latex: bool = False, add: bool = False
+) -> None:
+    """Write results/<name>.csv from runs, and all that is made from it; with `add` its lines of other runs stay.
 
     Raises:
         ValueError: two runs would be one line of the table, or a document lacks a table's marks.
@@ -114,11 +117,13 @@ def publish(name: str, cells: Iterable[Cell], root: Path = ROOT, with_latex: boo
     table, swept = TABLES[name], plan(TABLES[name].recipe)
     records = [table.kind.of(run, cell.labels) for cell in cells for run in cell.runs]
     records = [record for record in records if table.belongs(record, swept)]
-    fields = dict.fromkeys(("attack", *swept))
-    keys = {id(record): tuple(getattr(record, field) for field in fields) for record in records}
-    if twice := [key for key, count in Counter(keys.values()).items() if count > 1]:
+    key = attrgetter(*dict.fromkeys(("attack", *swept)))  # what tells one run of the table from another
+    if twice := [place for place, count in Counter(map(key, records)).items() if count > 1]:
         raise ValueError(f"table {name}: several runs of {twice[0]}: give the folder of the recipe's runs alone")
-    write(root / "results" / f"{name}.csv", table.kind, sorted(records, key=lambda record: keys[id(record)]))
+    path = root / "results" / f"{name}.csv"
+    before = {key(record): record for record in read(path, table.kind)} if add else {}
+    everything = before | {key(r): r for r in records if r.state_sha256 or key(r) not in before}  # finished ones stay
+    write(path, table.kind, [everything[place] for place in sorted(everything)])
     for path, content in derived(name, root, with_latex).items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
