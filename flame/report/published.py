@@ -106,9 +106,7 @@ TABLES = {
 }
 
 
-def publish(
-    name: str, cells: Iterable[Cell], root: Path = ROOT, with_latex: bool = False, add: bool = False
-) -> None:
+def publish(name: str, cells: Iterable[Cell], root: Path = ROOT, with_latex: bool = False, add: bool = False) -> None:
     """Write results/<name>.csv from runs, and all that is made from it; with `add` its lines of other runs stay.
 
     Raises:
