@@ -26,6 +26,7 @@ from flame.data import check_fit, deal, normalise, subset
 from flame.defenses.base import Defense
 from flame.device import check_device, check_precision
 from flame.engine.base import Engine
+from flame.engine.memo import Memo
 from flame.engine.spill import Spill
 from flame.engine.workbench import Task
 from flame.federation import Federation
@@ -113,7 +114,7 @@ def _build(cfg: DictConfig) -> Parts:
         device=cfg.device,
         precision=cfg.precision,
     )
-    start = make(cfg, "engine", **engine_workers(cfg))
+    start = Memo(**cfg.memo).around(make(cfg, "engine", **engine_workers(cfg)))
     initial = ServerState(row[0], counters[0])
     check_defense(defense, initial, layout)
     shadow, evaluate_at = list(cfg.shadow), evaluated_rounds(cfg)

@@ -16,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 # What a run's result does not depend on, and so its identity neither.
-INCIDENTAL = ("hydra", "paths", "tracker", "engine", "resume", "checkpoint", "record", "spill", "device")
+INCIDENTAL = ("hydra", "paths", "tracker", "engine", "resume", "checkpoint", "record", "spill", "memo", "device")
 STARTED = datetime.now()
 NAMED = ("dataset", "partition", "model", "attack", "defense")  # groups whose choice stands in the folder's name
 
@@ -44,6 +44,12 @@ class RecordConfig:
 class SpillConfig:
     share: float = MISSING
     dir: str = MISSING
+
+
+@dataclass
+class MemoConfig:
+    dir: str | None = MISSING
+    gb: float = MISSING
 
 
 @dataclass
@@ -77,6 +83,7 @@ class RunConfig:
     precision: str = MISSING
     record: RecordConfig = field(default_factory=RecordConfig)
     spill: SpillConfig = field(default_factory=SpillConfig)
+    memo: MemoConfig = field(default_factory=MemoConfig)
 
 
 def register() -> None:

@@ -98,6 +98,7 @@ def planned(name: str, words: Sequence[str], multirun: bool) -> Iterator[Job]:
         for job in each:
             cfg = composed(*(word for word in job if not word.startswith("seed=")))
             cfg.seed = next((int(word.removeprefix("seed=")) for word in job if word.startswith("seed=")), cfg.seed)
+            cfg.memo.dir = None  # what is measured is trained, and nothing is written
             if cfg.engine.get("workers") == "auto":
                 cfg.engine.workers = workers
             kind = " ".join(word for word in job if word not in common and not word.startswith(ALIKE))

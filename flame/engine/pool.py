@@ -57,12 +57,13 @@ class Pool:
         loss = torch.tensor(losses, dtype=torch.float64)
         samples = self._task.shards.sizes[cohort.ids]
         layout = self._task.layout
-        updates = Updates(layout, state.row, state.counters, cohort.ids, room.rows, room.counters, samples, loss)
+        rows, counters = room.rows[: len(jobs)], room.counters[: len(jobs)]
+        updates = Updates(layout, state.row, state.counters, cohort.ids, rows, counters, samples, loss)
         return updates, [to_tensors(noted) for noted in notes]
 
     def evaluate(self, state: ServerState) -> dict[str, Evaluation]:
         """See `Engine.evaluate`."""
-        self._enter(state, self._room.rows.shape[0] if self._room else 1)
+        self._enter(state, 1)
         with one_thread():
             restamp(self._task, state.memory)
         cuts = [(name, part) for name, images in self._task.eval_sets.items() for part in slices(len(images))]
@@ -77,7 +78,7 @@ class Pool:
 
     def _enter(self, state: ServerState, clients: int) -> Room:
         """Put the global model where the workers see it; make room and workers first if there are none that fit."""
-        if self._room is None or self._room.rows.shape[0] != clients:
+        if self._room is None or self._room.rows.shape[0] < clients:
             self.close()
             layout = self._task.layout
             self._room = None  # before there is another: both may not fit

@@ -1,0 +1,144 @@
+"""What a benign client sends is a function of the global model, the round and the client: a sweep need not train it
+twice.
+
+Runs that share seed, data, model and recipe meet the same global model in round 0, and again in every round for as long
+as their servers decide alike: FLAME under one attack and under another, while it rejects all attackers of both. With
+`memo.dir` they share a folder in which a round's benign updates lie under a hash of all that they follow from, the
+code and the processor's kind included, so that what is recalled is, bit for bit, what would have been trained.
+Compromised clients are always trained, and everything is evaluated. Files are written whole, so runs may go on at once;
+the folder may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from flame.checkpoint import write_atomically
+from flame.engine.base import Engine
+from flame.engine.workbench import Task
+from flame.evaluate import Evaluation
+from flame.types import Cohort, Notes, ServerState, Updates, digest
+
+log = logging.getLogger(__name__)
+GB = 1e9
+ROOT = Path(__file__).parents[2]
+CODE = ("flame", "attacks", "models")  # a change of any of it forgets everything: better than one line too few
+PER_CLIENT = ("rows", "counters", "losses")  # fields of Updates that are kept
+
+
+@dataclass(frozen=True)
+class Memo:
+    """Where benign updates are kept, and how much of them."""
+
+    dir: str | None  # None: nothing is
+    gb: float  # 10^9 bytes from which on nothing more is written, >= 0
+
+    def __post_init__(self) -> None:
+        if self.gb < 0:
+            raise ValueError(f"memo.gb={self.gb} is out of range: must be >= 0, in GB (0: read what is there)")
+
+    def around(self, start: Callable[[Task], Engine]) -> Callable[[Task], Engine]:
+        """An engine's constructor, with a memory if there is a folder for it."""
+        return start if self.dir is None else lambda task: Remembering(start(task), task, Path(self.dir or ""), self.gb)
+
+
+class Remembering:
+    """An engine that asks another one for those clients only that the folder does not know."""
+
+    def __init__(self, engine: Engine, task: Task, folder: Path, gb: float) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._engine, self._task, self._folder = engine, task, folder
+        self._key = key(task)
+        self._left = gb * GB - sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+    def train(self, state: ServerState, cohort: Cohort) -> tuple[Updates, Sequence[Notes]]:
+        """See `Engine.train`."""
+        address = hashlib.sha256(f"{self._key} {digest(state)} {state.round}".encode()).hexdigest()
+        path = self._folder / f"{address}.safetensors"
+        known = recall(path)
+        places = {client: place for place, client in enumerate(known["ids"].tolist())} if known else {}
+        ids = cohort.ids.tolist()
+        found = torch.tensor([client in places for client in ids]) & ~cohort.compromised
+        if not bool(found.any()):
+            updates, notes = self._engine.train(state, cohort)
+        else:
+            updates, notes = self._complete(state, cohort, found, known, torch.tensor([places.get(c, 0) for c in ids]))
+        if bool((~found & ~cohort.compromised).any()):
+            self._keep(path, updates, ~cohort.compromised)
+        return updates, notes
+
+    def _complete(
+        self, state: ServerState, cohort: Cohort, found: Tensor, known: Mapping[str, Tensor], places: Tensor
+    ) -> tuple[Updates, Sequence[Notes]]:
+        """The cohort's updates: those `found` [n] bool from their `places` [n] in `known`, the others trained."""
+        layout, ids, n = self._task.layout, cohort.ids, len(cohort.ids)
+        rows, counters = layout.zeros(n)
+        losses = torch.zeros(n, dtype=torch.float64)
+        notes: list[Notes] = [{} for _ in range(n)]
+        sources = [(found, {name: known[name][places[found]] for name in PER_CLIENT})]
+        if not bool(found.all()):
+            trained, noted = self._engine.train(state, Cohort(ids[~found], cohort.compromised[~found]))
+            sources.append((~found, {name: getattr(trained, name) for name in PER_CLIENT}))
+            for place, note in zip((~found).nonzero().flatten().tolist(), noted, strict=True):
+                notes[place] = note
+        for where, parts in sources:
+            rows[where], counters[where], losses[where] = (parts[name] for name in PER_CLIENT)
+        samples = self._task.shards.sizes[ids]
+        return Updates(layout, state.row, state.counters, ids, rows, counters, samples, losses), notes
+
+    def _keep(self, path: Path, updates: Updates, benign: Tensor) -> None:
+        content = save({"ids": updates.ids[benign], **{name: getattr(updates, name)[benign] for name in PER_CLIENT}})
+        self._left -= len(content)
+        if self._left >= 0:
+            write_atomically(path, content)
+
+    def evaluate(self, state: ServerState) -> Mapping[str, Evaluation]:
+        """See `Engine.evaluate`."""
+        return self._engine.evaluate(state)
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._engine.close()
+
+
+def recall(path: Path) -> dict[str, Tensor]:
+    """What a file holds; nothing if it is not there, or damaged, in which case it will be written again."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in ("ids", *PER_CLIENT)}
+    except FileNotFoundError:
+        return {}
+    except (SafetensorError, OSError) as error:
+        log.warning("memo: %s is damaged (%s); its clients are trained again", path, error)
+        return {}
+
+
+def key(task: Task) -> str:
+    """Hash of all that benign training follows from, beside the global model, the round and the client."""
+    h = hashlib.sha256()
+    for tensor in (task.train.x, task.train.y, task.shards.index, task.shards.offsets):
+        h.update(tensor.contiguous().numpy().data)
+    h.update(task.normalise(task.train.x[:2]).contiguous().numpy().data)  # stands for mean and std
+    facts = (task.model, task.layout, task.sgd, task.seed, task.device, task.precision, torch.__version__, processor())
+    h.update("\n".join(map(repr, facts)).encode())
+    for path in sorted(path for part in CODE for path in (ROOT / part).rglob("*.py")):
+        h.update(path.read_bytes())
+    return h.hexdigest()
+
+
+def processor() -> str:
+    """What chooses among kernels, and so among roundings: two machines may share a folder."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = {line for line in lines if line.startswith(("model name", "cache size", "flags"))}
+    return "\n".join([platform.machine(), torch.backends.cpu.get_cpu_capability(), *sorted(names)])

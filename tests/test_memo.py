@@ -1,0 +1,143 @@
+"""What is recalled is, bit for bit, what would have been trained; and nothing is recalled that could differ."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from flame.build import ConfigError, Parts, build
+from flame.config import identity
+from flame.engine.base import Engine
+from flame.engine.memo import Memo, key
+from flame.engine.pool import Pool
+from flame.engine.sequential import Sequential
+from flame.engine.workbench import Task
+from flame.evaluate import Evaluation
+from flame.federation import rounds
+from flame.types import Cohort, Notes, ServerState, Updates, digest
+
+Compose = Callable[..., DictConfig]
+
+
+@dataclass
+class Watched:
+    """An engine that notes whom it was asked to train."""
+
+    engine: Engine
+    asked: list[int] = field(default_factory=list)
+
+    def train(self, state: ServerState, cohort: Cohort) -> tuple[Updates, Sequence[Notes]]:
+        self.asked += [len(cohort.ids)]
+        return self.engine.train(state, cohort)
+
+    def evaluate(self, state: ServerState) -> Mapping[str, Evaluation]:
+        return self.engine.evaluate(state)
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def play(parts: Parts, engine: Engine, until: int = 3) -> tuple[str, list[dict[str, float]]]:
+    """The final model's hash and every round's metrics, times aside."""
+    with closing(engine):
+        played = list(rounds(parts.federation(engine), parts.initial, until))
+    return digest(played[-1].after), [
+        {name: value for name, value in record.metrics.items() if not name.startswith("time/")} for record in played
+    ]
+
+
+def remembered(parts: Parts, folder: Path, gb: float = 1.0) -> tuple[tuple[str, list[dict[str, float]]], list[int]]:
+    """The same with a memory in `folder`, and how many clients were trained in each call."""
+    watched: list[Watched] = []
+
+    def start(task: Task) -> Engine:
+        watched.append(Watched(Sequential(task)))
+        return watched[0]
+
+    return play(parts, Memo(str(folder), gb).around(start)(parts.task)), watched[0].asked
+
+
+def test_a_second_run_recalls_the_benign_and_trains_the_attacker(tiny: Compose, tmp_path: Path) -> None:
+    """Five clients a round, one of them compromised."""
+    parts = build(tiny())
+    wanted = play(parts, Sequential(parts.task))
+    assert remembered(parts, tmp_path) == (wanted, [5, 5, 5])
+    assert remembered(parts, tmp_path) == (wanted, [1, 1, 1])
+
+
+def test_colluders_find_their_notes_beside_recalled_updates(tiny: Compose, tmp_path: Path) -> None:
+    """Other attackers and another defense: the first round's model is the same, later ones need not be."""
+    remembered(build(tiny("defense=fedavg")), tmp_path)
+    parts = build(tiny("attack=flame_aware", "poisoned_model_rate=0.4"))
+    found, asked = remembered(parts, tmp_path)
+    assert found == play(parts, Sequential(parts.task))
+    assert asked[0] == 2 and asked[1] == 5
+
+
+def test_a_server_with_data_of_its_own(tiny: Compose, tmp_path: Path) -> None:
+    parts = build(tiny("defense=fltrust"))
+    wanted = play(parts, Sequential(parts.task))
+    assert [remembered(parts, tmp_path) for _ in range(2)] == [(wanted, [6, 6, 6]), (wanted, [1, 1, 1])]
+
+
+def test_a_pool_keeps_its_workers_for_a_part_of_a_cohort(tiny: Compose, tmp_path: Path) -> None:
+    parts = build(tiny())
+    wanted, _ = remembered(parts, tmp_path)
+    assert play(parts, Memo(str(tmp_path), 1.0).around(lambda task: Pool(task, workers=2))(parts.task)) == wanted
+    with closing(Pool(parts.task, workers=2)) as pool:
+        cohort = parts.population.cohort(0)
+        whole, _ = pool.train(parts.initial, cohort)
+        rows, workers = whole.rows.clone(), list(pool._workers)
+        part, _ = pool.train(parts.initial, Cohort(cohort.ids[2:], cohort.compromised[2:]))
+        assert pool._workers == workers and torch.equal(part.rows, rows[2:])
+
+
+@pytest.mark.parametrize(
+    "change", ["seed=1", "client.lr=0.01", "train_samples=299", "model=cnn", "precision=bf16", "partition=dirichlet"]
+)
+def test_whatever_training_follows_from_is_in_the_key(tiny: Compose, change: str) -> None:
+    same, other = tiny("defense=krum", "attack=none", "rounds=7"), tiny(change)
+    assert key(build(same).task) == key(build(tiny()).task) != key(build(other).task)
+
+
+def test_pixels_and_code_are_in_the_key(tiny: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = build(tiny()).task
+    x = task.train.x.clone()
+    x[7, 0, 3, 3] ^= 1
+    assert key(replace(task, train=replace(task.train, x=x))) != key(task)
+    before = key(task)
+    monkeypatch.setattr("flame.engine.memo.CODE", ("flame", "models"))
+    assert key(task) != before
+
+
+def test_a_damaged_file_is_written_again(tiny: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    parts = build(tiny())
+    wanted, _ = remembered(parts, tmp_path)
+    for file in tmp_path.iterdir():
+        file.write_bytes(file.read_bytes()[:100])
+    with caplog.at_level(logging.WARNING):
+        assert remembered(parts, tmp_path) == (wanted, [5, 5, 5])
+    assert sum("is damaged" in record.message for record in caplog.records) == 3
+    assert remembered(parts, tmp_path) == (wanted, [1, 1, 1])
+
+
+def test_no_more_is_written_than_was_allowed(tiny: Compose, tmp_path: Path) -> None:
+    parts = build(tiny())
+    wanted, _ = remembered(parts, tmp_path / "all")
+    (size,) = {file.stat().st_size for file in (tmp_path / "all").iterdir()}
+    assert remembered(parts, tmp_path / "some", gb=1.5 * size / 1e9) == (wanted, [5, 5, 5])
+    assert len(list((tmp_path / "some").iterdir())) == 1
+    assert remembered(parts, tmp_path / "some", gb=0) == (wanted, [1, 5, 5])
+
+
+def test_it_is_no_part_of_a_run_s_identity(tiny: Compose, tmp_path: Path) -> None:
+    assert identity(tiny(f"memo.dir={tmp_path}")) == identity(tiny())
+    with pytest.raises(ConfigError, match=r"memo\.gb=-1.* is out of range: must be >= 0"):
+        build(tiny("memo.gb=-1"))
