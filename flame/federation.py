@@ -38,6 +38,11 @@ class Federation:
         """Images that the defense keeps at the server; 0 for most."""
         return getattr(self.defense, "root_samples", 0)
 
+    @property
+    def needs_lab(self) -> bool:
+        """Whether the defense tries models; most do not."""
+        return getattr(self.defense, "needs_lab", False)
+
 
 @dataclass(frozen=True)
 class Round:
@@ -81,13 +86,18 @@ def play(fed: Federation, state: ServerState) -> Round:
 
 
 def train(fed: Federation, state: ServerState, cohort: Cohort) -> tuple[Updates, Sequence[Notes]]:
-    """The cohort's updates and notes; for a defense with data of its own, the server's update too (shard `clients`)."""
+    """The cohort's updates and notes, and what the defense needs beside them.
+
+    For one that tries models a laboratory; for one with data of its own the server's update (shard `clients`).
+    """
+    lab = fed.engine.lab(state, cohort) if fed.needs_lab else None
     if not fed.root_samples:
-        return fed.engine.train(state, cohort)
+        updates, notes = fed.engine.train(state, cohort)
+        return replace(updates, lab=lab), notes
     ids = torch.cat([cohort.ids, torch.tensor([fed.population.clients])])
     everyone, notes = fed.engine.train(state, Cohort(ids, torch.cat([cohort.compromised, torch.tensor([False])])))
     n = len(cohort.ids)
-    return replace(everyone.first(n), root=everyone.rows[n]), notes[:n]
+    return replace(everyone.first(n), root=everyone.rows[n], lab=lab), notes[:n]
 
 
 def rounds(fed: Federation, state: ServerState, until: int) -> Iterator[Round]:

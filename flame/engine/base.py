@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from flame.evaluate import Evaluation
-from flame.types import Cohort, Notes, ServerState, Updates
+from flame.types import Cohort, Lab, Notes, ServerState, Updates
 
 
 class WorkerError(RuntimeError):
@@ -24,6 +24,9 @@ class Engine(Protocol):
 
     def evaluate(self, state: ServerState) -> Mapping[str, Evaluation]:
         """The global model on every evaluation set of the task, the backdoor set as the attack stamps it by now."""
+
+    def lab(self, state: ServerState, cohort: Cohort) -> Lab:
+        """Where the round's defense may try models, with this cohort as its validators."""
 
     def close(self) -> None:
         """Release processes and memory."""

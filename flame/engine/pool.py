@@ -20,10 +20,11 @@ import torch
 import torch.multiprocessing as mp
 
 from flame.engine.base import WorkerError
+from flame.engine.laboratory import Laboratory
 from flame.engine.sharing import Room, empty_room, shared, to_arrays, to_tensors
 from flame.engine.workbench import Task, Workbench, one_thread, prepare_process, restamp
 from flame.evaluate import Evaluation, slices, total
-from flame.types import Cohort, Notes, ServerState, Updates
+from flame.types import Cohort, Lab, Notes, ServerState, Updates
 
 log = logging.getLogger(__name__)
 MAX_DEATHS = 3  # per call, before the run stops
@@ -68,6 +69,10 @@ class Pool:
         cuts = [(name, part) for name, images in self._task.eval_sets.items() for part in slices(len(images))]
         done = self._run([("evaluate", i, name, part) for i, (name, part) in enumerate(cuts)])
         return {name: total(done[i] for i, (of, _) in enumerate(cuts) if of == name) for name in self._task.eval_sets}
+
+    def lab(self, state: ServerState, cohort: Cohort) -> Lab:
+        """See `Engine.lab`."""
+        return Laboratory.of(self._task, state, cohort)
 
     def close(self) -> None:
         """Stop the workers."""

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 
 from flame.engine.base import WorkerError
+from flame.engine.laboratory import Laboratory
 from flame.engine.sharing import to_arrays
 from flame.engine.spill import Store
 from flame.engine.workbench import Task, Workbench, one_thread, prepare_process
 from flame.evaluate import Evaluation, slices, total
-from flame.types import Cohort, LabelledImages, Notes, ServerState, Updates
+from flame.types import Cohort, Lab, LabelledImages, Notes, ServerState, Updates
 
 RETRIES = 3  # of one client or slice, when its worker or node is lost
 LOCAL = "local"
@@ -72,6 +73,10 @@ class Ray:
         cuts = [(name, part) for name, images in self._task.eval_sets.items() for part in slices(len(images))]
         done = dict(self._results({self._evaluate.remote(where, *cut): i for i, cut in enumerate(cuts)}))
         return {name: total(done[i] for i, (of, _) in enumerate(cuts) if of == name) for name in self._task.eval_sets}
+
+    def lab(self, state: ServerState, cohort: Cohort) -> Lab:
+        """See `Engine.lab`."""
+        return Laboratory.of(self._task, state, cohort)
 
     def close(self) -> None:
         """Leave the cluster, and end it if it was started here."""

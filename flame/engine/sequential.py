@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from flame.engine.laboratory import Laboratory
 from flame.engine.spill import Store
 from flame.engine.workbench import Task, Workbench, one_thread, restamp
 from flame.evaluate import Evaluation, slices, total
-from flame.types import Cohort, Notes, ServerState, Updates
+from flame.types import Cohort, Lab, Notes, ServerState, Updates
 
 
 class Sequential:
@@ -41,6 +42,10 @@ class Sequential:
             name: total(self._bench.evaluate(state.row, state.counters, name, part) for part in slices(len(images)))
             for name, images in self._task.eval_sets.items()
         }
+
+    def lab(self, state: ServerState, cohort: Cohort) -> Lab:
+        """See `Engine.lab`."""
+        return Laboratory.of(self._task, state, cohort)
 
     def close(self) -> None:
         """Nothing to release."""
