@@ -92,6 +92,18 @@ def test_a_pool_gives_the_bits_of_the_oracle(
     assert metrics == oracle[1]
 
 
+@pytest.mark.parametrize("name", ["deepsight", "flshield"])
+def test_models_are_tried_to_the_same_bits(tiny: Callable[..., DictConfig], name: str) -> None:
+    """With all ten clients, so that flshield clusters."""
+    cfg = tiny(f"defense={name}", "clients_per_round=10")
+    parts = build(cfg)
+    wanted = final(parts, cfg, Sequential(parts.task))
+    with closing(Pool(build(cfg).task, workers=2)) as engine:
+        state, metrics = final(parts, cfg, engine)
+    assert digest(state) == digest(wanted[0])
+    assert metrics == wanted[1] and 0 < metrics[-1]["filter/accepted"] <= 10
+
+
 def test_a_killed_worker_changes_no_bit(cfg: DictConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     parts = build(cfg)
     harmless, deadly = (replace(parts.task, attack=Killed(str(tmp_path), times)) for times in (0, 1))
