@@ -61,6 +61,14 @@ class Attack:
         """Rework the trained updates [m, d + b] of all compromised clients of a round together (they may collude)."""
         return Crafted(rows, {})
 
+    def report(self, losses: Tensor) -> Tensor:
+        """What compromised clients say when a defense lets the round's clients judge models (`Lab.class_losses`).
+
+        Their own losses [m, k, classes] of k models, all of them at once, so that they can lie together: the truth
+        here, and in every attack of the project. The first model is usually the global one.
+        """
+        return losses
+
     def stamp(self, x: Tensor) -> Tensor:
         """Images [N, C, H, W] uint8 with the whole trigger on them; a copy."""
         return x.clone()

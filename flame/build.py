@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -26,6 +26,7 @@ from flame.data import check_fit, deal, normalise, subset
 from flame.defenses.base import Defense
 from flame.device import check_device, check_precision
 from flame.engine.base import Engine
+from flame.engine.laboratory import Laboratory
 from flame.engine.memo import Memo
 from flame.engine.spill import Spill
 from flame.engine.workbench import Task
@@ -33,7 +34,7 @@ from flame.federation import Federation
 from flame.layout import SCOPES, StateLayout
 from flame.overrides import explain_unknown_keys
 from flame.seeding import generator
-from flame.types import Dataset, LabelledImages, ServerState, Shards, Updates
+from flame.types import Cohort, Dataset, LabelledImages, ServerState, Shards, Updates
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 PLAIN_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -68,6 +69,7 @@ class Parts:
             shadow=self.shadow,
             seed=self.task.seed,
             evaluate_at=self.evaluate_at,
+            lab=partial(Laboratory.of, self.task) if getattr(self.defense, "needs_lab", False) else None,
         )
 
 
@@ -116,7 +118,7 @@ def _build(cfg: DictConfig) -> Parts:
     )
     start = Memo(**cfg.memo).around(make(cfg, "engine", **engine_workers(cfg)))
     initial = ServerState(row[0], counters[0])
-    check_defense(defense, initial, layout)
+    check_defense(defense, initial, task)
     shadow, evaluate_at = list(cfg.shadow), evaluated_rounds(cfg)
     return Parts(dataset, task, population, attack, defense, start, initial, shadow, evaluate_at)
 
@@ -225,11 +227,13 @@ def initial_model(cfg: DictConfig) -> torch.nn.Module:
     return model
 
 
-def check_defense(defense: Defense, state: ServerState, layout: StateLayout) -> None:
+def check_defense(defense: Defense, state: ServerState, task: Task) -> None:
     """ValueError unless the defense can read this model's updates: tried on one client that sends nothing."""
-    rows, _ = layout.zeros(1)
-    one, none = torch.ones(1, dtype=torch.int64), torch.zeros(1, dtype=torch.float64)
-    silent = Updates(layout, state.row, state.counters, one, rows, state.counters[None], one, none, root=rows[0])
+    rows, _ = task.layout.zeros(1)
+    first, one, none = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64), torch.zeros(1).double()
+    silent = Updates(task.layout, state.row, state.counters, first, rows, state.counters[None], one, none, root=rows[0])
+    if getattr(defense, "needs_lab", False):
+        silent = replace(silent, lab=Laboratory.of(task, state, Cohort(first, torch.tensor([False]))))
     defense(state, silent, generator(0, "check"))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -43,14 +43,22 @@ def slices(count: int) -> list[slice]:
     return [slice(start, min(start + SLICE, count)) for start in range(0, count, SLICE)]
 
 
+def answers(model: nn.Module, x: Tensor, normalise: Normalise) -> Iterator[Tensor]:
+    """Logits [B, classes] on images `x` [N, C, H, W] uint8 on the model's device, in fixed batches and evaluation mode.
+
+    The caller says how gradients are switched off.
+    """
+    model.eval()
+    for part in x.split(BATCH):
+        yield model(normalise(part))
+
+
 @torch.inference_mode()
 def evaluate(model: nn.Module, images: LabelledImages, normalise: Normalise) -> Evaluation:
     """The model's sums over `images`, in evaluation mode and on its device, which is waited for at the end only."""
-    model.eval()
     images = images.to(device_of(model))
     correct, losses = list[Tensor](), list[Tensor]()
-    for x, y in zip(images.x.split(BATCH), images.y.split(BATCH), strict=True):
-        logits = model(normalise(x))  # [B, classes]
+    for logits, y in zip(answers(model, images.x, normalise), images.y.split(BATCH), strict=True):
         correct.append((logits.argmax(1) == y).sum())
         losses.append(F.cross_entropy(logits, y, reduction="sum"))
     loss = reduce(add, torch.stack(losses).tolist())  # not sum(), which rounds otherwise from Python 3.12 on

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -18,7 +18,7 @@ from flame.evaluate import Evaluation
 from flame.score import score
 from flame.seeding import generator
 from flame.shadow import shadow_verdicts, xray
-from flame.types import Cohort, Notes, ServerState, Updates, Verdict
+from flame.types import Cohort, Lab, Notes, ServerState, Updates, Verdict
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Federation:
     shadow: Sequence[str]  # scopes whose verdict on the same updates is recorded, whatever the defense
     seed: int
     evaluate_at: Container[int]  # rounds whose global model is evaluated
+    lab: Callable[[ServerState, Cohort], Lab] | None = None  # of a round, for a defense that tries models
 
     @property
     def root_samples(self) -> int:
@@ -81,13 +82,18 @@ def play(fed: Federation, state: ServerState) -> Round:
 
 
 def train(fed: Federation, state: ServerState, cohort: Cohort) -> tuple[Updates, Sequence[Notes]]:
-    """The cohort's updates and notes; for a defense with data of its own, the server's update too (shard `clients`)."""
+    """The cohort's updates and notes, and what the defense needs beside them.
+
+    For one that tries models a laboratory; for one with data of its own the server's update (shard `clients`).
+    """
+    lab = fed.lab(state, cohort) if fed.lab else None
     if not fed.root_samples:
-        return fed.engine.train(state, cohort)
+        updates, notes = fed.engine.train(state, cohort)
+        return replace(updates, lab=lab), notes
     ids = torch.cat([cohort.ids, torch.tensor([fed.population.clients])])
     everyone, notes = fed.engine.train(state, Cohort(ids, torch.cat([cohort.compromised, torch.tensor([False])])))
     n = len(cohort.ids)
-    return replace(everyone.first(n), root=everyone.rows[n]), notes[:n]
+    return replace(everyone.first(n), root=everyone.rows[n], lab=lab), notes[:n]
 
 
 def rounds(fed: Federation, state: ServerState, until: int) -> Iterator[Round]:

@@ -84,6 +84,11 @@ def built(overrides: tuple[str, ...], n: int) -> Defense:
     defense = compose_defense([f"clients={max(n, 100)}", f"clients_per_round={n}", *overrides])
     if getattr(defense, "root_samples", 0):
         raise ValueError(f"{overrides[0]} needs the server's own data, which a recorded round does not hold")
+    if getattr(defense, "needs_lab", False):
+        raise ValueError(
+            f"{overrides[0]} tries models on images, and a recorded round holds neither the architecture nor any image:"
+            " try it in a run"
+        )
     return defense
 
 

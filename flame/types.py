@@ -7,9 +7,10 @@ N images, B batch, C H W image axes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -94,7 +95,32 @@ class Cohort:
 
 Notes = Mapping[str, Tensor]  # what a compromised client tells its accomplices of a round, by name; not the server
 
-PER_CLIENT = ("ids", "rows", "counters", "samples", "losses", "recorded")  # fields of Updates with a row per client
+PER_CLIENT = ("ids", "rows", "counters", "samples", "losses", "recorded", "lab")  # fields of Updates, by client
+
+
+class Lab(Protocol):
+    """Where a defense with `needs_lab` tries models, in float32 and evaluation mode. Only numbers come out of it.
+
+    A model is a whole row [d + b], global model plus update; integer counters play no part in evaluation. Models are
+    taken one at a time, so that a generator of them costs the memory of one.
+    """
+
+    @property
+    def image(self) -> tuple[int, ...]:
+        """(C, H, W) of the images that the models take."""
+
+    def __getitem__(self, index: Tensor | slice) -> Lab:
+        """The same laboratory with only these of its clients as validators."""
+
+    def logits(self, models: Iterable[Tensor], x: Tensor) -> Tensor:
+        """[k, N, classes] float32 of k models on images `x` [N, C, H, W] uint8; whatever a broken model answers."""
+
+    def class_losses(self, models: Iterable[Tensor], most: int) -> Tensor:
+        """[v, k, classes] float64, what each of the round's clients says of k models on its own private shard.
+
+        Mean cross entropy over its first `most` images of each class: NaN if it has none, inf if a model is broken.
+        Compromised clients say what they like.
+        """
 
 
 @dataclass(frozen=True)
@@ -111,6 +137,7 @@ class Updates:
     losses: Tensor  # [n] float64, local training loss, for the record only: no defense may trust it
     root: Tensor | None = None  # [d + b], the server's own update, for a defense with `root_samples`
     recorded: Tensor | None = None  # [n, d + b] float32, local models read from a file: base + rows to the last bit
+    lab: Lab | None = None  # for a defense with `needs_lab`; its validators are these clients
 
     def __len__(self) -> int:
         return len(self.rows)

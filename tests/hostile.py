@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
+from labs import Tiny, laboratory
+from labs import honest as nobody
 from torch import Generator, Tensor
 
 from flame.build import make
@@ -24,19 +26,8 @@ from flame.trackers.files import RunFiles, read_metrics
 from flame.types import ServerState, Updates, Verdict
 
 ROOT = Path(__file__).resolve().parents[1]
-LAYOUT = StateLayout.from_state(
-    {
-        "conv.weight": torch.zeros(3, 2),
-        "bn.weight": torch.zeros(3),
-        "bn.bias": torch.zeros(3),
-        "bn.running_mean": torch.zeros(3),
-        "bn.running_var": torch.zeros(3),
-        "bn.num_batches_tracked": torch.zeros((), dtype=torch.int64),
-        "fc.weight": torch.zeros(4, 3),
-        "fc.bias": torch.zeros(4),
-    },
-    ["conv.weight", "bn.weight", "bn.bias", "fc.weight", "fc.bias"],
-)
+NET = Tiny(inputs=2, hidden=3, classes=4)
+LAYOUT = StateLayout.of(NET)
 VARIANCES = LAYOUT.spans["running_var"]
 COUNTER_LIMITS = torch.iinfo(torch.int64)
 
@@ -57,9 +48,8 @@ def honest(state: ServerState, n: int, stream: Generator) -> Updates:
     samples = torch.randint(1, 60, (n,), generator=stream)
     root = common.clone()
     ids = torch.randperm(40, generator=stream)[:n].sort().values
-    return Updates(
-        LAYOUT, state.row, state.counters, ids, rows, counters, samples, torch.ones(n, dtype=torch.float64), root
-    )
+    losses, lab = torch.ones(n, dtype=torch.float64), laboratory(NET, (1, 1, 2), nobody(n), classes=4)
+    return Updates(LAYOUT, state.row, state.counters, ids, rows, counters, samples, losses, root, lab=lab)
 
 
 def _column(value: float) -> Callable[[Updates, int, int], None]:

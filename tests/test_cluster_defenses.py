@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import exp, log
 from typing import Any
 
 import pytest
 import torch
+from labs import Constant, Tiny, honest, laboratory
 from sklearn.cluster import KMeans
 from sklearn.metrics import calinski_harabasz_score
 from test_defenses import a_round, answer, assert_close, stream
 from torch import Tensor
 
-from flame.defenses.deepsight import DeepSight, bias_updates, neups, threshold_exceedings
+from flame.defenses.deepsight import DeepSight, bias_updates, ddifs, neups, threshold_exceedings
 from flame.defenses.fldetector import FLDetector, hessian_product
 from flame.defenses.freqfed import FreqFed, frequencies
 from flame.defenses.points import distances, embed, furthest_first, gap_clusters, kmeans, within
@@ -24,7 +26,7 @@ from flame.types import Updates
 
 FREQFED = FreqFed(scope="weights_only", low=0.5, cluster=Cluster(None, 1, "precomputed"))
 RFLBAT_DEFAULT = RFLBAT(first_filter=10.0, second_filter=4.0, most_clusters=9, references=5)
-DEEPSIGHT = DeepSight(tau=1 / 3, min_cluster_size=2, min_samples=1)
+DEEPSIGHT = DeepSight(tau=1 / 3, min_cluster_size=2, min_samples=1, seeds=3, samples=2)
 FLDETECTOR = FLDetector(window=3, most_clusters=5, references=20)
 
 
@@ -141,11 +143,37 @@ def test_deepsight_looks_at_the_output_layer() -> None:
     assert_close(bias_updates(updates).flatten(), 0, -4)
 
 
+def test_ddifs_by_hand() -> None:
+    even, skewed, broken = [0.0, 0.0], [0.0, log(3)], [torch.nan, 0.0]  # probabilities 1/2, 1/2 and 1/4, 3/4
+    models = [[even, skewed], [skewed, even], [even, skewed], [broken, skewed], [[0.0, -5000], skewed]]
+    found = ddifs(torch.tensor(models)[:, None])  # one seed of two inputs; the global model and four clients
+    assert_close(found[0, 0], (1 / 2 + 2) / 2, (3 / 2 + 2 / 3) / 2)
+    assert_close(found[0, 1], 1, 1)
+    assert_close(found[0, 2] / exp(100), 0.5, 0.5)
+    assert_close(found[0, 3], (2 + 1) / 2, (exp(-100) + 1) / 2)
+    seeds = torch.randn(5, 3, 4, 2, generator=stream())
+    assert torch.equal(ddifs(seeds), torch.cat([ddifs(seeds[:, [i]]) for i in range(3)]))
+
+
+def test_deepsight_tries_every_model_on_the_same_inputs() -> None:
+    net = Tiny(inputs=4, hidden=3, classes=2)
+    layout = StateLayout.of(net)
+    updates = a_round(torch.zeros(2, layout.size), layout, 0.1 * torch.randn(layout.size, generator=stream()).abs())
+    updates = replace(updates, lab=laboratory(net, (1, 2, 2), honest(2)))
+    found = DEEPSIGHT.outputs(updates, stream())
+    assert found.shape == (3, 3, 2, 2)  # models, seeds, samples, classes
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    assert len(found[0].flatten(0, 1).unique(dim=0)) == 6  # six different inputs
+
+
 def test_deepsight_rejects_suspicious_clusters_and_loners() -> None:
     benign = [[1, 3, 4.0], [1, 3, 4.1], [1, 3.1, 4], [1, 3, 3.9]]
-    loner = answer(DEEPSIGHT, a_round([*benign, [1, 0, -5]]))
+    with pytest.raises(ValueError, match=r"defense=deepsight tries models.*no laboratory"):
+        answer(DEEPSIGHT, a_round(benign))
+    loner = answer(DEEPSIGHT, a_round([*benign, [1, 0, -5]], lab=laboratory(Constant(), (1, 1, 1), honest(5))))
     assert_close(loner.weights, 0.25, 0.25, 0.25, 0.25, 0)
-    pair = answer(DEEPSIGHT, a_round([*benign, [1, 0, -5], [1, 0.1, -5]]))
+    lab = laboratory(Constant(), (1, 1, 1), honest(6))
+    pair = answer(DEEPSIGHT, a_round([*benign, [1, 0, -5], [1, 0.1, -5]], lab=lab))
     assert_close(pair.weights, 0.25, 0.25, 0.25, 0.25, 0, 0)
     assert pair.info["deepsight/suspicious"] == 2
     assert DEEPSIGHT.apart(distances(torch.tensor([[0.0], [0.1], [5], [5.1]]).double()), False).tolist() == [
@@ -216,6 +244,8 @@ def test_fldetector_does_not_judge_newcomers() -> None:
         (lambda: Snowball(suspects=1, elected=0.0), "defense.elected=0.0"),
         (lambda: replace(DEEPSIGHT, tau=0.0), "defense.tau=0.0"),
         (lambda: replace(DEEPSIGHT, min_cluster_size=1), "defense.min_cluster_size=1"),
+        (lambda: replace(DEEPSIGHT, seeds=0), "defense.seeds=0"),
+        (lambda: replace(DEEPSIGHT, samples=0), "defense.samples=0"),
         (lambda: replace(FLDETECTOR, window=0), "defense.window=0"),
     ],
 )

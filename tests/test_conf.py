@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 from hydra.utils import get_object
+from labs import honest, laboratory
 from omegaconf import DictConfig, OmegaConf
+from oracles.rounds import net
 
 from attacks.base import Attack
 from flame.build import _check_signature, make
@@ -132,6 +134,7 @@ def test_defenses_answer(compose: Compose, updates: Callable[..., tuple[ServerSt
     state, sent = updates(seed=0, n=7)
     if getattr(defense, "root_samples", 0):
         sent = replace(sent, root=sent.rows.mean(0))
+    sent = replace(sent, lab=laboratory(net(with_bn=True), (3, 6, 6), honest(7), classes=10))
     verdict = defense(state, sent, generator(0, "defense"))
     assert verdict.state.row.shape == state.row.shape and bool(verdict.state.row.isfinite().all())
     assert verdict.weights.shape == (7,) and bool((verdict.weights >= 0).all())

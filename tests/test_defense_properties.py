@@ -12,6 +12,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from labs import Tiny, laboratory
+from labs import honest as nobody
 from omegaconf import OmegaConf
 from torch import Generator, Tensor
 
@@ -25,10 +27,8 @@ NAMES = sorted(path.stem for path in (CONF / "defense").glob("*.yaml"))
 every_defense = pytest.mark.parametrize("name", NAMES)
 BY_POSITION = "flame_zhmzm"  # scales clients by one another's norms, so order matters and lengths are not bounded
 
-SHAPES = {"conv.weight": (2, 3), "bn.weight": (2,), "bn.bias": (2,), "fc.weight": (3, 2), "fc.bias": (3,)}
-TENSORS = {k: torch.zeros(shape) for k, shape in SHAPES.items()}
-TENSORS |= {"bn.running_mean": torch.zeros(2), "bn.running_var": torch.zeros(2), "bn.count": torch.tensor(0)}
-LAYOUT = StateLayout.from_state(TENSORS, SHAPES)
+NET = Tiny(inputs=3, hidden=2, classes=3)
+LAYOUT = StateLayout.of(NET)
 D = LAYOUT.trainable
 
 
@@ -75,6 +75,7 @@ def a_round(rows: Tensor) -> tuple[ServerState, Updates]:
         samples=torch.arange(1, n + 1) * 10,
         losses=torch.zeros(n, dtype=torch.float64),
         root=0.1 * torch.randn(LAYOUT.size, generator=stream(98)) + rows[0].nan_to_num(0, 0, 0).clamp(-1, 1),
+        lab=laboratory(NET, (1, 1, 3), nobody(n), classes=3),
     )
     return ServerState(base, counters), updates
 
@@ -201,7 +202,7 @@ def test_rounds_of_equal_rows_do_not_divide_by_zero(name: str, n: int, value: fl
 def tensors(state: ServerState, updates: Updates) -> dict[str, Tensor]:
     """Everything that a defense is given."""
     fields = ("base", "base_counters", "root", *PER_CLIENT)
-    given = {k: v for k in fields if (v := getattr(updates, k)) is not None}
+    given = {k: v for k in fields if isinstance(v := getattr(updates, k), Tensor)}
     return (
         given
         | {"row": state.row, "state/counters": state.counters}

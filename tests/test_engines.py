@@ -23,7 +23,7 @@ from flame.build import Parts, build
 from flame.client import LocalJob
 from flame.engine.pool import MAX_DEATHS, Pool, WorkerError
 from flame.engine.sequential import Sequential
-from flame.federation import Federation, rounds
+from flame.federation import rounds
 from flame.types import ServerState, digest
 
 ROOT = Path(__file__).parents[1]
@@ -60,10 +60,7 @@ def cfg(tiny: Callable[..., DictConfig]) -> DictConfig:
 
 
 def final(parts: Parts, cfg: DictConfig, engine: Sequential | Pool, until: int = 2) -> tuple[ServerState, list[dict]]:
-    fed = Federation(
-        parts.population, parts.attack, parts.defense, engine, list(cfg.shadow), cfg.seed, range(cfg.rounds)
-    )
-    played = list(rounds(fed, parts.initial, until))
+    played = list(rounds(parts.federation(engine), parts.initial, until))
     timeless = [{k: v for k, v in r.metrics.items() if not k.startswith("time/")} for r in played]
     return played[-1].after, timeless
 
@@ -90,6 +87,18 @@ def test_a_pool_gives_the_bits_of_the_oracle(
         state, metrics = final(parts, cfg, engine)
     assert digest(state) == digest(oracle[0])
     assert metrics == oracle[1]
+
+
+@pytest.mark.parametrize("name", ["deepsight", "flshield"])
+def test_models_are_tried_to_the_same_bits(tiny: Callable[..., DictConfig], name: str) -> None:
+    """With all ten clients, so that flshield clusters."""
+    cfg = tiny(f"defense={name}", "clients_per_round=10")
+    parts = build(cfg)
+    wanted = final(parts, cfg, Sequential(parts.task))
+    with closing(Pool(build(cfg).task, workers=2)) as engine:
+        state, metrics = final(parts, cfg, engine)
+    assert digest(state) == digest(wanted[0])
+    assert metrics == wanted[1] and 0 < metrics[-1]["filter/accepted"] <= 10
 
 
 def test_a_killed_worker_changes_no_bit(cfg: DictConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -20,6 +20,7 @@ from flame.defenses.centered_clipping import CenteredClipping
 from flame.defenses.crfl import CRFL
 from flame.defenses.dnc import DnC, outlier_scores
 from flame.defenses.fedavg import FedAvg
+from flame.defenses.flshield import FLShield
 from flame.defenses.fltrust import FLTrust
 from flame.defenses.krum import Krum
 from flame.defenses.nnm import NNM, neighbours
@@ -121,9 +122,10 @@ def test_wrappers_take_any_rule_and_one_another(compose: Any) -> None:
 
 
 @pytest.mark.parametrize("wrap", [lambda rule: NNM(0.2, rule), lambda rule: Bucketing(2, rule)])
-def test_wrappers_ask_for_the_inner_rules_images(wrap: Any) -> None:
+def test_wrappers_ask_for_what_the_inner_rule_needs(wrap: Any) -> None:
     assert wrap(FLTrust(root_samples=7)).root_samples == 7
-    assert wrap(MEAN).root_samples == 0
+    assert wrap(MEAN).root_samples == 0 and not wrap(MEAN).needs_lab
+    assert wrap(wrap(FLShield("bijective", 0.0, 1))).needs_lab
 
 
 def test_signguard_filters_by_length_and_by_signs() -> None:

@@ -200,6 +200,10 @@ def test_a_torn_copy_is_refused(file: Path, tmp_path: Path) -> None:
         (["updates=FILE", "defense=none_such"], "none_such"),
         (["updates=FILE", "defense=fedavg", "defense.speed=1"], "speed"),
         (["updates=FILE", "defense=flame_zhmzm", "defense.clip.over=half"], "all, accepted"),
+        (["updates=FILE", "defense=fltrust"], "defense=fltrust needs the server's own data"),
+        (["updates=FILE", "defense=deepsight"], "defense=deepsight tries models on images.*: try it in a run"),
+        (["updates=FILE", "defense=flshield"], "defense=flshield tries models on images"),
+        (["updates=FILE", "defense=nnm", "defense@defense.rule=flshield"], "defense=nnm tries models"),
     ],
 )
 def test_wrong_settings_end_in_a_sentence(settings: list[str], words: str, file: Path) -> None:

@@ -8,11 +8,15 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from flame.types import ServerState, Updates, Verdict
+from flame.types import Lab, ServerState, Updates, Verdict
 
 
 class Defense(Protocol):
-    """A pure function of one round; what it must remember goes through `ServerState.memory`."""
+    """A pure function of one round; what it must remember goes through `ServerState.memory`.
+
+    One that needs more than updates says so by an attribute: `root_samples` (an int: images at the server) or
+    `needs_lab` (True: it tries models, in `Updates.lab`).
+    """
 
     def __call__(self, state: ServerState, updates: Updates, stream: Generator) -> Verdict:
         """The next global model. `updates` holds n >= 1 clients, all finite."""
@@ -39,6 +43,13 @@ def defend(defense: Defense, state: ServerState, updates: Updates, stream: Gener
         clip_factors=None if verdict.clip_factors is None else _spread(verdict.clip_factors, usable, 1.0),
         info={**verdict.info, **info, **floored},
     )
+
+
+def laboratory(name: str, updates: Updates) -> Lab:
+    """The round's laboratory; a ValueError if there is none."""
+    if updates.lab is None:
+        raise ValueError(f"defense={name} tries models on images, for which this round has no laboratory")
+    return updates.lab
 
 
 def average(state: ServerState, updates: Updates, weights: Tensor, factors: Tensor | None = None) -> Tensor:

@@ -2,33 +2,39 @@
 
 From a client's update of the output layer come its NEUP, each class's share in the squares of |bias| plus summed
 |weights|, and its threshold exceedings, the number of classes whose NEUP is above a fraction of the largest. Few
-exceedings, at most half the median, make a model suspicious: it was trained on few classes. HDBSCAN clusters the NEUPs
-and the cosine distances of the bias updates; the clusterings are averaged as distances (0: together, 1: apart) and
-clustered once more; clusters in which the share of suspicious members stays below tau are accepted, clipped to the
-median length of all and averaged.
+exceedings, at most half the median, make a model suspicious: it was trained on few classes. From the model itself come
+its DDifs, per class the mean over random inputs of its predicted probability over the global model's, for several seeds
+of inputs. HDBSCAN clusters the NEUPs, the cosine distances of the bias updates, and the DDifs of each seed; the
+clusterings are averaged as distances (0: together, 1: apart), those of the seeds first, so that the three kinds weigh
+the same, and clustered once more; clusters in which the share of suspicious members stays below tau are accepted,
+clipped to the median length of all and averaged.
 
-Deviations and open points: the third input of the ensemble, the DDifs (ratios of the local to the global model's
-outputs on random inputs), is left out, because a defense here sees updates and no model that it could run; the other
-two have equal weight. Whom HDBSCAN leaves out of all clusters stands alone, and is accepted unless suspicious. The
-fraction is max(0.01, 1 / classes), and it and HDBSCAN's settings are those of public code. An output layer without a
-bias is compared as a whole. BatchNorm statistics are averaged over the accepted clients, unclipped, and counters stay
-the server's.
+Deviations and open points: the DDifs are from memory, beside public code (FLPoison), which divides the outputs as the
+model gives them; here they are probabilities. Inputs are uniform pixel values, normalised as images are, and drawn anew
+in each round; fewer of them than in the paper, as n + 1 models see them all (the YAML has the cost). The ratio of one
+input is cut to [exp(-100), exp(100)], and an output that is no number counts as the upper end. Whom HDBSCAN leaves out
+of all clusters stands alone, and is accepted unless suspicious. The fraction is max(0.01, 1 / classes), and it and
+HDBSCAN's settings are those of public code. An output layer without a bias is compared as a whole. BatchNorm statistics
+are averaged over the accepted clients, unclipped, and counters stay the server's.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import chain
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 
 from flame.clustering import cluster_labels
-from flame.defenses.base import average, clip_to, uniform
+from flame.defenses.base import average, clip_to, laboratory, uniform
 from flame.defenses.foolsgold import cosines
 from flame.defenses.points import distances
 from flame.types import ServerState, Updates, Verdict
 
 LEAST_FRACTION = 0.01  # of the largest NEUP that counts as exceeding, however many classes there are
+MOST_LOG = 100.0  # of a ratio of probabilities
 TINY = torch.finfo(torch.float64).tiny
 
 
@@ -39,11 +45,15 @@ class DeepSight:
     tau: float  # share of suspicious members from which a cluster is rejected, (0, 1]
     min_cluster_size: int  # of HDBSCAN, >= 2
     min_samples: int  # of HDBSCAN, >= 1
+    seeds: int  # clusterings by DDifs, >= 1
+    samples: int  # random inputs of each, >= 1
+
+    needs_lab: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 < self.tau <= 1:
             raise ValueError(f"defense.tau={self.tau} is out of range: must be in (0, 1] (the paper: 1/3)")
-        for key, least in (("min_cluster_size", 2), ("min_samples", 1)):
+        for key, least in (("min_cluster_size", 2), ("min_samples", 1), ("seeds", 1), ("samples", 1)):
             if getattr(self, key) < least:
                 raise ValueError(f"defense.{key}={getattr(self, key)} is out of range: must be >= {least}")
 
@@ -54,13 +64,23 @@ class DeepSight:
         suspicious = exceedings <= exceedings.quantile(0.5) / 2
         by_energy = self.apart(distances(energy), False)  # [n, n]
         by_bias = self.apart(1 - cosines(bias_updates(updates)), False)
-        together = 1 - self.apart((by_energy + by_bias) / 2, True).fill_diagonal_(0)
+        seeds = ddifs(self.outputs(updates, stream))  # [seeds, n, classes]
+        by_ddifs = torch.stack([self.apart(distances(points), False) for points in seeds]).mean(dim=0)
+        together = 1 - self.apart((by_energy + by_bias + by_ddifs) / 3, True).fill_diagonal_(0)
         accepted = together @ suspicious.double() < self.tau * together.sum(dim=1)
         norms = updates.geometry.norms("weights_only")
         bound = float(norms.quantile(0.5))
         shares, factors = uniform(accepted), clip_to(bound, norms)
         info = {"deepsight/clip_bound": bound, "deepsight/suspicious": float(suspicious.sum())}
         return Verdict(replace(state, row=average(state, updates, shares, factors)), shares, info, factors)
+
+    def outputs(self, updates: Updates, stream: Generator) -> Tensor:
+        """[1 + n, seeds, samples, classes] float32, logits on random inputs: the global model's, then the clients'."""
+        lab = laboratory("deepsight", updates)
+        count = (self.seeds * self.samples, *lab.image)
+        noise = torch.randint(0, 256, count, dtype=torch.uint8, generator=stream)
+        models = chain([updates.base], (updates.base + row for row in updates.rows))
+        return lab.logits(models, noise).view(1 + len(updates), self.seeds, self.samples, -1)
 
     def apart(self, gaps: Tensor, single: bool) -> Tensor:
         """[n, n] float64, 0 for two in one cluster under distances `gaps` [n, n], else 1."""
@@ -84,6 +104,13 @@ def threshold_exceedings(energy: Tensor) -> Tensor:
     """[n] float64, classes whose share in `energy` [n, classes] is above a fraction of the client's largest."""
     fraction = max(LEAST_FRACTION, 1 / energy.shape[1])
     return (energy > fraction * energy.max(dim=1, keepdim=True).values).double().sum(dim=1)
+
+
+def ddifs(logits: Tensor) -> Tensor:
+    """[seeds, n, classes] float64, mean ratio to the global model's probability, of logits as `outputs` has them."""
+    logs = logits.double().log_softmax(dim=-1)
+    ratios = (logs[1:] - logs[0]).nan_to_num(MOST_LOG).clamp(-MOST_LOG, MOST_LOG).exp()  # [n, seeds, samples, classes]
+    return ratios.mean(dim=2).transpose(0, 1)
 
 
 def bias_updates(updates: Updates) -> Tensor:

@@ -1,6 +1,7 @@
 """Weighted means of clients in the place of clients: what pre-aggregation hands to a rule, and how its answer is read.
 
-A rule that remembers clients sees the mixtures' ids; integer counters and sample counts are rounded means.
+A rule that remembers clients sees the mixtures' ids; integer counters and sample counts are rounded means. One that
+tries models tries mixtures, and its validators are still the clients themselves.
 """
 
 from __future__ import annotations
@@ -9,7 +10,24 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from flame.defenses.base import Defense
 from flame.types import Updates, Verdict
+
+
+class Before:
+    """What stands before another rule asks for what that one needs."""
+
+    rule: Defense
+
+    @property
+    def root_samples(self) -> int:
+        """Images that the inner rule keeps at the server."""
+        return getattr(self.rule, "root_samples", 0)
+
+    @property
+    def needs_lab(self) -> bool:
+        """Whether the inner rule tries models."""
+        return getattr(self.rule, "needs_lab", False)
 
 
 def mix(updates: Updates, mixing: Tensor, ids: Tensor) -> Updates:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from attacks.base import Attack
 from flame.client import LocalJob, LocalSGD, Normalise
-from flame.device import on
+from flame.device import device_of, on
 from flame.engine.spill import Spill
-from flame.evaluate import Evaluation, evaluate
+from flame.evaluate import Evaluation, answers, evaluate
 from flame.layout import StateLayout
 from flame.types import LabelledImages, Notes, Shards
 
@@ -75,6 +75,12 @@ class Workbench:
         with torch.no_grad():
             self.task.layout.load(self.state, row, counters)
         return evaluate(self.model, self.task.eval_sets[name][part], self.task.normalise)
+
+    @torch.no_grad()
+    def logits(self, row: Tensor, counters: Tensor, x: Tensor) -> Tensor:
+        """[N, classes] float32, of the model of `row` on images `x` [N, C, H, W] uint8; in the host's memory."""
+        self.task.layout.load(self.state, row, counters)
+        return torch.cat(list(answers(self.model, x.to(device_of(self.model)), self.task.normalise))).cpu()
 
 
 def restamp(task: Task, memory: Mapping[str, Tensor]) -> None:

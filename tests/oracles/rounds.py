@@ -30,9 +30,9 @@ class Round:
 def random_round(seed: int, n: int, with_bn: bool = True) -> Round:
     """A round of n >= 1 clients, n // 5 of them malicious (at random positions), the same for the same seed."""
     stream = Generator().manual_seed(seed)
-    net = _net(with_bn)
-    trainable = [name for name, _ in net.named_parameters()]
-    start = {key: _start(key, value, stream) for key, value in net.state_dict().items()}
+    model = net(with_bn)
+    trainable = [name for name, _ in model.named_parameters()]
+    start = {key: _start(key, value, stream) for key, value in model.state_dict().items()}
     common, attack = ({k: _normal(v, stream) for k, v in start.items()} for _ in range(2))
     malicious = sorted(torch.randperm(n, generator=stream)[: n // 5].tolist())
     samples = torch.randint(2 * BATCH, 9 * BATCH, (n,), generator=stream).tolist()
@@ -45,14 +45,16 @@ def random_round(seed: int, n: int, with_bn: bool = True) -> Round:
     return Round(start, clients, trainable, samples, malicious)
 
 
-def _net(with_bn: bool) -> nn.Module:
-    net = nn.Sequential()
+def net(with_bn: bool) -> nn.Module:
+    """The model of these rounds, for images of 3 x 6 x 6."""
+    layers = nn.Sequential()
     for i, (inputs, outputs) in enumerate(((3, 8), (8, 16)), start=1):
-        net.add_module(f"conv{i}", nn.Conv2d(inputs, outputs, 3, bias=not with_bn))
+        layers.add_module(f"conv{i}", nn.Conv2d(inputs, outputs, 3, bias=not with_bn))
         if with_bn:
-            net.add_module(f"bn{i}", nn.BatchNorm2d(outputs))
-    net.add_module("fc", nn.Linear(64, 10))
-    return net
+            layers.add_module(f"bn{i}", nn.BatchNorm2d(outputs))
+    layers.add_module("flat", nn.Flatten())
+    layers.add_module("fc", nn.Linear(64, 10))
+    return layers
 
 
 def _normal(like: Tensor, stream: Generator) -> Tensor:
