@@ -19,9 +19,10 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
+from flame.device import one_thread
 from flame.engine.base import WorkerError
 from flame.engine.sharing import Room, empty_room, shared, to_arrays, to_tensors
-from flame.engine.workbench import Task, Workbench, one_thread, prepare_process, restamp
+from flame.engine.workbench import Task, Workbench, prepare_process, restamp
 from flame.evaluate import Evaluation, slices, total
 from flame.types import Cohort, Notes, ServerState, Updates
 

@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flame.device import one_thread
 from flame.engine.base import WorkerError
 from flame.engine.sharing import to_arrays
 from flame.engine.spill import Store
-from flame.engine.workbench import Task, Workbench, one_thread, prepare_process
+from flame.engine.workbench import Task, Workbench, prepare_process
 from flame.evaluate import Evaluation, slices, total
 from flame.types import Cohort, LabelledImages, Notes, ServerState, Updates
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from flame.device import one_thread
 from flame.engine.spill import Store
-from flame.engine.workbench import Task, Workbench, one_thread, restamp
+from flame.engine.workbench import Task, Workbench, restamp
 from flame.evaluate import Evaluation, slices, total
 from flame.types import Cohort, Notes, ServerState, Updates
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -83,17 +82,6 @@ def restamp(task: Task, memory: Mapping[str, Tensor]) -> None:
         return
     if (moved := task.attack.restamp(images.x, memory)) is not None:
         images.x.copy_(moved)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Training and evaluation take one thread in every engine, whatever `threads` is: the count is part of the bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def prepare_process(threads: int) -> None:
