@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -26,6 +26,7 @@ class Evaluation:
     correct: int
     loss: float  # summed cross entropy
     count: int
+    certified: int | None = None  # of a vote, images on which it is certain (`flame/smoothing.py`)
 
     @property
     def accuracy(self) -> float:
@@ -46,20 +47,27 @@ def slices(count: int) -> list[slice]:
 @torch.inference_mode()
 def evaluate(model: nn.Module, images: LabelledImages, normalise: Normalise) -> Evaluation:
     """The model's sums over `images`, in evaluation mode and on its device, which is waited for at the end only."""
-    model.eval()
-    images = images.to(device_of(model))
     correct, losses = list[Tensor](), list[Tensor]()
-    for x, y in zip(images.x.split(BATCH), images.y.split(BATCH), strict=True):
-        logits = model(normalise(x))  # [B, classes]
+    for logits, y in answers(model, images, normalise):
         correct.append((logits.argmax(1) == y).sum())
         losses.append(F.cross_entropy(logits, y, reduction="sum"))
     loss = reduce(add, torch.stack(losses).tolist())  # not sum(), which rounds otherwise from Python 3.12 on
     return Evaluation(int(torch.stack(correct).sum()), loss, len(images))
 
 
+def answers(model: nn.Module, images: LabelledImages, normalise: Normalise) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits [B, classes] and labels [B] of one batch after the other, in evaluation mode, on the model's device."""
+    model.eval()
+    images = images.to(device_of(model))
+    for x, y in zip(images.x.split(BATCH), images.y.split(BATCH), strict=True):
+        yield model(normalise(x)), y
+
+
 def total(parts: Iterable[Evaluation]) -> Evaluation:
     """The whole from its slices, added in the order given."""
     correct, loss, count = 0, 0.0, 0
+    certified: int | None = None
     for part in parts:
         correct, loss, count = correct + part.correct, loss + part.loss, count + part.count
-    return Evaluation(correct, loss, count)
+        certified = None if part.certified is None else (certified or 0) + part.certified
+    return Evaluation(correct, loss, count, certified)

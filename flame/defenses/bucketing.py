@@ -17,12 +17,12 @@ import torch
 from torch import Generator, Tensor
 
 from flame.defenses.base import Defense
-from flame.defenses.mixing import mix, unmix
+from flame.defenses.mixing import PreAggregation, mix, unmix
 from flame.types import ServerState, Updates, Verdict
 
 
 @dataclass(frozen=True)
-class Bucketing:
+class Bucketing(PreAggregation):
     """The inner rule on means of random buckets."""
 
     size: int  # s, clients in a bucket, >= 1; 1 is the inner rule itself
@@ -31,11 +31,6 @@ class Bucketing:
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"defense.size={self.size} is out of range: must be >= 1 (the paper: 2)")
-
-    @property
-    def root_samples(self) -> int:
-        """Images that the inner rule keeps at the server."""
-        return getattr(self.rule, "root_samples", 0)
 
     def __call__(self, state: ServerState, updates: Updates, stream: Generator) -> Verdict:
         """The inner rule's verdict on the buckets, as one on clients."""

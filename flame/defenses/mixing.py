@@ -9,7 +9,25 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from flame.defenses.base import Defense
+from flame.smoothing import Smoothing
 from flame.types import Updates, Verdict
+
+
+class PreAggregation:
+    """A rule before another one: what the inner rule asks of the federation, it asks for too."""
+
+    rule: Defense  # what aggregates the mixtures
+
+    @property
+    def root_samples(self) -> int:
+        """Images that the inner rule keeps at the server."""
+        return getattr(self.rule, "root_samples", 0)
+
+    @property
+    def smoothing(self) -> Smoothing | None:
+        """The vote by which the inner rule's model answers."""
+        return getattr(self.rule, "smoothing", None)
 
 
 def mix(updates: Updates, mixing: Tensor, ids: Tensor) -> Updates:

@@ -16,12 +16,12 @@ import torch
 from torch import Generator, Tensor
 
 from flame.defenses.base import Defense
-from flame.defenses.mixing import mix, unmix
+from flame.defenses.mixing import PreAggregation, mix, unmix
 from flame.types import ServerState, Updates, Verdict
 
 
 @dataclass(frozen=True)
-class NNM:
+class NNM(PreAggregation):
     """The inner rule on means of neighbours."""
 
     malicious_share: float  # f / n that is assumed, [0, 0.5)
@@ -30,11 +30,6 @@ class NNM:
     def __post_init__(self) -> None:
         if not 0 <= self.malicious_share < 0.5:
             raise ValueError(f"defense.malicious_share={self.malicious_share} is out of range: must be in [0, 0.5)")
-
-    @property
-    def root_samples(self) -> int:
-        """Images that the inner rule keeps at the server."""
-        return getattr(self.rule, "root_samples", 0)
 
     def __call__(self, state: ServerState, updates: Updates, stream: Generator) -> Verdict:
         """The inner rule's verdict on the means, as one on clients."""

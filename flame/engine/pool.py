@@ -63,11 +63,11 @@ class Pool:
 
     def evaluate(self, state: ServerState) -> dict[str, Evaluation]:
         """See `Engine.evaluate`."""
-        self._enter(state, self._room.rows.shape[0] if self._room else 1)
+        self._enter(self._task.evaluated(state), self._room.rows.shape[0] if self._room else 1)
         with one_thread():
             restamp(self._task, state.memory)
         cuts = [(name, part) for name, images in self._task.eval_sets.items() for part in slices(len(images))]
-        done = self._run([("evaluate", i, name, part) for i, (name, part) in enumerate(cuts)])
+        done = self._run([("evaluate", i, state.round, name, part) for i, (name, part) in enumerate(cuts)])
         return {name: total(done[i] for i, (of, _) in enumerate(cuts) if of == name) for name in self._task.eval_sets}
 
     def close(self) -> None:

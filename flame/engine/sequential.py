@@ -38,8 +38,10 @@ class Sequential:
     def evaluate(self, state: ServerState) -> dict[str, Evaluation]:
         """See `Engine.evaluate`."""
         restamp(self._task, state.memory)
+        state = self._task.evaluated(state)
+        model = state.row, state.counters, state.round
         return {
-            name: total(self._bench.evaluate(state.row, state.counters, name, part) for part in slices(len(images)))
+            name: total(self._bench.evaluate(*model, name, part) for part in slices(len(images)))
             for name, images in self._task.eval_sets.items()
         }
 

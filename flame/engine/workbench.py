@@ -17,7 +17,8 @@ from flame.device import on
 from flame.engine.spill import Spill
 from flame.evaluate import Evaluation, evaluate
 from flame.layout import StateLayout
-from flame.types import LabelledImages, Notes, Shards
+from flame.smoothing import Smoothing, vote
+from flame.types import LabelledImages, Notes, ServerState, Shards
 
 BENIGN = Attack()  # its hooks do nothing
 
@@ -38,6 +39,11 @@ class Task:
     spill: Spill
     device: str  # cpu, cuda, cuda:1: of the model, and of the images while they are used
     precision: str  # of local training
+    smoothing: Smoothing | None  # the vote that a defense wants evaluated in the model's place
+
+    def evaluated(self, state: ServerState) -> ServerState:
+        """The state whose model is evaluated: as it is, but for a defense with `smoothing`."""
+        return state if self.smoothing is None else self.smoothing.centre(state)
 
 
 class Workbench:
@@ -54,8 +60,7 @@ class Workbench:
     ) -> tuple[float, Notes]:
         """Train one client from the global `row` [d + b]; the model then holds the result. Returns loss and notes."""
         task = self.task
-        with torch.no_grad():
-            task.layout.load(self.state, row, counters)
+        self._load(row, counters)
         images = task.train[task.shards[client]]
         job = LocalJob(
             self.model, images, task.sgd, task.normalise, memory, task.seed, round, client, precision=task.precision
@@ -69,11 +74,19 @@ class Workbench:
         self.task.layout.flatten(self.state, out, out_counters)
         out -= row
 
-    def evaluate(self, row: Tensor, counters: Tensor, name: str, part: slice) -> Evaluation:
-        """Evaluate the model of `row` on one slice of an image set."""
-        with torch.no_grad():
-            self.task.layout.load(self.state, row, counters)
-        return evaluate(self.model, self.task.eval_sets[name][part], self.task.normalise)
+    def evaluate(self, row: Tensor, counters: Tensor, round: int, name: str, part: slice) -> Evaluation:
+        """Evaluate the model of `row`, or the vote of its copies, on one slice of an image set."""
+        task, images = self.task, self.task.eval_sets[name][part]
+        if task.smoothing is None:
+            return evaluate(self._load(row, counters), images, task.normalise)
+        copies = task.smoothing.noisy(row, task.layout.trainable, task.seed, round)
+        return vote((self._load(copy, counters) for copy in copies), images, task.normalise, task.smoothing.alpha)
+
+    @torch.no_grad()
+    def _load(self, row: Tensor, counters: Tensor) -> nn.Module:
+        """The live model, holding `row` [d + b] now."""
+        self.task.layout.load(self.state, row, counters)
+        return self.model
 
 
 def restamp(task: Task, memory: Mapping[str, Tensor]) -> None:
