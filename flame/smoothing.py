@@ -6,7 +6,7 @@ entropy of the copies' mean probability, `eval/*_certified` the share of images,
 vote is certain.
 
 Deviations and open points: an uncertain vote counts like any other, where the paper's certification abstains. Equal
-votes go to the lower class. Trainable parameters alone are noised; the authors' code noises BatchNorm statistics too.
+votes go to the lower class. Trainable parameters alone are noised; the authors' code noises the whole state_dict.
 """
 
 from __future__ import annotations
