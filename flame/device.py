@@ -7,6 +7,9 @@ depend on it. What a GPU computes differs from a CPU in its rounding, so `device
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -53,3 +56,14 @@ def on(name: str) -> torch.device:
 def describe_device(name: str) -> str:
     """For the record: `cpu`, or `cuda:1 (NVIDIA ...)`."""
     return f"{name} ({torch.cuda.get_device_name(name)})" if name.startswith("cuda") else name
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Whatever is trained or evaluated takes one thread, whatever `threads` is: the count is part of the bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

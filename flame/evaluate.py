@@ -26,6 +26,7 @@ class Evaluation:
     correct: int
     loss: float  # summed cross entropy
     count: int
+    certified: int | None = None  # of a vote, images on which it is certain (`flame/smoothing.py`)
 
     @property
     def accuracy(self) -> float:
@@ -68,6 +69,8 @@ def evaluate(model: nn.Module, images: LabelledImages, normalise: Normalise) -> 
 def total(parts: Iterable[Evaluation]) -> Evaluation:
     """The whole from its slices, added in the order given."""
     correct, loss, count = 0, 0.0, 0
+    certified: int | None = None
     for part in parts:
         correct, loss, count = correct + part.correct, loss + part.loss, count + part.count
-    return Evaluation(correct, loss, count)
+        certified = None if part.certified is None else (certified or 0) + part.certified
+    return Evaluation(correct, loss, count, certified)

@@ -121,11 +121,11 @@ def collude(
 
 
 def accuracies(evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
-    """MA on the clean test set; BA on the triggered one, where the attack has a backdoor."""
+    """MA on the clean test set; BA on the triggered one, where the attack has a backdoor; certified rates of a vote."""
     named = {short: evaluations[name] for short, name in (("ma", "clean"), ("ba", "backdoor")) if name in evaluations}
-    return {f"eval/{k}": e.accuracy for k, e in named.items()} | {
-        f"eval/{k}_loss": e.mean_loss for k, e in named.items()
-    }
+    found = {f"eval/{k}": e.accuracy for k, e in named.items()}
+    found |= {f"eval/{k}_loss": e.mean_loss for k, e in named.items()}
+    return found | {f"eval/{k}_certified": e.certified / e.count for k, e in named.items() if e.certified is not None}
 
 
 def smallest_running_var(updates: Updates, after: ServerState) -> dict[str, float]:

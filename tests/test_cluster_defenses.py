@@ -19,7 +19,7 @@ from flame.defenses.fldetector import FLDetector, hessian_product
 from flame.defenses.freqfed import FreqFed, frequencies
 from flame.defenses.points import distances, embed, furthest_first, gap_clusters, kmeans, within
 from flame.defenses.rflbat import RFLBAT, central, least_alike
-from flame.defenses.snowball import Snowball, calinski_harabasz, end_layers, ranks, votes
+from flame.defenses.snowball import calinski_harabasz
 from flame.defenses.steps.vector import Cluster
 from flame.layout import StateLayout
 from flame.types import Updates
@@ -108,27 +108,6 @@ def test_rflbat_rejects_updates_that_are_alike() -> None:
     verdict = answer(RFLBAT_DEFAULT, a_round([*benign, [20, 20, 0], [20.1, 20, 0], [20, 20.1, 0]]))
     assert_close(verdict.weights, *[0.2] * 5, 0, 0, 0)
     assert verdict.info == {"rflbat/clusters": 2.0}
-
-
-def test_snowball_votes_by_hand() -> None:
-    points = torch.tensor([[0.0], [1.0], [10.0]], dtype=torch.float64)  # everyone sees {0, 1} and {10}
-    assert_close(votes(points, 1), 2, 2, 1)
-    assert ranks(torch.tensor([2.0, 1.0, 2.0, 1.0 + 1e-12]), torch.tensor([0.0, 9.0, 1.0, 8.0])).tolist() == [
-        2,
-        1,
-        3,
-        0,
-    ]
-    entries = {"a.w": torch.zeros(2), "a.b": torch.zeros(1), "mid.w": torch.zeros(4), "out.w": torch.zeros(3)}
-    assert end_layers(StateLayout.from_state(entries, entries)) == [slice(0, 2), slice(2, 3), slice(7, 10)]
-
-
-def test_snowball_elects_the_crowd() -> None:
-    rows = 0.1 * torch.randn(7, 3, generator=stream())
-    rows[5:] += torch.tensor([[8.0, 8, 8], [-9, 9, 9]])
-    verdict = answer(Snowball(suspects=2, elected=0.5), a_round(rows))
-    assert int(verdict.accepted.sum()) == 4 and not bool(verdict.accepted[5:].any())
-    assert bool(answer(Snowball(suspects=5, elected=0.1), a_round(rows[:2])).accepted.all())
 
 
 def test_deepsight_looks_at_the_output_layer() -> None:
@@ -240,8 +219,6 @@ def test_fldetector_does_not_judge_newcomers() -> None:
         (lambda: replace(FREQFED, low=0.0), "defense.low=0.0"),
         (lambda: replace(RFLBAT_DEFAULT, first_filter=0.5), "defense.first_filter=0.5"),
         (lambda: replace(RFLBAT_DEFAULT, references=0), "defense.references=0"),
-        (lambda: Snowball(suspects=0, elected=0.5), "defense.suspects=0"),
-        (lambda: Snowball(suspects=1, elected=0.0), "defense.elected=0.0"),
         (lambda: replace(DEEPSIGHT, tau=0.0), "defense.tau=0.0"),
         (lambda: replace(DEEPSIGHT, min_cluster_size=1), "defense.min_cluster_size=1"),
         (lambda: replace(DEEPSIGHT, seeds=0), "defense.seeds=0"),

@@ -27,11 +27,13 @@ from flame.defenses.nnm import NNM, neighbours
 from flame.defenses.signguard import SignGuard, sign_shares
 from flame.defenses.trimmed_mean import TrimmedMean
 from flame.layout import StateLayout
+from flame.smoothing import Smoothing
 from flame.types import ServerState
 
 MEAN = FedAvg(weights="uniform")
 SIGNGUARD = SignGuard(lower=0.1, upper=3.0, coordinates=1.0)
 ALIGNINS = AlignIns(sparsity=0.34, sign_radius=1.0, direction_radius=1.0)
+SMOOTHING = Smoothing(copies=20, noise_std=0.01, alpha=0.001)
 DNC = DnC(malicious_share=0.2, filter_factor=1.0, coordinates=3, passes=1)
 
 
@@ -172,7 +174,7 @@ def test_bnguard_keeps_the_larger_cluster_of_statistics() -> None:
 
 
 def test_crfl_clips_the_model_and_perturbs_it() -> None:
-    rule, updates = CRFL(bound=5.0, growth=1.0, noise_std=0.0), a_round([[6, 8, 0]] * 5)
+    rule, updates = CRFL(bound=5.0, growth=1.0, noise_std=0.0, smoothing=SMOOTHING), a_round([[6, 8, 0]] * 5)
     assert_close(answer(rule, updates).state.row, 3, 4, 0)
     later = ServerState(updates.base, updates.base_counters, round=2)
     assert_close(answer(rule, updates, later).state.row, 4.2, 5.6, 0)
@@ -182,7 +184,7 @@ def test_crfl_clips_the_model_and_perturbs_it() -> None:
     assert (draws.view(-1, 3) - torch.tensor([4.2, 5.6, 0])).std().item() == pytest.approx(0.25, rel=0.05)
 
 
-@pytest.mark.parametrize("rule", [DNC, SIGNGUARD, ALIGNINS, CRFL(bound=9.0, growth=0.0, noise_std=0.1), BNGuard()])
+@pytest.mark.parametrize("rule", [DNC, SIGNGUARD, ALIGNINS, CRFL(9.0, 0.0, 0.1, SMOOTHING), BNGuard()])
 def test_rules_that_average_keep_counters_and_leave_statistics_unclipped(rule: Defense) -> None:
     rows = torch.tensor([[1.0, 1, 1, 100, 100, 100, 100]]).repeat(5, 1)
     verdict = answer(rule, a_round(rows, layout=NORMED, base=torch.ones(7)))
@@ -204,8 +206,8 @@ def test_rules_that_average_keep_counters_and_leave_statistics_unclipped(rule: D
         (lambda: replace(SIGNGUARD, coordinates=0.0), "defense.coordinates=0.0"),
         (lambda: replace(ALIGNINS, sparsity=0.0), "defense.sparsity=0.0"),
         (lambda: replace(ALIGNINS, sign_radius=0.0), "defense.sign_radius=0.0"),
-        (lambda: CRFL(bound=0.0, growth=0.0, noise_std=0.0), "defense.bound=0.0"),
-        (lambda: CRFL(bound=1.0, growth=0.0, noise_std=-1.0), "defense.noise_std=-1.0"),
+        (lambda: CRFL(0.0, 0.0, 0.0, SMOOTHING), "defense.bound=0.0"),
+        (lambda: CRFL(1.0, 0.0, -1.0, SMOOTHING), "defense.noise_std=-1.0"),
     ],
 )
 def test_settings_out_of_range_name_the_key(build: Any, message: str) -> None:

@@ -17,12 +17,12 @@ import torch
 from torch import Generator, Tensor
 
 from flame.defenses.base import Defense
-from flame.defenses.mixing import Before, mix, unmix
+from flame.defenses.mixing import PreAggregation, mix, unmix
 from flame.types import ServerState, Updates, Verdict
 
 
 @dataclass(frozen=True)
-class Bucketing(Before):
+class Bucketing(PreAggregation):
     """The inner rule on means of random buckets."""
 
     size: int  # s, clients in a bucket, >= 1; 1 is the inner rule itself

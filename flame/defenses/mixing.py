@@ -11,13 +11,14 @@ from dataclasses import replace
 from torch import Tensor
 
 from flame.defenses.base import Defense
+from flame.smoothing import Smoothing
 from flame.types import Updates, Verdict
 
 
-class Before:
-    """What stands before another rule asks for what that one needs."""
+class PreAggregation:
+    """A rule before another one: what the inner rule asks of the federation, it asks for too."""
 
-    rule: Defense
+    rule: Defense  # what aggregates the mixtures
 
     @property
     def root_samples(self) -> int:
@@ -28,6 +29,11 @@ class Before:
     def needs_lab(self) -> bool:
         """Whether the inner rule tries models."""
         return getattr(self.rule, "needs_lab", False)
+
+    @property
+    def smoothing(self) -> Smoothing | None:
+        """The vote by which the inner rule's model answers."""
+        return getattr(self.rule, "smoothing", None)
 
 
 def mix(updates: Updates, mixing: Tensor, ids: Tensor) -> Updates:

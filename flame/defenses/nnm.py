@@ -16,12 +16,12 @@ import torch
 from torch import Generator, Tensor
 
 from flame.defenses.base import Defense
-from flame.defenses.mixing import Before, mix, unmix
+from flame.defenses.mixing import PreAggregation, mix, unmix
 from flame.types import ServerState, Updates, Verdict
 
 
 @dataclass(frozen=True)
-class NNM(Before):
+class NNM(PreAggregation):
     """The inner rule on means of neighbours."""
 
     malicious_share: float  # f / n that is assumed, [0, 0.5)

@@ -23,7 +23,10 @@ class Engine(Protocol):
         """
 
     def evaluate(self, state: ServerState) -> Mapping[str, Evaluation]:
-        """The global model on every evaluation set of the task, the backdoor set as the attack stamps it by now."""
+        """The global model on every evaluation set of the task, the backdoor set as the attack stamps it by now.
+
+        For a defense with `smoothing`, the vote of its copies (`flame/smoothing.py`).
+        """
 
     def close(self) -> None:
         """Release processes and memory."""

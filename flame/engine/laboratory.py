@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flame.engine.workbench import Task, Workbench, one_thread
+from flame.device import one_thread
+from flame.engine.workbench import Task, Workbench
 from flame.types import Cohort, ServerState
 
 

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
+from flame.device import one_thread
 from flame.engine.base import WorkerError
 from flame.engine.sharing import Room, empty_room, shared, to_arrays, to_tensors
-from flame.engine.workbench import Task, Workbench, one_thread, prepare_process, restamp
+from flame.engine.workbench import Task, Workbench, prepare_process, restamp
 from flame.evaluate import Evaluation, slices, total
 from flame.types import Cohort, Notes, ServerState, Updates
 
@@ -63,11 +64,11 @@ class Pool:
 
     def evaluate(self, state: ServerState) -> dict[str, Evaluation]:
         """See `Engine.evaluate`."""
-        self._enter(state, 1)
+        self._enter(self._task.evaluated(state), 1)
         with one_thread():
             restamp(self._task, state.memory)
         cuts = [(name, part) for name, images in self._task.eval_sets.items() for part in slices(len(images))]
-        done = self._run([("evaluate", i, name, part) for i, (name, part) in enumerate(cuts)])
+        done = self._run([("evaluate", i, state.round, name, part) for i, (name, part) in enumerate(cuts)])
         return {name: total(done[i] for i, (of, _) in enumerate(cuts) if of == name) for name in self._task.eval_sets}
 
     def close(self) -> None:

@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flame.device import one_thread
 from flame.engine.base import WorkerError
 from flame.engine.sharing import to_arrays
 from flame.engine.spill import Store
-from flame.engine.workbench import Task, Workbench, one_thread, prepare_process
+from flame.engine.workbench import Task, Workbench, prepare_process
 from flame.evaluate import Evaluation, slices, total
 from flame.types import Cohort, LabelledImages, Notes, ServerState, Updates
 
@@ -68,9 +69,9 @@ class Ray:
 
     def evaluate(self, state: ServerState) -> dict[str, Evaluation]:
         """See `Engine.evaluate`."""
-        where = [self._shared, self._put(state), self._put_restamped(state)]
+        where = [self._shared, self._put(self._task.evaluated(state)), self._put_restamped(state)]
         cuts = [(name, part) for name, images in self._task.eval_sets.items() for part in slices(len(images))]
-        done = dict(self._results({self._evaluate.remote(where, *cut): i for i, cut in enumerate(cuts)}))
+        done = dict(self._results({self._evaluate.remote(where, state.round, *cut): i for i, cut in enumerate(cuts)}))
         return {name: total(done[i] for i, (of, _) in enumerate(cuts) if of == name) for name in self._task.eval_sets}
 
     def close(self) -> None:
@@ -137,11 +138,11 @@ def _train(where: list[Any], round: int, client: int, compromised: bool) -> tupl
     return out.numpy(), out_counters.numpy(), loss, to_arrays(notes)
 
 
-def _evaluate(where: list[Any], name: str, part: slice) -> Evaluation:
+def _evaluate(where: list[Any], round: int, name: str, part: slice) -> Evaluation:
     bench, (row, counters, _) = _bench(where[0]), _state(where[1])
     if name == "backdoor" and where[2] is not None:
         bench = _restamped(bench, torch.tensor(_import_ray().get(where[2])))
-    return bench.evaluate(row, counters, name, part)
+    return bench.evaluate(row, counters, round, name, part)
 
 
 @lru_cache(maxsize=1)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from flame.device import one_thread
 from flame.engine.spill import Store
-from flame.engine.workbench import Task, Workbench, one_thread, restamp
+from flame.engine.workbench import Task, Workbench, restamp
 from flame.evaluate import Evaluation, slices, total
 from flame.types import Cohort, Notes, ServerState, Updates
 
@@ -37,8 +38,10 @@ class Sequential:
     def evaluate(self, state: ServerState) -> dict[str, Evaluation]:
         """See `Engine.evaluate`."""
         restamp(self._task, state.memory)
+        state = self._task.evaluated(state)
+        model = state.row, state.counters, state.round
         return {
-            name: total(self._bench.evaluate(state.row, state.counters, name, part) for part in slices(len(images)))
+            name: total(self._bench.evaluate(*model, name, part) for part in slices(len(images)))
             for name, images in self._task.eval_sets.items()
         }
 

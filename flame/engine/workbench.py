@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +17,8 @@ from flame.device import device_of, on
 from flame.engine.spill import Spill
 from flame.evaluate import Evaluation, answers, evaluate
 from flame.layout import StateLayout
-from flame.types import LabelledImages, Notes, Shards
+from flame.smoothing import Smoothing, vote
+from flame.types import LabelledImages, Notes, ServerState, Shards
 
 BENIGN = Attack()  # its hooks do nothing
 
@@ -39,6 +39,11 @@ class Task:
     spill: Spill
     device: str  # cpu, cuda, cuda:1: of the model, and of the images while they are used
     precision: str  # of local training
+    smoothing: Smoothing | None  # the vote that a defense wants evaluated in the model's place
+
+    def evaluated(self, state: ServerState) -> ServerState:
+        """The state whose model is evaluated: as it is, but for a defense with `smoothing`."""
+        return state if self.smoothing is None else self.smoothing.centre(state)
 
 
 class Workbench:
@@ -55,8 +60,7 @@ class Workbench:
     ) -> tuple[float, Notes]:
         """Train one client from the global `row` [d + b]; the model then holds the result. Returns loss and notes."""
         task = self.task
-        with torch.no_grad():
-            task.layout.load(self.state, row, counters)
+        self._load(row, counters)
         images = task.train[task.shards[client]]
         job = LocalJob(
             self.model, images, task.sgd, task.normalise, memory, task.seed, round, client, precision=task.precision
@@ -70,11 +74,19 @@ class Workbench:
         self.task.layout.flatten(self.state, out, out_counters)
         out -= row
 
-    def evaluate(self, row: Tensor, counters: Tensor, name: str, part: slice) -> Evaluation:
-        """Evaluate the model of `row` on one slice of an image set."""
-        with torch.no_grad():
-            self.task.layout.load(self.state, row, counters)
-        return evaluate(self.model, self.task.eval_sets[name][part], self.task.normalise)
+    def evaluate(self, row: Tensor, counters: Tensor, round: int, name: str, part: slice) -> Evaluation:
+        """Evaluate the model of `row`, or the vote of its copies, on one slice of an image set."""
+        task, images = self.task, self.task.eval_sets[name][part]
+        if task.smoothing is None:
+            return evaluate(self._load(row, counters), images, task.normalise)
+        copies = task.smoothing.noisy(row, task.layout.trainable, task.seed, round)
+        return vote((self._load(copy, counters) for copy in copies), images, task.normalise, task.smoothing.alpha)
+
+    @torch.no_grad()
+    def _load(self, row: Tensor, counters: Tensor) -> nn.Module:
+        """The live model, holding `row` [d + b] now."""
+        self.task.layout.load(self.state, row, counters)
+        return self.model
 
     @torch.no_grad()
     def logits(self, row: Tensor, counters: Tensor, x: Tensor) -> Tensor:
@@ -89,17 +101,6 @@ def restamp(task: Task, memory: Mapping[str, Tensor]) -> None:
         return
     if (moved := task.attack.restamp(images.x, memory)) is not None:
         images.x.copy_(moved)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Training and evaluation take one thread in every engine, whatever `threads` is: the count is part of the bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def prepare_process(threads: int) -> None:
