@@ -100,7 +100,7 @@ def test_runs_become_a_table_between_its_marks(elsewhere: Path) -> None:
     assert [line.split()[0] for line in outdated(elsewhere, ["attacks"])] == ["README.md"]
 
 
-def test_a_table_takes_its_own_recipe_s_runs_out_of_a_folder_of_several(tmp_path: Path) -> None:
+def test_runs_with_other_options_than_the_recipe_s_are_left_out(tmp_path: Path) -> None:
     """Another partition, another data set, another seed, a defense that is not ranked."""
     (tmp_path / "RESULTS.md").write_text("<!-- table: strongest -->\n\n<!-- end: strongest -->\n")
     own = {"seed": 100, "partition": "dirichlet_05", "defense": "krum"}

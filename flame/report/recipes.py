@@ -23,7 +23,8 @@ def plan(recipe: str) -> Plan:
 def options(recipe: str) -> Mapping[str, str]:
     """Config group -> the option that conf/<recipe>.yaml gives to all of its runs, of those in a run folder's name.
 
-    So a folder may hold several recipes' runs. Settings are not compared: a recipe can be tried with fewer rounds.
+    They keep other recipes' runs in the same folder apart. Settings are not compared, so that a recipe can be tried in
+    fewer rounds: where they alone tell recipes apart, each needs a folder (`publish` refuses two runs of one cell).
     """
     overridden = [entry for entry in _written(recipe)["defaults"] if isinstance(entry, dict)]
     chosen = {key.removeprefix("override "): option for entry in overridden for key, option in entry.items()}
