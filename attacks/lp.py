@@ -17,6 +17,8 @@ Attack (section 4), from the global model again:
 The attacker knows the server's rule as far as `detector` says. A layer is one tensor of the state_dict, as in the
 authors' code (zhmzm/Poisoning_Backdoor-critical_Layers_Attack), whose BatchNorm statistics are u_avg's as well.
 
+`layers: random` is the paper's control (from memory): as many layers as are critical, drawn from all of them.
+
 Deviations: identification trains with the client's own learning rate and its malicious model for the attacker's epochs
 (their script: 0.1, one epoch with every image also triggered); the benign model that does not reach `fit_accuracy` is
 used as it is (theirs gives the round up below 80 %); step 6 keeps the first set that is accepted (their loop, one layer
@@ -41,10 +43,11 @@ from flame.client import LocalJob
 from flame.clustering import majority_cluster
 from flame.evaluate import evaluate
 from flame.geometry import Geometry
-from flame.layout import Entry
+from flame.layout import Entry, StateLayout
 from flame.types import LabelledImages
 
 DETECTORS = ("none", "krum", "flame")
+LAYERS = ("critical", "random")
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class LP(Around):
     fit_accuracy: float  # on its own images, at which the benign model of step 1 has converged, in [0, 1]
     fit_epochs: int  # at most, >= 1
     detector: str  # none | krum | flame
+    layers: str  # critical | random
 
     def __post_init__(self) -> None:
         require(0 < self.threshold <= 1, "threshold", self.threshold, "in (0, 1]")
@@ -65,11 +69,14 @@ class LP(Around):
         require(0 <= self.fit_accuracy <= 1, "fit_accuracy", self.fit_accuracy, "in [0, 1]")
         require(self.fit_epochs >= 1, "fit_epochs", self.fit_epochs, "a whole number >= 1")
         require(self.detector in DETECTORS, "detector", repr(self.detector), f"one of {', '.join(DETECTORS)}")
+        require(self.layers in LAYERS, "layers", repr(self.layers), f"one of {', '.join(LAYERS)}")
 
     def train(self, job: LocalJob) -> float:
         """Steps 1 to 4; the model ends as the malicious one, the rest is noted."""
         start = Snapshot.of(job.model)
         layers = self._identify(job)
+        if self.layers == "random":
+            layers = drawn(trainable_layers(start.layout), len(layers), job.stream("layers"))
         start.load(job.model)
         job.fit(job.images)
         places = torch.tensor([start.layout.entries.index(e) for e in layers], dtype=torch.int64)
@@ -139,7 +146,7 @@ def critical_layers(
     benign: Snapshot, malicious: Snapshot, success: Callable[[Snapshot], float], threshold: float
 ) -> Sequence[Entry]:
     """Forward and backward layer substitution; none when the malicious model has no backdoor itself."""
-    layers = [e for e in benign.layout.entries if e.stop <= benign.layout.trainable]
+    layers = trainable_layers(benign.layout)
     goal = success(malicious)
     left = [success(malicious.with_layers(benign, [e])) for e in layers]  # the lower, the more critical
     ranked = [layers[i] for i in sorted(range(len(layers)), key=left.__getitem__)]
@@ -148,3 +155,13 @@ def critical_layers(
         count += 1
         reached = success(benign.with_layers(malicious, ranked[:count]))
     return ranked[:count]
+
+
+def trainable_layers(layout: StateLayout) -> Sequence[Entry]:
+    """Those that may be poisoned."""
+    return [e for e in layout.entries if e.stop <= layout.trainable]
+
+
+def drawn(layers: Sequence[Entry], count: int, stream: Generator) -> Sequence[Entry]:
+    """So many of them at random, each at most once, in random order."""
+    return [layers[i] for i in torch.randperm(len(layers), generator=stream)[:count].tolist()]

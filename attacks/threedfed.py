@@ -58,7 +58,7 @@ class ThreeDFed(Around):
     indicator: float  # planted value in norms of the update, > 0
     silence: float  # feedback that others alone may cause, in units of 1 / n, in (0, 1)
     group_size: int  # colluders whose masks cancel, >= 2
-    neurons: int  # outputs that a group masks, >= 1; the target is never one
+    neurons: int  # outputs that a group masks, 0: no masks; the target is never one
     mask_std: float  # of the noise that masks start from, > 0
     least_mask: float  # smallest a, in [0, 1]
     decoy_reach: float  # how far a decoy's parameter is pulled, >= 0
@@ -69,7 +69,7 @@ class ThreeDFed(Around):
         require(self.indicator > 0, "indicator", self.indicator, "> 0")
         require(0 < self.silence < 1, "silence", self.silence, "in (0, 1)")
         require(self.group_size >= 2, "group_size", self.group_size, "a whole number >= 2")
-        require(self.neurons >= 1, "neurons", self.neurons, "a whole number >= 1")
+        require(self.neurons >= 0, "neurons", self.neurons, "0 (no masks) or a whole number >= 1")
         require(self.mask_std > 0, "mask_std", self.mask_std, "> 0")
         require(0 <= self.least_mask <= 1, "least_mask", self.least_mask, "in [0, 1]")
         require(self.decoy_reach >= 0, "decoy_reach", self.decoy_reach, ">= 0")
@@ -118,7 +118,7 @@ class ThreeDFed(Around):
 
     def _masked(self, backdoor: Tensor, count: int, level: float, scene: Scene, stream: Generator) -> Tensor:
         """[count, d] step 3 for one group."""
-        if count < 2:
+        if count < 2 or not self.neurons:
             return backdoor.expand(count, -1)
         head = head_rows(backdoor, scene.layout)
         others = torch.randperm(len(head), generator=stream)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from copy import deepcopy
@@ -21,7 +22,7 @@ from attacks.a3fl import A3FL, TRIGGER, similarity
 from attacks.base import Attack, Scene
 from attacks.chameleon import Chameleon, contrastive_loss, features
 from attacks.flame_aware import FlameAware, cosine_distances, excess, moved
-from attacks.lp import LP, critical_layers
+from attacks.lp import LP, critical_layers, drawn, trainable_layers
 from attacks.neurotoxin import SEEN, Neurotoxin, bottom, clean_gradient
 from attacks.snapshot import Snapshot
 from attacks.triggers import Painted, Square
@@ -214,8 +215,8 @@ def test_layers_that_only_work_together() -> None:
     assert critical_layers(model_of([0] * 5), model_of([0] * 5), both, 0.95) == []  # no backdoor, nothing critical
 
 
-def lp(gain: float = 1.0, detector: str = "none") -> LP:
-    return LP(PLAIN, 0.95, gain, 0.25, 0.9, 3, detector)
+def lp(gain: float = 1.0, detector: str = "none", layers: str = "critical") -> LP:
+    return LP(PLAIN, 0.95, gain, 0.25, 0.9, 3, detector, layers)
 
 
 @pytest.mark.parametrize(("gain", "first"), [(0.5, [6, 2.5, 4, 5]), (1.0, [10, 0, 4, 5]), (2.0, [20, 0, 4, 5])])
@@ -261,6 +262,28 @@ def test_lp_trains_its_malicious_model_from_the_global_one() -> None:
     layout = StateLayout.of(work.model)
     found = [layout.entries[i].block for i in work.notes["layers"].tolist()]
     assert set(found) <= {"trunk", "head"} and len(found) == len(set(work.notes["layers"].tolist()))
+
+
+def test_random_layers_are_as_many_and_nothing_else_changes() -> None:
+    """The default notes what was identified, bit by bit; the control has the same models and as many other layers."""
+    critical, random, identified = normed_job(), normed_job(), normed_job()
+    lp().train(critical)
+    lp(layers="random").train(random)
+    layout = StateLayout.of(critical.model)
+    found = [layout.entries.index(e) for e in lp()._identify(identified)]
+    assert found and critical.notes["layers"].tolist() == found
+    assert len(random.notes["layers"]) == len(found)
+    assert torch.equal(random.notes["benign"], critical.notes["benign"])
+    assert torch.equal(Snapshot.of(random.model).row, Snapshot.of(critical.model).row)
+
+
+def test_layers_are_drawn_from_all_without_repetition() -> None:
+    """Two of five, a thousand times: each in two fifths of the draws, four standard errors."""
+    layers, hits = trainable_layers(model_of([0] * 5).layout), Counter()
+    for seed in range(1000):
+        hits.update({e.key for e in drawn(layers, 2, generator(seed, "layers"))})
+    assert sum(hits.values()) == 2000 and all(abs(hits[f"l{i}.w"] - 400) < 4 * math.sqrt(1000 * 0.24) for i in range(5))
+    assert [e.key for e in trainable_layers(LAYOUT)] == ["a.weight", "b.weight"]
 
 
 # flame_aware
@@ -469,6 +492,7 @@ def test_poisoned_images_come_close_to_their_facilitators() -> None:
         (lambda: replace(lp(), fit_accuracy=1.1), "attack.fit_accuracy=1.1"),
         (lambda: replace(lp(), fit_epochs=0), "attack.fit_epochs=0"),
         (lambda: lp(detector="median"), "attack.detector='median' .* one of none, krum, flame"),
+        (lambda: lp(layers="all"), "attack.layers='all' .* one of critical, random"),
         (lambda: FlameAware(PLAIN, "head", 1.0, None, "benign"), "attack.adapt_to='head'"),
         (lambda: FlameAware(PLAIN, "both", 0.0, None, "benign"), "attack.budget=0.0"),
         (lambda: FlameAware(PLAIN, "both", 1.0, -1.0, "benign"), r"attack.reach=-1.0 .* null \(n / m\) or > 0"),

@@ -11,9 +11,10 @@ from test_report import write_run
 
 from flame.folder import read_json
 from flame.report.accuracy_tables import accuracies, attacks
+from flame.report.admissions import AttackLine
 from flame.report.markup import comma_separated, latex, markdown
 from flame.report.published import ROOT, TABLES, derived, outdated, publish, spliced
-from flame.report.recipes import plan
+from flame.report.recipes import options, plan
 from flame.report.records import Line, read, write
 from flame.report.runs import Cell, find_runs, gather, read_run
 from flame.trackers.files import ENVIRONMENT, SUMMARY, write_json
@@ -32,8 +33,8 @@ def elsewhere(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, **choices: str) -> None:
-    write_run(folder, summary={"eval/ma": 0.5, "eval/ba": 0.25, "filter/accepted": 4.0}, **choices)
+def run(folder: Path, seed: int = 0, **choices: str) -> None:
+    write_run(folder, seed, summary={"eval/ma": 0.5, "eval/ba": 0.25, "filter/accepted": 4.0}, **choices)
     write_json(folder / ENVIRONMENT, {"commit": "1234567", "dirty": False})
     write_json(folder / SUMMARY, {**read_json(folder / SUMMARY), "state_sha256": "0123"})
 
@@ -114,6 +115,19 @@ def test_runs_of_another_sitting_are_added(elsewhere: Path) -> None:
     ]
     publish("attacks", cells(elsewhere / "later"), elsewhere)
     assert [line.state_sha256 for line in read(elsewhere / "results" / "attacks.csv", Line)] == ["0123", ""]
+
+
+def test_runs_with_other_options_than_the_recipe_s_are_left_out(tmp_path: Path) -> None:
+    """Another partition, another data set, another seed, a defense that is not ranked."""
+    (tmp_path / "RESULTS.md").write_text("<!-- table: strongest -->\n\n<!-- end: strongest -->\n")
+    own = {"seed": 100, "partition": "dirichlet_05", "defense": "krum"}
+    others = [{"partition": "dirichlet_03"}, {"dataset": "mnist"}, {"seed": 0}, {"defense": "fedavg"}]
+    for number, changed in enumerate([{}, *others]):
+        run(tmp_path / "runs" / str(number), **own | changed)  # type: ignore[arg-type]
+    publish("strongest", cells(tmp_path / "runs"), tmp_path)
+    (kept,) = read(tmp_path / "results" / "strongest.csv", AttackLine)
+    assert (kept.seed, kept.partition, kept.defense) == (100, "dirichlet_05", "krum")
+    assert options("strongest_digits") == {"dataset": "digits", "partition": "dirichlet_05"}
 
 
 def test_latex_is_written_when_asked_for_and_checked_from_then_on(elsewhere: Path) -> None:

@@ -150,6 +150,17 @@ def test_colluders_send_one_update_in_different_masks() -> None:
     assert float(torch.pdist(unplanted).min()) > 0.01 and len(set(places.tolist())) == 4
 
 
+def test_without_masks_all_send_the_same_but_for_indicators() -> None:
+    """Those are planted where they were, as large as they were: nothing else has changed."""
+    (rows, around), (masked, _) = colluders(4), sent(4)
+    plain = replace(attack(), neurons=0).craft(rows, around, generator(0, "craft"))
+    places = plain.memory[PREFIX + "places"]
+    assert torch.equal(places, masked.memory[PREFIX + "places"])
+    assert torch.equal(plain.memory[PREFIX + "planted"], masked.memory[PREFIX + "planted"])
+    elsewhere = torch.ones(D, dtype=torch.bool).index_fill(0, places, False)
+    assert float(plain.rows[:, elsewhere].std(0).max()) == 0 < float(masked.rows[:, elsewhere].std(0).max())
+
+
 # decoys and tuning
 
 

@@ -93,12 +93,16 @@ def contrast_table(labels: Sequence[str], columns: Sequence[str], contrasts: Seq
     That last row is one test and outside of Holm's family: with six seeds no exact p is below 2 / 64, so that of a
     family of two or more none can stay below 0.05, however large the differences are.
     """
+    rows = unpooled_table(labels, columns, contrasts, unit)
+    pooled = mean_by_seed(contrasts)
+    return [*rows, contrast_row(pooled, sign_flip_p(pooled.differences), np.nan, unit)] if pooled else rows
+
+
+def unpooled_table(labels: Sequence[str], columns: Sequence[str], contrasts: Sequence[Contrast], unit: Unit) -> Rows:
+    """A row for each contrast, where they are of unlike things, whose mean would say nothing."""
     p_values = [sign_flip_p(contrast.differences) for contrast in contrasts]
     tests = zip(contrasts, p_values, holm(p_values), strict=True)
-    rows = [contrast_row(contrast, p, adjusted, unit) for contrast, p, adjusted in tests]
-    if pooled := mean_by_seed(contrasts):
-        rows.append(contrast_row(pooled, sign_flip_p(pooled.differences), np.nan, unit))
-    return [[*labels, *columns, *INFERENCE], *rows]
+    return [[*labels, *columns, *INFERENCE], *(contrast_row(c, p, adjusted, unit) for c, p, adjusted in tests)]
 
 
 def contrast_row(contrast: Contrast, p: float, adjusted: float, unit: Unit) -> list[str]:

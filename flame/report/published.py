@@ -14,11 +14,14 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from flame.report.ablation_tables import ablations
 from flame.report.accuracy_tables import COMPARED, attacks, defenses
+from flame.report.admissions import AblationLine, AttackLine, EvasionLine
+from flame.report.attack_tables import evasion, later_attacks, strongest
 from flame.report.contrasts import BOOTSTRAP
 from flame.report.markup import Rows, comma_separated, latex, markdown
 from flame.report.preset_tables import preset_pairs, presets
-from flame.report.recipes import Plan, plan
+from flame.report.recipes import Plan, options, plan
 from flame.report.records import Line, read, write
 from flame.report.runs import Cell
 from flame.report.vector_tables import (
@@ -65,6 +68,11 @@ def planned(record: Line, swept: Plan) -> bool:
     return all(getattr(record, name) in values for name, values in swept.items() if name != "seed")
 
 
+def exactly(record: Line, swept: Plan) -> bool:
+    """Whether the recipe's sweep has this run: for a table whose rule names its seeds."""
+    return planned(record, swept) and str(record.seed) in swept["seed"]
+
+
 def question(prefix: str) -> dict[str, Block]:
     """The blocks of the question on one data set."""
     through = "Runs whose BA, mean of the last {mean_of_last} of {rounds} rounds, is over 50 %"
@@ -94,6 +102,30 @@ PRESETS = {
     "preset_pairs": Block(preset_pairs, INDICES),
 }
 ATTACKS, DEFENSES = {"attacks": Block(attacks, LAST)}, {"defenses": Block(defenses, LAST)}
+STRONGEST = {"strongest": Block(strongest, LAST + "; ranked by the mean MA - BA in percentage points")}
+LATER = {
+    "later_attacks": Block(
+        later_attacks,
+        LAST + "; malicious admitted: of all rounds; the largest mean BA under either vector first",
+    )
+}
+EVASION = {
+    "evasion": Block(
+        evasion,
+        "In per cent; BA: mean of the last {mean_of_last} of {rounds} rounds; malicious admitted: of all rounds. In the"
+        " rows *the vector it meets* each vector faces the attacker who adapts to it, with the same budget of distance,"
+        " in that vector and in units of the distance between benign clients: above 0, `weights_only` is easier to"
+        " evade at the same stealth. In the others one attacker faces both",
+    )
+}
+ABLATIONS = {
+    "ablations": Block(
+        ablations,
+        "In per cent; BA under attack: mean of its last {mean_of_last} rounds; BA afterwards: of all rounds after its"
+        " stop; malicious admitted: of all its rounds; {rounds} rounds in all. Differences are the attack's value minus"
+        " its control's, *expected* is what its paper leads one to expect of them",
+    )
+}
 TABLES = {
     "attacks": Table("table_attacks", "README.md", Line, ATTACKS, lambda run, _: run.defense in COMPARED),
     "defenses": Table(
@@ -103,6 +135,10 @@ TABLES = {
     "vector_question_digits": Table("vector_question_digits", "RESULTS.md", VectorLine, question("digits_"), planned),
     "norms": Table("norms", "RESULTS.md", VectorLine, NORMS, planned),
     "presets": Table("presets", "RESULTS.md", PresetLine, PRESETS, planned),
+    "evasion": Table("evasion_digits", "RESULTS.md", EvasionLine, EVASION, exactly),
+    "strongest": Table("strongest_digits", "RESULTS.md", AttackLine, STRONGEST, exactly),
+    "later_attacks": Table("later_attacks_digits", "RESULTS.md", AttackLine, LATER, exactly),
+    "ablations": Table("ablations_digits", "RESULTS.md", AblationLine, ABLATIONS, exactly),
 }
 
 
@@ -113,7 +149,9 @@ def publish(name: str, cells: Iterable[Cell], root: Path = ROOT, with_latex: boo
         ValueError: two runs would be one line of the table, or a document lacks a table's marks.
     """
     table, swept = TABLES[name], plan(TABLES[name].recipe)
-    records = [table.kind.of(run, cell.labels) for cell in cells for run in cell.runs]
+    given = options(table.recipe).items()
+    runs = [(run, cell.labels) for cell in cells for run in cell.runs if given <= run.choices.items()]
+    records = [table.kind.of(run, labels) for run, labels in runs]
     records = [record for record in records if table.belongs(record, swept)]
     key = attrgetter(*dict.fromkeys(("attack", *swept)))  # what tells one run of the table from another
     if twice := [place for place, count in Counter(map(key, records)).items() if count > 1]:

@@ -12,7 +12,7 @@ import numpy as np
 from flame.report.contrasts import PER_CENT, PLAIN, Contrast, Unit, Values, contrast_table, extent, finished, lacking
 from flame.report.markup import Rows
 from flame.report.recipes import Plan
-from flame.report.records import Line
+from flame.report.records import Kind, Line
 from flame.report.statistics import partial_correlation, wilson_interval
 from flame.report.vectors import BLOCKS, VECTORS, VectorLine
 
@@ -133,7 +133,7 @@ def contrast(
     labels: tuple[str, ...],
     sides: Sequence[Values],
     beside: Sequence[Values],
-    arms: Sequence[Records],
+    arms: Sequence[Sequence[Line]],
     all_: Sequence[int],
 ) -> Contrast:
     """Of one cell, with what it lacks."""
@@ -143,12 +143,12 @@ def contrast(
     return found
 
 
-def cells(records: Records, plan: Plan) -> Iterator[tuple[tuple[str, ...], dict[str, Records]]]:
+def cells(records: Sequence[Kind], plan: Plan) -> Iterator[tuple[tuple[str, ...], dict[str, Sequence[Kind]]]]:
     """The labels of each planned cell, and its runs by defense."""
     names = cell_fields(plan)
     for labels in product(*(plan[name] for name in names)):
         here = [record for record in records if tuple(getattr(record, name) for name in names) == labels]
-        yield labels, {defense: [record for record in here if record.defense == defense] for defense in DEFENSES}
+        yield labels, {defense: [record for record in here if record.defense == defense] for defense in plan["defense"]}
 
 
 def cell_fields(plan: Plan) -> list[str]:
