@@ -71,6 +71,7 @@ def laboratory(
         spill=Spill(1.0, "."),
         device="cpu",
         precision="float32",
+        smoothing=None,
     )
     cohort = Cohort(torch.arange(len(compromised)), compromised)
     return Laboratory.of(task, ServerState(row, counters), cohort)
