@@ -100,6 +100,14 @@ def test_runs_become_a_table_between_its_marks(elsewhere: Path) -> None:
     assert [line.split()[0] for line in outdated(elsewhere, ["attacks"])] == ["README.md"]
 
 
+def test_a_recipe_that_was_not_run_is_a_sentence(elsewhere: Path) -> None:
+    """And no file: rows of dashes tell nobody anything."""
+    ((path, text),) = derived("attacks", elsewhere).items()
+    between = text.partition("<!-- table: attacks -->\n")[2].partition("\n<!-- end: attacks -->")[0]
+    assert path == elsewhere / "README.md" and "\n" not in between
+    assert between.startswith("Not run yet: `python train.py --config-name table_attacks`")
+
+
 def test_runs_of_another_sitting_are_added(elsewhere: Path) -> None:
     """A seed more joins the lines that are there; an unfinished run takes no finished one's place."""
     run(elsewhere / "runs" / "a", attack="dba")

@@ -182,6 +182,9 @@ def derived(name: str, root: Path = ROOT, with_latex: bool = False) -> dict[Path
     document, files = root / table.document, {}
     text = document.read_text()
     for mark, block in table.blocks.items():
+        if not any(record.state_sha256 for record in records):  # a sentence instead of rows of dashes
+            text = spliced(text, mark, caption(name, block.caption, records), table.document)
+            continue
         rows = block.rows(records, swept)
         shown = without(rows, BOOTSTRAP)
         text = spliced(text, mark, f"{markdown(shown)}\n\n{caption(name, block.caption, records)}", table.document)
