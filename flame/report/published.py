@@ -97,6 +97,10 @@ NORMS = {
     "norms_ma": Block(partial(defended, metric="ma"), LAST),
     "norms_ba": Block(partial(defended_under_attack, metric="ba"), LAST),
 }
+CRAFTED = {
+    "crafted_caught": Block(caught, SHARES),
+    "crafted_ma": Block(partial(defended, metric="ma"), LAST),
+}
 PRESETS = {
     "presets": Block(presets, LAST + "; agreement over all rounds"),
     "preset_pairs": Block(preset_pairs, INDICES),
@@ -133,6 +137,7 @@ TABLES = {
     ),
     "vector_question": Table("vector_question", "RESULTS.md", VectorLine, question(""), planned),
     "vector_question_digits": Table("vector_question_digits", "RESULTS.md", VectorLine, question("digits_"), planned),
+    "crafted": Table("crafted_digits", "RESULTS.md", VectorLine, CRAFTED, planned),
     "norms": Table("norms", "RESULTS.md", VectorLine, NORMS, planned),
     "presets": Table("presets", "RESULTS.md", PresetLine, PRESETS, planned),
     "evasion": Table("evasion_digits", "RESULTS.md", EvasionLine, EVASION, exactly),
