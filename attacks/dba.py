@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 from torch import Generator, Tensor
 
 from attacks.badnets import BadNets
-from attacks.base import Crafted, Scene, require
+from attacks.base import Attack, Crafted, Scene, require
 from attacks.scaling import Scaling
 from attacks.triggers import Part, PixelTrigger
 from flame.client import LocalJob
+from flame.types import Dataset
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class DBA(BadNets):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.parts >= 1, "parts", self.parts, "a whole number >= 1")
+
+    def prepare(self, dataset: Dataset, stream: Generator) -> tuple[Attack, Dataset]:
+        """Check that the trigger has a pixel for each part, too."""
+        self.part(0).pixels(*dataset.train.x.shape[-2:])
+        return super().prepare(dataset, stream)
 
     def compromise(self, job: LocalJob) -> LocalJob:
         """Train on this client's part of the trigger."""

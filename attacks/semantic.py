@@ -40,7 +40,7 @@ class Semantic(Attack):
         require(0 < self.share < 1, "share", self.share, "in (0, 1)")
         require(self.source_class != self.target_class, "target_class", self.target_class, "another class")
         for name, lists in self.positions.items():
-            if set(lists) != {"train", "held_out"} or not all(lists.values()):
+            if set(lists) != {"train", "held_out"} or not all(lists.values()) or not _whole(lists):
                 raise ValueError(
                     f"attack.positions.{name} must be two lists, train and held_out, of training positions"
                 )
@@ -61,6 +61,10 @@ class Semantic(Attack):
         fits = bool((at >= 0).all()) and bool((at < count).all())
         require(fits, f"positions.{dataset.name}.{part}", at.tolist(), f"in [0, {count - 1}]")
         return at
+
+
+def _whole(lists: Mapping[str, Sequence[int]]) -> bool:
+    return all(type(at) is int for part in lists.values() for at in part)
 
 
 def brightness(queries: Tensor, members: Tensor, same: bool) -> Tensor:

@@ -109,7 +109,7 @@ class PixelList(PixelTrigger):
     points: Sequence[Sequence[int]]
 
     def __post_init__(self) -> None:
-        if not self.points or any(len(point) != 3 for point in self.points):
+        if not self.points or not all(_is_triple(point) for point in self.points):
             raise ValueError(f"attack.trigger.points={list(self.points)} must be a list of [row, column, value]")
         _check_values("points", [point[2] for point in self.points])
 
@@ -157,6 +157,10 @@ def _inside(key: str, start: int, extent: int, size: int) -> int:
         room = f"must be in [0, {extent - size}] or [{-extent}, {-size}]" if size <= extent else "make it smaller"
         raise ValueError(f"attack.trigger.{key}={start}: {size} pixels from there do not fit into {extent}; {room}")
     return first
+
+
+def _is_triple(point: object) -> bool:
+    return isinstance(point, Sequence) and len(point) == 3 and all(type(value) is int for value in point)
 
 
 def _check_values(key: str, values: Sequence[int]) -> None:

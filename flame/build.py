@@ -181,6 +181,8 @@ def _check_type(key: str, value: Any, hint: Any) -> None:
     """A plain value where a plain type is wanted must have it; a whole number will do for a float."""
     if get_origin(hint) is Sequence and not OmegaConf.is_list(value):
         raise ConfigError(f"{key}={value!r} has the wrong type: must be a list, such as [1, 2]")
+    if getattr(hint, "__module__", "").startswith(("attacks.", "flame.")) and not OmegaConf.is_dict(value):
+        raise ConfigError(f"{key}={value!r} has the wrong type: must be a part; its YAML says how to choose another")
     wanted = set(get_args(hint)) or {hint}
     if not wanted <= PLAIN or OmegaConf.is_config(value) or (key == "engine.workers" and value == "auto"):
         return

@@ -28,6 +28,7 @@ from flame.types import ServerState, Updates
 FOLDER = "recorded"  # in the run folder
 GLOBAL, CLIENTS = "global/", "clients/"
 METADATA = ("client_ids", "compromised", "samples", "trainable", "round", "seed", "keys")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MODULE_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # BatchNorm's, in its state_dict's order
 
 
@@ -102,11 +103,11 @@ def read_round(path: Path) -> RecordedRound:
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
     try:
-        fields = {name: json.loads(text) for name, text in metadata.items() if name in METADATA}
+        fields = {name: _parsed(name, text) for name, text in metadata.items() if name in METADATA}
         before = {k.removeprefix(GLOBAL): t for k, t in tensors.items() if k.startswith(GLOBAL)}
         after = {k.removeprefix(CLIENTS): t for k, t in tensors.items() if k.startswith(CLIENTS)}
         return assemble(before, after, fields)
-    except (ValueError, RecursionError) as error:  # json's, too
+    except ValueError as error:
         raise ValueError(f"{path} is not a recorded round: {error}") from error
 
 
@@ -174,22 +175,31 @@ def state_order(keys: Collection[str], trainable: Sequence[str]) -> list[str]:
 def _check_tensors(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> int:
     """n, once every key has both tensors, of one dtype and of fitting shapes."""
     if not before or set(before) != set(after):
-        odd = sorted(set(before) ^ set(after))[:3]
-        raise ValueError(f"{GLOBAL}* and {CLIENTS}* must hold the same keys, at least one; one of them lacks {odd}")
-    sizes = {len(stacked) if stacked.dim() else 0 for stacked in after.values()}
+        lacking = [CLIENTS + k for k in before if k not in after] + [GLOBAL + k for k in after if k not in before]
+        raise ValueError(f"{GLOBAL}* and {CLIENTS}* must hold the same keys, at least one; missing: {lacking[:3]}")
+    sizes = {len(stacked) if stacked.dim() else 0: CLIENTS + key for key, stacked in after.items()}
     if len(sizes) > 1 or min(sizes) < 1:
-        raise ValueError(f"{CLIENTS}* must be stacked for the same n >= 1 clients, not for {sorted(sizes)}")
+        raise ValueError(f"{CLIENTS}* must be stacked for the same n >= 1 clients, not for {sizes}")
+    (n,) = sizes
     for key, tensor in before.items():
-        stacked = after[key]
+        stacked, dtype = after[key], tensor.dtype
         if stacked.shape[1:] != tensor.shape:
-            raise ValueError(f"{CLIENTS}{key} is {tuple(stacked.shape)}, must be (n, *{tuple(tensor.shape)})")
-        if stacked.dtype != tensor.dtype or tensor.dtype.is_complex:
-            raise ValueError(
-                f"{CLIENTS}{key} is {stacked.dtype}, {GLOBAL}{key} {tensor.dtype}: must be the same, not complex"
-            )
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ValueError(f"{GLOBAL}{key} is not finite: no defense can mend the global model")
-    return sizes.pop()
+            raise ValueError(f"{CLIENTS}{key} is {tuple(stacked.shape)}, must be {(n, *tensor.shape)}")
+        if stacked.dtype != dtype:
+            raise ValueError(f"{CLIENTS}{key} is {stacked.dtype}, {GLOBAL}{key} {dtype}: must be the same")
+        if dtype not in FLOATS and (dtype.is_complex or dtype.is_floating_point):
+            raise ValueError(f"{GLOBAL}{key} is {dtype}: must be whole numbers, bool or one of {FLOATS}")
+        if dtype in FLOATS and not bool(tensor.float().isfinite().all()):
+            raise ValueError(f"{GLOBAL}{key} is not finite in float32: no defense can mend the global model")
+    return n
+
+
+def _parsed(name: str, text: str) -> Any:
+    """A metadata entry, which must be JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"metadata {name}={text!r:.60} is not JSON ({error}): write it with json.dumps") from error
 
 
 def _listed(fields: Mapping[str, Any], name: str, kind: type, length: int | None = None) -> list[Any]:
@@ -197,7 +207,8 @@ def _listed(fields: Mapping[str, Any], name: str, kind: type, length: int | None
     values = fields.get(name)
     if not isinstance(values, list) or length not in (None, len(values)) or not all(type(v) is kind for v in values):
         what = f"{length} " if length is not None else ""
-        raise ValueError(f"metadata {name} must be a JSON list of {what}{kind.__name__} values")
+        given = f"{name}={values!r:.60}" if name in fields else f"{name} is missing: it"
+        raise ValueError(f"metadata {given} must be a JSON list of {what}{kind.__name__} values")
     if kind is int and max(map(abs, values)) >= 2**63:
         raise ValueError(f"metadata {name} holds a number beyond 64 bits")
     return values

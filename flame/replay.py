@@ -46,12 +46,20 @@ def main(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
     try:
         if given.compare:
-            names = given.defenses.split(",") if given.defenses else sorted(p.stem for p in CONF.glob("defense/*.yaml"))
-            print(comparison(given.compare, names))
+            print(comparison(given.compare, chosen(given.defenses)))
         else:
             print(json.dumps(replay(given.settings), allow_nan=False))
     except (ConfigError, ValueError, OSError) as error:
         sys.exit(str(error))
+
+
+def chosen(names: str | None) -> list[str]:
+    """The defenses that `--defenses` names; all there are if it is not given."""
+    known = sorted(path.stem for path in CONF.glob("defense/*.yaml"))
+    wanted = names.split(",") if names else known
+    if unknown := sorted(set(wanted) - set(known)):
+        raise ValueError(f"--defenses={unknown[0]} is unknown: must be among {', '.join(known)}")
+    return wanted
 
 
 def replay(settings: Sequence[str]) -> dict[str, object]:
@@ -83,7 +91,9 @@ def built(overrides: tuple[str, ...], n: int) -> Defense:
     """The defense for rounds of n clients."""
     defense = compose_defense([f"clients={max(n, 100)}", f"clients_per_round={n}", *overrides])
     if getattr(defense, "root_samples", 0):
-        raise ValueError(f"{overrides[0]} needs the server's own data, which a recorded round does not hold")
+        raise ValueError(
+            f"{overrides[0]} needs the server's own data, which a recorded round does not hold: try it in a run"
+        )
     if getattr(defense, "needs_lab", False):
         raise ValueError(
             f"{overrides[0]} tries models on images, and a recorded round holds neither the architecture nor any image:"
@@ -110,6 +120,7 @@ class Compared:
 
     name: str
     clients: int
+    usable: int  # of them, by the guard
     accepted: Sets
 
 
@@ -125,13 +136,14 @@ def comparison(paths: Sequence[Path], names: Sequence[str]) -> str:
                 refused[name] = str(error).splitlines()[0]
                 continue
             accepted[name] = frozenset(verdict.accepted.nonzero().flatten().tolist())
-        rounds.append(Compared(path.name, len(record.updates), accepted))
+        usable = int(record.updates.guarded[0].sum())
+        rounds.append(Compared(path.name, len(record.updates), usable, accepted))
     tried = [name for name in names if name not in refused]
-    filters = [name for name in tried if any(len(r.accepted[name]) < r.clients for r in rounds)]
+    filters = [name for name in tried if any(len(r.accepted[name]) < r.usable for r in rounds)]
     lines = [line for r in rounds for line in accepted_table(r, filters)]
     lines += jaccard_table(rounds, filters)
     if everyone := sorted(set(tried) - set(filters)):
-        lines.append(f"everyone accepted in every round by: {', '.join(everyone)}")
+        lines.append(f"everyone usable accepted in every round by: {', '.join(everyone)}")
     lines += [f"not compared: {name} ({reason})" for name, reason in refused.items()]
     return "\n".join(lines)
 
@@ -140,7 +152,7 @@ def accepted_table(round_: Compared, filters: Sequence[str]) -> list[str]:
     """One line per defense: how many, and at which positions."""
     width = max(map(len, filters), default=0)
     rows = [f"  {f:<{width}}  {len(round_.accepted[f]):>3}  {sorted(round_.accepted[f])}" for f in filters]
-    return [f"{round_.name}: {round_.clients} clients; accepted", *rows, ""]
+    return [f"{round_.name}: {round_.clients} clients, {round_.usable} usable; accepted", *rows, ""]
 
 
 def jaccard_table(rounds: Sequence[Compared], filters: Sequence[str]) -> list[str]:

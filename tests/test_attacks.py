@@ -389,6 +389,7 @@ def test_semantic_elsewhere_takes_the_brightest() -> None:
         (lambda: EdgeCase(1, 2, None, 1.0, 1, 0.5, None), "attack.share=1.0"),
         (lambda: EdgeCase(1, 2, None, 0.1, 0, 0.5, None), "attack.neighbours=0"),
         (lambda: Semantic(1, 2, {"x": {"train": [1]}}, 0.1, 0.5, None), "attack.positions.x must be two lists"),
+        (lambda: Semantic(1, 2, {"x": {"train": ["a"], "held_out": [2]}}, 0.1, 0.5, None), "x must be two lists"),  # type: ignore[dict-item,list-item]
     ],
 )
 def test_settings_out_of_range(make: Any, message: str) -> None:

@@ -88,17 +88,23 @@ def test_without_attack_the_cohorts_are_the_same(rule: str) -> None:
         (Schedule(2, 5, 1), {2, 3, 4}),
         (Schedule(1, None, 3), {1, 4, 7}),
         (Schedule(1, 5, 3), {1, 4}),
+        (Schedule(3, 4, 1), {3}),  # single shot
         (Schedule(3, 3, 1), set()),
     ],
 )
-def test_schedule(schedule: Schedule, active: set[int]) -> None:
+@pytest.mark.parametrize("rule", ["fixed", "random"])
+def test_schedule(schedule: Schedule, active: set[int], rule: str) -> None:
     """Outside the attacked rounds compromised clients take part, and train benignly."""
-    population = replace(POPULATION, schedule=schedule)
+    always = replace(POPULATION, rule=rule)
+    scheduled, truth = replace(always, schedule=schedule), always.compromised()
     for round_ in range(8):
         assert schedule.active(round_) == (round_ in active)
-        cohort = population.cohort(round_)
-        assert torch.equal(cohort.ids, POPULATION.cohort(round_).ids)
-        assert int(cohort.compromised.sum()) == (4 if round_ in active else 0)
+        cohort = scheduled.cohort(round_)
+        assert torch.equal(cohort.ids, always.cohort(round_).ids)
+        assert torch.equal(cohort.compromised, truth[cohort.ids] & (round_ in active))
+        assert bool(truth[cohort.ids].any())  # of 20 out of 100 with 20 compromised, in these eight rounds
+        if rule == "fixed":
+            assert int(cohort.compromised.sum()) == (4 if round_ in active else 0)
 
 
 def test_too_few_attackers_or_too_few_others() -> None:

@@ -17,6 +17,7 @@ from flame.defenses.bucketing import buckets
 from flame.defenses.centered_clipping import CenteredClipping
 from flame.defenses.krum import Krum
 from flame.defenses.nnm import neighbours
+from flame.defenses.norm_clip import NormClip
 from flame.defenses.rfa import RFA
 from flame.defenses.trimmed_mean import TrimmedMean
 
@@ -69,6 +70,15 @@ def test_geometric_median(byzfl: Any, n: int, f: int, seed: int, iterations: int
     matrix = rows(n, seed)
     ours = answer(RFA(iterations=iterations, smoothing=0.1), a_round(matrix)).state.row
     torch.testing.assert_close(ours, byzfl.GeometricMedian(nu=0.1, T=iterations)(matrix), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("n", "f", "seed"), CASES)
+def test_norm_clipping(byzfl: Any, n: int, f: int, seed: int) -> None:
+    """Norms of ordinary rows are about 1.7: the bound is on both sides of them."""
+    matrix = rows(n, seed)
+    ours = answer(NormClip(bound=1.5, noise_std=0.0), a_round(matrix)).state.row
+    theirs = byzfl.Average()(byzfl.Clipping(c=1.5)(matrix.clone()))
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("n", "f", "seed"), CASES)

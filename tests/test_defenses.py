@@ -141,6 +141,13 @@ def test_norm_clip() -> None:
     }
 
 
+def test_weak_dp_is_the_clipped_mean_with_noise_added_once() -> None:
+    rows = [[3, 4, 0], [6, 8, 0], [0, 0, 1], [0, 0, 0], [0, 0, -20]]  # clipped mean (1.2, 1.6, -0.8), as above
+    verdict = answer(NormClip(bound=5.0, noise_std=0.5), a_round(rows))
+    assert_close(verdict.state.row - 0.5 * torch.randn(3, generator=stream()), 1.2, 1.6, -0.8)
+    assert_close(verdict.weights, *[0.2] * 5)
+
+
 def test_weak_dp_noise_has_the_std_it_was_given() -> None:
     updates, state = a_round(torch.zeros(5, 3)), ServerState(torch.zeros(3), torch.zeros(0, dtype=torch.int64))
     weak_dp = NormClip(bound=1.0, noise_std=0.25)

@@ -63,6 +63,10 @@ FOUND_BY_TRYING = {
     "model=resnet18_light model.widths=3": r"model.widths=3 has the wrong type: must be a list",
     "model=resnet18 client.batch_size=1": r"model cannot train on a batch of 1 image.*batch_size",
     "model.norm=group defense=bnguard": r"bnguard reads BatchNorm statistics.*choose model.norm=batch",
+    "attack.trigger=square": r"attack.trigger='square' has the wrong type: must be a part; its YAML says how",
+    "attack=pgd attack.backdoor=edge_case": r"attack.backdoor='edge_case' has the wrong type: must be a part",
+    "defense=nnm defense.rule=median": r"defense.rule='median' has the wrong type: must be a part",
+    "attack=dba attack.parts=40": r"attack.parts=40 is out of range: the trigger has only 12 pixels",
     "shadow=[foo]": r"shadow=\['foo'\] is unknown: must be a list of weights_only",
 }
 SMOKE = ("experiment=smoke", "engine=sequential", "tracker=files")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from oracles.recorded import recorded_round
 from oracles.rounds import random_round
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -136,22 +137,35 @@ def put(name: str, value: object) -> Callable[[dict[str, Tensor], Fields], None]
     return edit
 
 
+def both(name: str, value: Tensor) -> Callable[[dict[str, Tensor], Fields], None]:
+    """The tensor of the global model and of all ten clients."""
+
+    def edit(tensors: dict[str, Tensor], fields: Fields) -> None:
+        tensors |= {f"global/{name}": value, f"clients/{name}": torch.stack([value] * 10)}
+
+    return edit
+
+
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (drop("clients/fc.bias"), "the same keys.*fc.bias"),
-        (put("clients/fc.bias", torch.zeros(9, 10)), r"same n >= 1 clients.*\[9, 10\]"),
-        (put("clients/fc.bias", torch.zeros(10, 11)), r"clients/fc.bias is \(10, 11\)"),
+        (drop("clients/fc.bias"), r"the same keys.*missing: \['clients/fc.bias'\]"),
+        (drop("global/fc.bias"), r"the same keys.*missing: \['global/fc.bias'\]"),
+        (put("clients/fc.bias", torch.zeros(9, 10)), r"same n >= 1 clients.*9: 'clients/fc.bias'"),
+        (put("clients/fc.bias", torch.zeros(10, 11)), r"clients/fc.bias is \(10, 11\), must be \(10, 10\)"),
         (put("clients/fc.bias", torch.zeros(10, 10, dtype=torch.float64)), "float64.*float32"),
         (put("global/fc.bias", torch.full((10,), torch.inf)), "global/fc.bias is not finite"),
-        (drop("trainable"), "metadata trainable must be a JSON list"),
+        (both("mask", torch.full((3,), 1e300, dtype=torch.float64)), "global/mask is not finite in float32"),
+        (both("mask", torch.ones(3, dtype=torch.complex64)), "global/mask is torch.complex64: must be"),
+        (both("mask", torch.ones(3).to(torch.float8_e4m3fn)), "global/mask is torch.float8_e4m3fn: must be"),
+        (drop("trainable"), "metadata trainable is missing: it must be a JSON list"),
         (put("trainable", []), "trainable is empty"),
         (put("trainable", ["fc.weight", "nowhere"]), "nowhere"),
         (put("trainable", ["bn1.num_batches_tracked"]), "not float tensors"),
-        (put("samples", [3]), "samples must be a JSON list of 10 int"),
+        (put("samples", [3]), r"samples=\[3\] must be a JSON list of 10 int"),
         (put("samples", [0] * 10), "at least one training image"),
         (put("samples", [10**30] * 10), "64 bits"),
-        (put("client_ids", ["a"] * 10), "client_ids must be"),
+        (put("client_ids", ["a"] * 10), r"client_ids=\['a'.* must be"),
         (put("round", "twelve"), "round='twelve'"),
         (put("keys", ["fc.weight"]), "keys differs"),
     ],
@@ -161,6 +175,16 @@ def test_what_does_not_fit_is_named(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         read_round(foreign(tmp_path / "x", edit))
+
+
+@pytest.mark.parametrize("name", ["trainable", "samples", "round"])
+def test_metadata_that_is_no_json_is_named(name: str, tmp_path: Path) -> None:
+    path = foreign(tmp_path / "x")
+    with safe_open(path, framework="pt") as opened:
+        metadata = opened.metadata()
+    save_file(load_file(path), path, metadata=metadata | {name: "fc.weight,fc.bias"})
+    with pytest.raises(ValueError, match=f"metadata {name}='fc.weight,fc.bias' is not JSON .*json.dumps"):
+        read_round(path)
 
 
 def header(size: int, text: bytes) -> bytes:
@@ -200,7 +224,7 @@ def test_a_torn_copy_is_refused(file: Path, tmp_path: Path) -> None:
         (["updates=FILE", "defense=none_such"], "none_such"),
         (["updates=FILE", "defense=fedavg", "defense.speed=1"], "speed"),
         (["updates=FILE", "defense=flame_zhmzm", "defense.clip.over=half"], "all, accepted"),
-        (["updates=FILE", "defense=fltrust"], "defense=fltrust needs the server's own data"),
+        (["updates=FILE", "defense=fltrust"], "defense=fltrust needs the server's own data.*: try it in a run"),
         (["updates=FILE", "defense=deepsight"], "defense=deepsight tries models on images.*: try it in a run"),
         (["updates=FILE", "defense=flshield"], "defense=flshield tries models on images"),
         (["updates=FILE", "defense=nnm", "defense@defense.rule=flshield"], "defense=nnm tries models"),
@@ -220,8 +244,22 @@ def test_the_command_prints_one_json_object_and_nothing_else(file: Path) -> None
 def test_compare_tables_every_filter(file: Path) -> None:
     table = comparison([file, file], ["flame_weights_only", "flame_3dfed", "fedavg"])
     assert table.count("10 clients") == 2
-    assert "everyone accepted in every round by: fedavg" in table
+    assert "everyone usable accepted in every round by: fedavg" in table
     assert "Jaccard index of accepted sets, mean of 2 round(s)" in table
+
+
+def test_a_client_whom_the_guard_refuses_makes_no_filter_of_an_average(tmp_path: Path) -> None:
+    def spoil(tensors: dict[str, Tensor], fields: Fields) -> None:
+        tensors["clients/fc.weight"][4, 0, 0] = torch.nan
+
+    table = comparison([foreign(tmp_path / "x", spoil)], ["flame_weights_only", "fedavg"])
+    assert "x: 10 clients, 9 usable; accepted" in table
+    assert "everyone usable accepted in every round by: fedavg" in table
+
+
+def test_compare_refuses_a_defense_that_is_not_there(file: Path) -> None:
+    with pytest.raises(SystemExit, match=r"--defenses=flame_weight_only is unknown: .*flame_weights_only"):
+        main(["--compare", str(file), "--defenses", "fedavg,flame_weight_only"])
 
 
 def test_jaccard_by_hand() -> None:

@@ -119,6 +119,8 @@ def test_a_trigger_that_does_not_fit_the_image(trigger: PixelTrigger, message: s
         (Pattern, (["#x"], 0, 0, 1), "attack.trigger.picture"),
         (PixelList, ([],), "attack.trigger.points"),
         (PixelList, ([[1, 2]],), "attack.trigger.points"),
+        (PixelList, ([5],), "attack.trigger.points"),
+        (PixelList, ([["a", 2, 3]],), "attack.trigger.points"),
         (PixelList, ([[1, 2, -1]],), "grey level -1"),
         (Blend, (0.0, 0), r"attack.trigger.opacity=0.0 is out of range: must be in \(0, 1\]"),
     ],
