@@ -115,7 +115,7 @@ def _build(cfg: DictConfig) -> Parts:
         spill=Spill(**cfg.spill),
         device=cfg.device,
         precision=cfg.precision,
-        smoothing=getattr(defense, "smoothing", None),
+        smoothing=getattr(defense, "randomized_smoothing", None),
     )
     start = Memo(**cfg.memo).around(make(cfg, "engine", **engine_workers(cfg)))
     initial = ServerState(row[0], counters[0])

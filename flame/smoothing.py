@@ -1,9 +1,9 @@
 """A global model that answers by the vote of its noisy copies (Xie et al., ICML 2021, parameter smoothing).
 
-A defense asks for it with an attribute `smoothing`; the engines then evaluate the vote in the model's place, slice by
-slice as ever, and all else stays as it is. `eval/ma` and `eval/ba` are the vote's accuracies, `eval/*_loss` the cross
-entropy of the copies' mean probability, `eval/*_certified` the share of images, rightly answered or not, on which the
-vote is certain.
+A defense asks for it with an attribute `randomized_smoothing`; the engines then evaluate the vote in the model's
+place, slice by slice as ever, and all else stays as it is. `eval/ma` and `eval/ba` are the vote's accuracies,
+`eval/*_loss` the cross entropy of the copies' mean probability, `eval/*_certified` the share of images, rightly
+answered or not, on which the vote is certain.
 
 Deviations and open points: an uncertain vote counts like any other, where the paper's certification abstains. Equal
 votes go to the lower class. Trainable parameters alone are noised; the authors' code noises the whole state_dict.
@@ -37,7 +37,7 @@ class Smoothing:
     alpha: float  # of each of a certificate's two bounds, the chance that it is wrong, (0, 1)
 
     def __post_init__(self) -> None:
-        where = "defense.smoothing"
+        where = "defense.randomized_smoothing"
         if self.copies < 1:
             raise ValueError(f"{where}.copies={self.copies} is out of range: must be a whole number >= 1")
         if not 0 <= self.noise_std < math.inf:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from oracles.rounds import net
 from attacks.base import Attack
 from flame.build import _check_signature, make
 from flame.config import RunConfig
+from flame.federation import play
 from flame.seeding import generator
 from flame.types import LabelledImages, ServerState, Updates
 
@@ -138,6 +140,15 @@ def test_defenses_answer(compose: Compose, updates: Callable[..., tuple[ServerSt
     verdict = defense(state, sent, generator(0, "defense"))
     assert verdict.state.row.shape == state.row.shape and bool(verdict.state.row.isfinite().all())
     assert verdict.weights.shape == (7,) and bool((verdict.weights >= 0).all())
+
+
+@pytest.mark.parametrize("option", options("attack", "defense"))
+def test_a_round_is_played_and_evaluated(tiny: Compose, start: Callable, option: str) -> None:
+    """What a part asks of the federation, it asks by attributes: a key of that name must not be taken for one."""
+    with start(tiny(option, "shadow=[]")) as (fed, state):
+        record = play(fed, state)
+    assert 0 <= record.metrics["eval/ma"] <= 1
+    assert math.isfinite(record.metrics["eval/ma_loss"])
 
 
 @pytest.mark.parametrize("option", options("engine"))

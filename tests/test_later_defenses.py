@@ -174,7 +174,7 @@ def test_bnguard_keeps_the_larger_cluster_of_statistics() -> None:
 
 
 def test_crfl_clips_the_model_and_perturbs_it() -> None:
-    rule, updates = CRFL(bound=5.0, growth=1.0, noise_std=0.0, smoothing=SMOOTHING), a_round([[6, 8, 0]] * 5)
+    rule, updates = CRFL(bound=5.0, growth=1.0, noise_std=0.0, randomized_smoothing=SMOOTHING), a_round([[6, 8, 0]] * 5)
     assert_close(answer(rule, updates).state.row, 3, 4, 0)
     later = ServerState(updates.base, updates.base_counters, round=2)
     assert_close(answer(rule, updates, later).state.row, 4.2, 5.6, 0)

@@ -30,7 +30,7 @@ from flame.smoothing import NOISELESS, Smoothing, certified, vote
 from flame.types import LabelledImages, ServerState, digest
 
 SMOOTHING = Smoothing(copies=20, noise_std=0.01, alpha=0.001)
-CLIPPED = CRFL(bound=5.0, growth=0.0, noise_std=0.1, smoothing=SMOOTHING)
+CLIPPED = CRFL(bound=5.0, growth=0.0, noise_std=0.1, randomized_smoothing=SMOOTHING)
 
 
 class Says(nn.Module):
@@ -121,7 +121,8 @@ def twin(parts: Parts, state: ServerState, images: LabelledImages, smoothing: Sm
 def smoothed(tiny: Callable) -> Parts:
     """CRFL with few copies, and so much noise that they differ."""
     settings = {"copies": 9, "noise_std": 0.03, "alpha": 0.2}
-    return build(tiny("defense=crfl", *(f"defense.smoothing.{key}={value}" for key, value in settings.items())))
+    prefix = "defense.randomized_smoothing"
+    return build(tiny("defense=crfl", *(f"{prefix}.{key}={value}" for key, value in settings.items())))
 
 
 @pytest.fixture(scope="module")
@@ -168,15 +169,16 @@ def test_without_noise_a_vote_is_the_model(smoothed: Parts) -> None:
 
 @pytest.mark.parametrize("wrap", [lambda rule: NNM(0.2, rule), lambda rule: Bucketing(2, rule)])
 def test_wrappers_pass_the_vote_on(wrap: Any) -> None:
-    assert wrap(CLIPPED).smoothing is SMOOTHING and wrap(FedAvg(weights="uniform")).smoothing is None
+    assert wrap(CLIPPED).randomized_smoothing is SMOOTHING
+    assert wrap(FedAvg(weights="uniform")).randomized_smoothing is None
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: replace(SMOOTHING, copies=0), "defense.smoothing.copies=0"),
-        (lambda: replace(SMOOTHING, noise_std=-0.1), "defense.smoothing.noise_std=-0.1"),
-        (lambda: replace(SMOOTHING, alpha=1.0), "defense.smoothing.alpha=1.0"),
+        (lambda: replace(SMOOTHING, copies=0), "defense.randomized_smoothing.copies=0"),
+        (lambda: replace(SMOOTHING, noise_std=-0.1), "defense.randomized_smoothing.noise_std=-0.1"),
+        (lambda: replace(SMOOTHING, alpha=1.0), "defense.randomized_smoothing.alpha=1.0"),
     ],
 )
 def test_settings_out_of_range_name_the_key(build: Any, message: str) -> None:

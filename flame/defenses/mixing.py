@@ -31,9 +31,9 @@ class PreAggregation:
         return getattr(self.rule, "needs_lab", False)
 
     @property
-    def smoothing(self) -> Smoothing | None:
+    def randomized_smoothing(self) -> Smoothing | None:
         """The vote by which the inner rule's model answers."""
-        return getattr(self.rule, "smoothing", None)
+        return getattr(self.rule, "randomized_smoothing", None)
 
 
 def mix(updates: Updates, mixing: Tensor, ids: Tensor) -> Updates:

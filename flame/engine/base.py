@@ -25,7 +25,7 @@ class Engine(Protocol):
     def evaluate(self, state: ServerState) -> Mapping[str, Evaluation]:
         """The global model on every evaluation set of the task, the backdoor set as the attack stamps it by now.
 
-        For a defense with `smoothing`, the vote of its copies (`flame/smoothing.py`).
+        For a defense with `randomized_smoothing`, the vote of its copies (`flame/smoothing.py`).
         """
 
     def close(self) -> None:

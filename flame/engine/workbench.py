@@ -42,7 +42,7 @@ class Task:
     smoothing: Smoothing | None  # the vote that a defense wants evaluated in the model's place
 
     def evaluated(self, state: ServerState) -> ServerState:
-        """The state whose model is evaluated: as it is, but for a defense with `smoothing`."""
+        """The state whose model is evaluated: as it is, but for a defense with `randomized_smoothing`."""
         return state if self.smoothing is None else self.smoothing.centre(state)
 
 
