@@ -200,9 +200,22 @@ def test_fldetector_rejects_who_defies_prediction() -> None:
     assert [bool(v.accepted[4]) for v in verdicts] == [True, True, False, False]
     assert all(bool(v.accepted[:4].all()) for v in verdicts)
     memory = verdicts[-1].state.memory
-    assert memory["defense/fldetector/scores/rows"][4].tolist() == [2, 1, 1, 0]  # two rounds, all the error its own
+    assert memory["defense/fldetector/scores/rows"][4].tolist() == [2, 5, 5, 0]  # two rounds, 5 times the mean error
     assert memory["defense/fldetector/update/rows"][4].tolist() == [1, -5, 0]
     assert memory["defense/fldetector/aggregates"].tolist() == [[1, 0, 0]] * 4
+
+
+def test_fldetector_scores_alike_among_few_and_among_many() -> None:
+    """Each client swings by 2 about the same prediction: in round 2 two of them are judged, in round 3 all ten."""
+    state, signs, few = None, torch.tensor([1.0, -1] * 5), [0, 1, 6, 7, 8, 9]
+    for number, ids in enumerate([[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5], few, list(range(10))]):
+        rows = [[1.0, float(signs[i]), 0] for i in ids]
+        updates = a_round(rows, base=None if state is None else state.row, ids=torch.tensor(ids))
+        verdict = answer(FLDETECTOR, updates, state)
+        assert bool(verdict.accepted.all())
+        state, signs[ids] = replace(verdict.state, round=number + 1), -signs[ids]
+    scores = verdict.state.memory["defense/fldetector/scores/rows"]
+    assert scores[:2].tolist() == [[2, 1, 1, 0]] * 2 and scores[2:].tolist() == [[1, 1, 0, 0]] * 8
 
 
 def test_fldetector_does_not_judge_newcomers() -> None:

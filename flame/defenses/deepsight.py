@@ -13,7 +13,8 @@ Deviations and open points: the DDifs are from memory, beside public code (FLPoi
 model gives them; here they are probabilities. Inputs are uniform pixel values, normalised as images are, and drawn anew
 in each round; fewer of them than in the paper, as n + 1 models see them all (the YAML has the cost). The ratio of one
 input is cut to [exp(-100), exp(100)], and an output that is no number counts as the upper end. Whom HDBSCAN leaves out
-of all clusters stands alone, and is accepted unless suspicious. The fraction is max(0.01, 1 / classes), and it and
+of all clusters stands alone, as in BackFed, and is accepted unless suspicious (in FLPoison such clients count as one
+cluster in the first clusterings, and are rejected in the last). The fraction is max(0.01, 1 / classes), and it and
 HDBSCAN's settings are those of public code. An output layer without a bias is compared as a whole. BatchNorm statistics
 are averaged over the accepted clients, unclipped, and counters stay the server's.
 """

@@ -1,17 +1,19 @@
 """FLDetector (Zhang, Cao, Jia and Gong, KDD 2022): clients whose updates defy prediction are rejected.
 
-An honest client's next update is predicted from its last one and the way the global model went since: g_i + H (w_t -
-w_{t-1}), H from the last N rounds by L-BFGS (compact form: Byrd, Nocedal and Schnabel, 1994). The distance of the real
-update from it, divided by the round's sum, is a round's score; scores are averaged over N rounds. If the gap statistic
-sees more than one cluster of scores, k-means splits them in two, and who is in the upper half is rejected.
+An honest client's next update is predicted from its last one and the global model's last move: g_i + H (w_t - w_{t-1}),
+H from the last N rounds by L-BFGS (compact form: Byrd, Nocedal and Schnabel, 1994). The distance of the real update
+from it, divided by the round's mean, is a round's score; scores are averaged over N rounds. If the gap statistic sees
+more than one cluster of scores, k-means splits them in two, and who is in the upper half is rejected.
 
 Deviations and open points: a rejected client is left out of the round; the paper stops, drops it for good and trains
 anew. A round's clients are a sample here: a client is predicted from its last update, however old, and one that has
-none is not judged. Scoring starts with the third round and judging with the first score (FLPoison waits 50 rounds and
-then a window), as runs here are shorter. The memory holds one update per client seen, 4 d bytes each. A singular system
-is solved by least squares. k-means and the gap statistic are those of `auror.py` and `points.py`; the number of
-clusters is the smallest k of the gap criterion. Trainable parameters are predicted; BatchNorm statistics are averaged
-over the accepted clients, counters stay the server's.
+none is not judged. The judged are now few, now many, so that the paper's score, a share of the round's sum, would
+accuse those who were judged among few; the multiple of the mean is that share times their number. Scoring starts with
+the third round and judging with the first score (FLPoison waits 50 rounds and then a window), as runs here are shorter.
+The memory holds one update per client seen, 4 d bytes each. A singular system is solved by least squares. k-means and
+the gap statistic are those of `auror.py` and `points.py`; the number of clusters is the smallest k of the gap
+criterion. Trainable parameters are predicted; BatchNorm statistics are averaged over the accepted clients, counters
+stay the server's.
 """
 
 from __future__ import annotations
@@ -82,9 +84,9 @@ def scored(record: Tensor, scores: Tensor) -> Tensor:
 
 
 def relative_errors(rows: Tensor, predicted: Tensor, known: Tensor) -> Tensor:
-    """[n] float64, distances of `rows` from `predicted` [n, d] over their sum among the `known` [n]; 0 for others."""
+    """[n] float64, distances of `rows` from `predicted` [n, d] over their mean among the `known` [n]; 0 for others."""
     errors = torch.linalg.vector_norm(rows - predicted, dim=1, dtype=torch.float64) * known
-    return errors / errors.sum().clamp_min(torch.finfo(torch.float64).tiny)
+    return errors * known.sum() / errors.sum().clamp_min(torch.finfo(torch.float64).tiny)
 
 
 def hessian_product(aggregates: Tensor) -> Tensor:

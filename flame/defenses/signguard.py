@@ -5,8 +5,10 @@ Accepted is who passes both filters: a length within [lower, upper] times the me
 mean-shift cluster of the shares of positive, zero and negative values among randomly chosen coordinates.
 
 Deviations and open points: the plain variant, without the cosine feature of SignGuard-Sim. Mean shift is scikit-learn's
-with the bandwidth that it estimates at quantile 0.5, as in public code; at least one coordinate is drawn. If
-nobody passes both filters the model stays as it is. Lengths and signs are those of the trainable parameters; BatchNorm
+with the bandwidth that it estimates at quantile 0.5, as in the authors' code (JianXu95/SignGuard); at least one
+coordinate is drawn. That code divides each share by the largest among the clients, which makes of a single zero as
+much as of all signs, and takes coordinates that lie side by side; here the shares count as they are. If nobody passes
+both filters the model stays as it is. Lengths and signs are those of the trainable parameters; BatchNorm
 statistics are averaged over the accepted clients, unclipped, and counters stay the server's.
 """
 
