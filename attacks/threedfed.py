@@ -2,7 +2,8 @@
 Federated Learning", IEEE S&P 2023): colluders that learn from the global model what the server did with their updates.
 
 1. Constrained training: alpha times the classification loss plus (1 - alpha) times the L2 distance to the global model
-   (`constrain_and_scale`); the update is then lengthened to a benign one's norm, at most `gain` times. All send it.
+   (`constrain_and_scale`); the update is then lengthened to the mean norm of the colluders' benign ones, at most `gain`
+   times. All send it.
 2. Indicators: each plants a value in a parameter of its own that neither the backdoored nor the benign update moves
    and where the loss is flat; what of it arrives in the next global model says accepted, clipped or rejected.
 3. Noise masks that add up to nothing move outputs other than the target (`noise_masks`), in groups of colluders; a
@@ -95,14 +96,15 @@ class ThreeDFed(Around):
         decoys = min(_decoys(state.memory, answers), m - 1)
         groups = torch.arange(m - decoys).split(self.group_size)
         levels = self._levels(state.memory, answers, len(groups), noisy, stream)
-        benign, backdoor = benign_updates(scene)[:, trainable].mean(0), own_updates(rows, scene).mean(0)
-        backdoor = backdoor * (benign.norm() / backdoor.norm().clamp_min(1e-30)).clamp(1, self.gain)
+        benign, backdoor = benign_updates(scene)[:, trainable], own_updates(rows, scene).mean(0)  # [m, d], [d]
+        length = benign.norm(dim=1).mean()  # not of their mean, which is shorter than they are
+        backdoor = backdoor * (length / backdoor.norm().clamp_min(1e-30)).clamp(1, self.gain)
         crafted = rows.clone()
         for group, level in zip(groups, levels.tolist(), strict=True):
             crafted[group, trainable] = self._masked(backdoor, len(group), level, scene, stream)
         for i in range(m - decoys, m):
             crafted[i] = scene.notes[i]["decoy"]
-        places = self._places(backdoor.abs() + benign.abs(), scene)
+        places = self._places(backdoor.abs() + benign.mean(0).abs(), scene)
         planted = torch.full((m,), 0.0 if noisy else self.indicator * float(backdoor.norm()))
         if not noisy:
             crafted[torch.arange(m), places] = planted
