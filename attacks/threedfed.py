@@ -18,11 +18,12 @@ The attacker knows the colluders' data and updates, the global models they are s
 beyond the paper's outline are from the authors' code (haoyangliASTAPLE/3DFed).
 
 Deviations: all colluders train, and the backdoored update is the mean of theirs (there one trains for all); decoys are
-some of the m colluders, at most m - 1 (there they come on top); BatchNorm statistics are sent as trained; a group of
-one has no mask; an indicator is a share of the update's norm (there 1e5 times what the parameter moved, which is
-nothing in a network with dead parameters and would be the whole update in a small one), so that silence is measured in
-shares of a mean, too; a decoy's parameter is where its own two updates agree most, and it is pulled upwards; curvature
-is summed over one pass of the poisoned images, the model in evaluation mode.
+some of the m colluders, at most m - 2, so that there are masks in every round and two colluders have no decoy (there
+decoys come on top, in clients that would be benign); BatchNorm statistics are sent as trained; a group of one has no
+mask; an indicator is a share of the update's norm (there 1e5 times what the parameter moved, which is nothing in a
+network with dead parameters and would be the whole update in a small one), so that silence is measured in shares of a
+mean, too; a decoy's parameter is where its own two updates agree most, and it is pulled upwards; curvature is summed
+over one pass of the poisoned images, the model in evaluation mode.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from flame.client import LocalJob, cross_entropy
 
 PREFIX = "attack/threedfed/"
 MAJORITY = 0.8  # of a group's members whose acceptance makes the group accepted
+MASKED = 2  # backdoored colluders that decoys leave at least: fewer have no mask, and no a to tune
 NEAR = 0.1  # width of the range above the smallest accepted a
 PULL = 10.0  # weight of a decoy's parameter against its classification loss; this and the above: the authors' code
 
@@ -93,7 +95,7 @@ class ThreeDFed(Around):
         m, trainable, state = len(rows), scene.layout.span("weights_only"), scene.state
         answers = _answers(state.memory, state.row, self.silence)
         noisy = PREFIX + "planted" in state.memory and answers is None
-        decoys = min(_decoys(state.memory, answers), m - 1)
+        decoys = min(_decoys(state.memory, answers), max(0, m - MASKED))
         groups = torch.arange(m - decoys).split(self.group_size)
         levels = self._levels(state.memory, answers, len(groups), noisy, stream)
         benign, backdoor = benign_updates(scene)[:, trainable], own_updates(rows, scene).mean(0)  # [m, d], [d]

@@ -218,16 +218,19 @@ def test_a_decoy_is_benign_but_for_one_weight_far_off() -> None:
     assert torch.equal(Snapshot.of(plain.model).row, Snapshot.of(work.model).row)
 
 
-def test_decoys_are_sent_by_the_last_colluders() -> None:
-    rows, around = colluders(2)
+@pytest.mark.parametrize(("m", "k"), [(2, 0), (3, 1)])
+def test_decoys_are_sent_by_the_last_colluders_and_leave_two_in_masks(m: int, k: int) -> None:
+    """All was rejected, one decoy is wanted: two colluders go on in masks, of three the last sends it."""
+    rows, around = colluders(m)
     decoy = torch.full((D,), 7.0)
     memory = rejected(LAYOUT, around.state.row)
     told = replace(
         around, state=replace(around.state, memory=memory), notes=[n | {"decoy": decoy} for n in around.notes]
     )
     crafted = attack().craft(rows, told, generator(0, "craft"))
-    same = crafted.rows == decoy
-    assert same.sum(1).tolist() == [0, D - 1] and int(crafted.memory[PREFIX + "decoys"]) == 1
+    assert (crafted.rows == decoy).sum(1).tolist() == [0, 0] + [D - 1] * k
+    assert int(crafted.memory[PREFIX + "decoys"]) == k
+    assert not torch.equal(crafted.rows[0, K:], crafted.rows[1, K:])  # masks are in the last layer
 
 
 def test_training_keeps_close_to_the_global_model() -> None:
