@@ -23,7 +23,10 @@ Deviations: identification trains with the client's own learning rate and its ma
 (their script: 0.1, one epoch with every image also triggered); the benign model that does not reach `fit_accuracy` is
 used as it is (theirs gives the round up below 80 %); step 6 keeps the first set that is accepted (their loop, one layer
 more) and shows the detector one copy of the update, where theirs shows as many as there are attackers (m copies outvote
-m benign updates); their flipping variants and the search for lambda are not here; counters are sent as trained.
+m benign updates); their flipping variants and the search for lambda are not here; counters are sent as trained. A
+malicious model without a backdoor has no critical layers, and the benign mean is sent (theirs then adds layers in order
+until the detector refuses). u_avg and the detector have the benign updates of this round's attackers only (theirs
+those of the attacker's other clients).
 """
 
 from __future__ import annotations

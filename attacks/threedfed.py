@@ -2,7 +2,8 @@
 Federated Learning", IEEE S&P 2023): colluders that learn from the global model what the server did with their updates.
 
 1. Constrained training: alpha times the classification loss plus (1 - alpha) times the L2 distance to the global model
-   (`constrain_and_scale`); the update is then lengthened to a benign one's norm, at most `gain` times. All send it.
+   (`constrain_and_scale`); the update is then lengthened to the mean norm of the colluders' benign ones, at most `gain`
+   times. All send it.
 2. Indicators: each plants a value in a parameter of its own that neither the backdoored nor the benign update moves
    and where the loss is flat; what of it arrives in the next global model says accepted, clipped or rejected.
 3. Noise masks that add up to nothing move outputs other than the target (`noise_masks`), in groups of colluders; a
@@ -17,11 +18,12 @@ The attacker knows the colluders' data and updates, the global models they are s
 beyond the paper's outline are from the authors' code (haoyangliASTAPLE/3DFed).
 
 Deviations: all colluders train, and the backdoored update is the mean of theirs (there one trains for all); decoys are
-some of the m colluders, at most m - 1 (there they come on top); BatchNorm statistics are sent as trained; a group of
-one has no mask; an indicator is a share of the update's norm (there 1e5 times what the parameter moved, which is
-nothing in a network with dead parameters and would be the whole update in a small one), so that silence is measured in
-shares of a mean, too; a decoy's parameter is where its own two updates agree most, and it is pulled upwards; curvature
-is summed over one pass of the poisoned images, the model in evaluation mode.
+some of the m colluders, at most m - 2, so that there are masks in every round and two colluders have no decoy (there
+decoys come on top, in clients that would be benign); BatchNorm statistics are sent as trained; a group of one has no
+mask; an indicator is a share of the update's norm (there 1e5 times what the parameter moved, which is nothing in a
+network with dead parameters and would be the whole update in a small one), so that silence is measured in shares of a
+mean, too; a decoy's parameter is where its own two updates agree most, and it is pulled upwards; curvature is summed
+over one pass of the poisoned images, the model in evaluation mode.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ from flame.client import LocalJob, cross_entropy
 
 PREFIX = "attack/threedfed/"
 MAJORITY = 0.8  # of a group's members whose acceptance makes the group accepted
+MASKED = 2  # backdoored colluders that decoys leave at least: fewer have no mask, and no a to tune
 NEAR = 0.1  # width of the range above the smallest accepted a
 PULL = 10.0  # weight of a decoy's parameter against its classification loss; this and the above: the authors' code
 
@@ -92,17 +95,18 @@ class ThreeDFed(Around):
         m, trainable, state = len(rows), scene.layout.span("weights_only"), scene.state
         answers = _answers(state.memory, state.row, self.silence)
         noisy = PREFIX + "planted" in state.memory and answers is None
-        decoys = min(_decoys(state.memory, answers), m - 1)
+        decoys = min(_decoys(state.memory, answers), max(0, m - MASKED))
         groups = torch.arange(m - decoys).split(self.group_size)
         levels = self._levels(state.memory, answers, len(groups), noisy, stream)
-        benign, backdoor = benign_updates(scene)[:, trainable].mean(0), own_updates(rows, scene).mean(0)
-        backdoor = backdoor * (benign.norm() / backdoor.norm().clamp_min(1e-30)).clamp(1, self.gain)
+        benign, backdoor = benign_updates(scene)[:, trainable], own_updates(rows, scene).mean(0)  # [m, d], [d]
+        length = benign.norm(dim=1).mean()  # not of their mean, which is shorter than they are
+        backdoor = backdoor * (length / backdoor.norm().clamp_min(1e-30)).clamp(1, self.gain)
         crafted = rows.clone()
         for group, level in zip(groups, levels.tolist(), strict=True):
             crafted[group, trainable] = self._masked(backdoor, len(group), level, scene, stream)
         for i in range(m - decoys, m):
             crafted[i] = scene.notes[i]["decoy"]
-        places = self._places(backdoor.abs() + benign.abs(), scene)
+        places = self._places(backdoor.abs() + benign.mean(0).abs(), scene)
         planted = torch.full((m,), 0.0 if noisy else self.indicator * float(backdoor.norm()))
         if not noisy:
             crafted[torch.arange(m), places] = planted

@@ -33,10 +33,10 @@ def attack(group_size: int = 2) -> ThreeDFed:
 
 
 def colluders(m: int, seed: int = 0) -> tuple[Tensor, Scene]:
-    """Backdoored updates [m, d] and a first round, benign updates three times as long."""
+    """Backdoored updates [m, d] and a first round, benign updates twice as long as one of them."""
     stream = generator(seed, "colluders")
     notes = [
-        {"benign": torch.randn(D, generator=stream) * 0.3, "curvature": torch.rand(K, generator=stream)}
+        {"benign": torch.randn(D, generator=stream) * 0.2, "curvature": torch.rand(K, generator=stream)}
         for _ in range(m)
     ]
     return torch.randn(m, D, generator=stream) / 10, scene(LAYOUT, notes, seed=seed)
@@ -134,11 +134,11 @@ def test_rows_of_the_last_layer_there_and_back() -> None:
 
 
 def test_colluders_send_one_update_in_different_masks() -> None:
-    """As long as a benign update where it was shorter; the target's row and all other layers are everybody's."""
+    """As long as a benign update, which their mean is not; the target's row and all other layers are everybody's."""
     crafted, around = sent(4)
     rows = colluders(4)[0].mean(0)
-    benign = torch.stack([noted["benign"] for noted in around.notes]).mean(0)
-    wanted = rows * float((benign.norm() / rows.norm()).clamp(1, 5))
+    length = torch.stack([noted["benign"].norm() for noted in around.notes]).mean()
+    wanted = rows * float(length / rows.norm())
     places = crafted.memory[PREFIX + "places"]
     unplanted = crafted.rows.clone()
     unplanted[range(4), places] = wanted[places]
@@ -147,7 +147,7 @@ def test_colluders_send_one_update_in_different_masks() -> None:
     touched = heads.abs().sum(2) > 1e-6
     assert touched.sum(1).tolist() == [2] * 4 and not bool(touched[:, 2].any())
     assert torch.equal(crafted.rows[range(4), places], crafted.memory[PREFIX + "planted"])
-    assert float(torch.pdist(unplanted).min()) > 0.01 and len(set(places.tolist())) == 4
+    assert float(torch.pdist(unplanted).min()) > 0.005 and len(set(places.tolist())) == 4
 
 
 def test_without_masks_all_send_the_same_but_for_indicators() -> None:
@@ -218,16 +218,19 @@ def test_a_decoy_is_benign_but_for_one_weight_far_off() -> None:
     assert torch.equal(Snapshot.of(plain.model).row, Snapshot.of(work.model).row)
 
 
-def test_decoys_are_sent_by_the_last_colluders() -> None:
-    rows, around = colluders(2)
+@pytest.mark.parametrize(("m", "k"), [(2, 0), (3, 1)])
+def test_decoys_are_sent_by_the_last_colluders_and_leave_two_in_masks(m: int, k: int) -> None:
+    """All was rejected, one decoy is wanted: two colluders go on in masks, of three the last sends it."""
+    rows, around = colluders(m)
     decoy = torch.full((D,), 7.0)
     memory = rejected(LAYOUT, around.state.row)
     told = replace(
         around, state=replace(around.state, memory=memory), notes=[n | {"decoy": decoy} for n in around.notes]
     )
     crafted = attack().craft(rows, told, generator(0, "craft"))
-    same = crafted.rows == decoy
-    assert same.sum(1).tolist() == [0, D - 1] and int(crafted.memory[PREFIX + "decoys"]) == 1
+    assert (crafted.rows == decoy).sum(1).tolist() == [0, 0] + [D - 1] * k
+    assert int(crafted.memory[PREFIX + "decoys"]) == k
+    assert not torch.equal(crafted.rows[0, K:], crafted.rows[1, K:])  # masks are in the last layer
 
 
 def test_training_keeps_close_to_the_global_model() -> None:
