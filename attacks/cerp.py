@@ -14,9 +14,9 @@ The attacker knows the colluders' data and models and the global models they are
 the authors' code (xtLyu/CerP); the paper was read in its abstract and outline only.
 
 Deviations: one pass is over the client's own data, and the colluders' mean is where the next round starts (there one
-search goes through all colluders' data); w_j is what colluder j sent the last time it was there (there those of this
-round that were trained before); pixels are in [0, 1] (theirs in [-1, 1]); step 3 has the client's own learning rate,
-constant (there half the benign one, lowered in steps).
+search goes through all colluders' data); w_j is what colluder j sent in the last attacked round, if it was there (there
+those of this round that were trained before); pixels are in [0, 1] (theirs normalised and cut to [-1, 1]); step 3 has
+the client's own learning rate (there half the benign one).
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def remembered(sent: Tensor, scene: Scene, key: str) -> Mapping[str, Tensor]:
 
 
 def others(job: LocalJob, key: str, width: int) -> Tensor:
-    """[., width] what the other colluders sent the last time: colluders of one round train at the same time."""
+    """[., width] what the others sent in the last attacked round: colluders of one round train at the same time."""
     if f"{key}/sent" not in job.memory:
         return torch.zeros(0, width)
     return job.memory[f"{key}/sent"][job.memory[f"{key}/clients"] != job.client]

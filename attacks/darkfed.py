@@ -19,9 +19,10 @@ defense. Facts are from the authors' code (hustweiwan/DarkFed), the paper being 
 images are another public data set by default, noise a variant. Fake clients come on top of the real ones there; here
 they take the places of compromised ones.
 
-Deviations: u_j is what colluder j sent the last time it was there (there: what those before it in the round have sent);
-the forecast is Brown's (their formula lacks a bracket); the most unlike images are sought among all, not within
-batches; constant learning rate (theirs falls as a cosine).
+Deviations: u_j is what colluder j sent in the last attacked round, if it was there (there: what those before it in the
+round have sent); shadow images are drawn and labelled anew in each round (theirs once, many more); the forecast is
+Brown's (their formula lacks a bracket); the most unlike images are sought among all, not within batches; constant
+learning rate (theirs falls as a cosine).
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ are drawn.
    than `budget` times what two benign clients are from each other. From D, the mean cosine distance of the b_i to each
    other, and E, that of x to the b_i: an unseen client is E + D / m away, because x is built around the b_i's own
    mean (for independent updates of variance s^2 around a common mean D = 2 s^2, and ||c - b_i||^2 falls short of
-   ||c - b||^2 by 2 s^2 / m in expectation). With `adapt_to: both` this holds in both of FLAME's vectors.
+   ||c - b||^2 by 2 s^2 / m in expectation). With `adapt_to: both` this holds in both of FLAME's vectors. Where `reach`
+   is met first, x stays below the budget.
 
 `statistics: benign` sends the benign mean of BatchNorm's running mean and variance, `trained` moves them along with
 delta. Counters are those of benign training. One colluder has no D, and sends its benign update.
@@ -65,13 +66,14 @@ class FlameAware(Around):
         return loss
 
     def craft(self, rows: Tensor, scene: Scene, stream: Generator) -> Crafted:
-        """Steps 2 and 3."""
+        """Steps 2 and 3; what the inner attack remembers (a learned trigger) is kept."""
         benign = benign_updates(scene)
         delta = (rows - benign).mean(0)
         if self.statistics == "benign":
             delta[scene.layout.trainable :] = 0
         lam = self._largest(benign, delta, scene)
-        return Crafted(moved(benign, delta, lam, scene).repeat(len(rows), 1), {})
+        sent = moved(benign, delta, lam, scene).repeat(len(rows), 1)
+        return replace(super().craft(rows, scene, stream), rows=sent)
 
     def _largest(self, benign: Tensor, delta: Tensor, scene: Scene) -> float:
         """Step 3. If not even lambda = 0 keeps to the budget, 0 is as near as it gets."""

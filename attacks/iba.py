@@ -14,9 +14,10 @@ The attacker knows the colluders' data and updates and the global models they ar
 decay are those of the authors' code (sail-research/iba), where the projection is an option.
 
 Deviations: the colluders learn at the same time and start the next round (and test) with their mean T; T is a small
-network without BatchNorm (theirs: a U-Net, for MNIST an autoencoder); epsilon is in grey levels, theirs in normalised
-pixels; clean and triggered images are two halves of one shuffled shard (theirs two losses of weight 0.5 on each batch);
-the paper's projection of the update onto a ball is not here (`pgd` does that).
+network without BatchNorm (theirs: a U-Net, for MNIST an autoencoder); epsilon is in grey levels (theirs in the units of
+the attacker's inputs: of [0, 1] for MNIST, normalised otherwise); clean and triggered images are two halves of one
+shuffled shard (theirs two losses of weight 0.5 on each batch); the paper's projection of the update onto a ball is not
+here (`pgd` does that).
 """
 
 from __future__ import annotations
@@ -146,11 +147,11 @@ class IBA(BadNets):
 
     def restamp(self, x: Tensor, memory: Notes) -> Tensor | None:
         """The noise of the moment on the clean images."""
-        return self.current(memory).stamp(self.exam) if len(self.exam) else None
+        return self.current(memory, over=1).stamp(self.exam) if len(self.exam) else None
 
-    def current(self, memory: Mapping[str, Tensor]) -> Noise:
-        """The remembered T, at the epsilon of the next round."""
-        later = max(0, int(memory.get(ROUNDS, 0)) - 1)
+    def current(self, memory: Mapping[str, Tensor], over: int = 0) -> Noise:
+        """The remembered T, at the epsilon of the next round, or of the one that is over: what was poisoned with."""
+        later = max(0, int(memory.get(ROUNDS, 0)) - 1 - over)
         epsilon = max(self.least_epsilon, self.trigger.epsilon * (1 - self.decay) ** later)
         return replace(self.trigger, epsilon=epsilon, theta=memory.get(THETA))
 

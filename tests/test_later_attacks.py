@@ -355,6 +355,17 @@ def test_statistics_and_counters_are_benign_ones() -> None:
     assert torch.equal(Snapshot.of(work.model).counters, wanted.counters)
 
 
+def test_a_trigger_that_the_inner_attack_learns_is_remembered() -> None:
+    """And nothing else of what the inner attack crafts: the rows are those around a trigger that stays."""
+    benign, backdoor, layout = crowd(0, 2)
+    notes = [{"benign": u, TRIGGER: torch.full((1, 4), v)} for u, v in zip(benign, (100.0, 201.0), strict=True)]
+    around, make = scene(layout, notes), FlameAware(PLAIN, "both", 1.0, None, "benign")
+    moving = replace(make, backdoor=a3fl()).craft(benign + backdoor, around, generator(0, "craft"))
+    still = make.craft(benign + backdoor, around, generator(0, "craft"))
+    assert moving.memory[TRIGGER].tolist() == [[150.5] * 4] and torch.equal(moving.rows, still.rows)
+    assert not still.memory
+
+
 def test_a_single_colluder_sends_its_benign_update() -> None:
     benign, backdoor, layout = crowd(0, 1)
     attack = FlameAware(PLAIN, "both", 1.0, None, "benign")

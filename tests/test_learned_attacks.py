@@ -137,6 +137,14 @@ def test_epsilon_falls_once_poisoning_has_begun() -> None:
     assert epsilons == [40, 40, 20, 10, 10]
 
 
+def test_the_backdoor_is_tested_with_the_noise_that_was_poisoned_with() -> None:
+    """After the second round of phase 2 (20), not with that of the third (10); before and after its first with 40."""
+    x = images().x
+    for begun, epsilon in enumerate((40, 40, 40, 20, 10, 10)):
+        stamped = iba(exam=x).restamp(torch.zeros_like(x), {ROUNDS: torch.tensor(begun)})
+        assert stamped is not None and torch.equal(stamped, Noise(4, epsilon, 0).stamp(x))
+
+
 def test_the_network_learns_while_the_client_trains_as_a_benign_one() -> None:
     work = normed_job()
     wanted = honest(work)
@@ -186,7 +194,7 @@ def test_noise_is_never_stamped_over_noise(tiny: Callable) -> None:
     for scale in (0.0, 2.0, 0.0):
         theta = scale * attack.trigger.parameters(1)
         engine.evaluate(replace(parts.initial, memory={THETA: theta}))
-        wanted = Noise(16, 38.25, 0, theta).stamp(clean)
+        wanted = Noise(16, 76.5, 0, theta).stamp(clean)
         assert torch.equal(parts.task.eval_sets["backdoor"].x, wanted)
     assert torch.equal(wanted, clean)  # no noise from zeros
 
