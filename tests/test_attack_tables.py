@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from test_report import write_run
 
 from flame.report.ablation_tables import ABLATIONS, ablations
 from flame.report.admissions import AblationLine, AttackLine, EvasionLine
-from flame.report.attack_tables import evasion, later_attacks, ranking, strongest
+from flame.report.attack_tables import evasion, evasion_across, later_attacks, ranking, strongest
 from flame.report.published import ROOT
 from flame.report.recipes import plan
 from flame.report.records import Kind, read
@@ -53,7 +53,7 @@ def recorded(folder: Path, finished: bool = True) -> RunRecord:
     write_run(folder, rows=ROUNDS, summary={"eval/ba": 0.2} if finished else None)
     write_json(folder / ENVIRONMENT, {"commit": "1234567", "dirty": False})
     run = read_run(folder)
-    config = {**run.config, "attack": {"adapt_to": "both"}, "attack_rounds": {"stop": 4}}
+    config = {**run.config, "attack": {"adapt_to": "both", "budget": 0.8}, "attack_rounds": {"stop": 4}}
     return replace(run, config=config, summary=run.summary and {**run.summary, "mean_of_last": 2})
 
 
@@ -134,13 +134,9 @@ def test_the_ranking_by_hand() -> None:
     assert last[:2] == ["-", "`median`"] and last[4:] == ["-10.0", "1 (1 not run)"]
 
 
-def test_the_columns_of_later_attacks_are_the_first_five_once_there_is_a_ranking() -> None:
-    runs = read(ROOT / "results" / "strongest.csv", AttackLine)
-    text = (ROOT / "conf" / "later_attacks_digits.yaml").read_text()
-    assert ("# placeholder until strongest_digits has been run" in text) == (not runs)
-    columns = plan("later_attacks_digits")["defense"]
-    assert columns[:3] == ("fedavg", *FLAMES) and len(columns) == 8
-    assert not runs or list(columns[3:]) == ranking(runs, plan("strongest_digits"))[:5]
+def test_the_columns_of_later_attacks_are_the_first_five_of_the_ranking() -> None:
+    ranked = ranking(read(ROOT / "results" / "strongest.csv", AttackLine), plan("strongest_digits"))
+    assert plan("later_attacks_digits")["defense"] == ("fedavg", *FLAMES, *ranked[:5])
 
 
 def test_the_ranking_shares_no_seed_and_no_partition_with_what_it_serves() -> None:
@@ -162,37 +158,55 @@ def test_every_other_defense_is_ranked() -> None:
 ADAPTIVE = {
     "seed": tuple("012345"),
     "adapt_to": ("weights_only", "all_state", "both"),
+    "budget": ("0.9", "1.0"),
     "defense": ("fedavg", *FLAMES),
 }
+SAME = "malicious admitted, of what averaging is sent"
 
 
-def evading(adapt_to: str, defense: str, **values: float) -> list[EvasionLine]:
-    return [line(EvasionLine, seed=seed, adapt_to=adapt_to, defense=defense, **values) for seed in SEEDS]
+def evading(adapt_to: str, defense: str, budget: str = "1.0", **values: float) -> list[EvasionLine]:
+    return [line(EvasionLine, seed=s, adapt_to=adapt_to, budget=budget, defense=defense, **values) for s in SEEDS]
 
 
-def test_evasion_by_hand() -> None:
-    """Each vector before its own attacker: BA 50 and 20, of averaging's updates 80 and 70 admitted."""
+@pytest.fixture
+def evaders() -> list[EvasionLine]:
     runs = evading("weights_only", FLAMES[0], ba=0.5, admitted=0.6)
     runs += evading("all_state", FLAMES[1], ba=0.2, admitted=0.5)
+    runs += evading("all_state", FLAMES[0], "0.9", ba=0.7) + evading("all_state", FLAMES[1], "0.9", ba=0.1)
     runs += evading("weights_only", FLAMES[1], ba=0.1, admitted=0.0)[:5]
     runs += evading("weights_only", "fedavg", ba=0.9, admitted_weights_only=0.8, admitted_all_state=0.3)
-    runs += evading("all_state", "fedavg", ba=0.95, admitted_weights_only=0.4, admitted_all_state=0.7)
-    rows = by_labels(evasion(runs, ADAPTIVE), 2)
-    found = {labels: row["difference"] for labels, row in rows.items() if row["difference"] != "-"}
-    shadow = "malicious admitted, of what averaging is sent"
-    assert found == {
-        ("the vector it meets", "BA"): "+30.0",
-        ("the vector it meets", "malicious admitted"): "+10.0",
-        ("the vector it meets", shadow): "+10.0",
-        ("the vector it meets", "BA under averaging"): "-5.0",
-        ("`weights_only`", "BA"): "+40.0",
-        ("`weights_only`", "malicious admitted"): "+60.0",
-        ("`weights_only`", shadow): "+50.0",
-        ("`all_state`", shadow): "-30.0",
+    return runs + evading("all_state", "fedavg", ba=0.95, admitted_weights_only=0.4, admitted_all_state=0.7)
+
+
+def differences(rows: Mapping[tuple[str, ...], Mapping[str, str]]) -> dict[tuple[str, ...], str]:
+    return {labels: row["difference"] for labels, row in rows.items() if row["difference"] != "-"}
+
+
+def test_evasion_at_equal_stealth_by_hand(evaders: list[EvasionLine]) -> None:
+    """Each vector before its own attacker: BA 50 and 20, of averaging's updates 80 and 70 admitted."""
+    rows = by_labels(evasion(evaders, ADAPTIVE), 2)
+    assert differences(rows) == {
+        ("1.0", "BA"): "+30.0",
+        ("1.0", "malicious admitted"): "+10.0",
+        ("1.0", SAME): "+10.0",
+        ("1.0", "BA under averaging"): "-5.0",
     }
-    own = rows["the vector it meets", "BA"]
+    own = rows["1.0", "BA"]
     assert own["`weights_only` %"] == "50.0 ± 0.0" and own["`all_state` %"] == "20.0 ± 0.0" and own["p"] == "0.031"
-    assert rows["`weights_only`", "BA"]["n"] == "5 (1 not run)" and rows["`both`", "BA"]["n"] == "0 (6 not run)"
+    assert rows["0.9", "BA"]["n"] == "0 (6 not run)"
+
+
+def test_evasion_of_one_attacker_by_hand(evaders: list[EvasionLine]) -> None:
+    rows = by_labels(evasion_across(evaders, ADAPTIVE), 3)
+    assert differences(rows) == {
+        ("`weights_only`", "1.0", "BA"): "+40.0",
+        ("`weights_only`", "1.0", "malicious admitted"): "+60.0",
+        ("`weights_only`", "1.0", SAME): "+50.0",
+        ("`all_state`", "1.0", SAME): "-30.0",
+        ("`all_state`", "0.9", "BA"): "+60.0",
+    }
+    assert rows["`weights_only`", "1.0", "BA"]["n"] == "5 (1 not run)"
+    assert rows["`both`", "1.0", "BA"]["n"] == "0 (6 not run)"
 
 
 # ablations

@@ -43,11 +43,13 @@ class EvasionLine(AttackLine):
     """Of a run against an attacker who knows FLAME."""
 
     adapt_to: str  # the vectors that it keeps close in
+    budget: str  # its distance to unseen benign clients, in their mean distance
 
     @classmethod
     def measured(cls, run: RunRecord) -> dict[str, Any]:
-        """And what the attacker adapts to."""
-        return super().measured(run) | {"adapt_to": run.config["attack"]["adapt_to"]}
+        """And what the attacker adapts to, and how closely."""
+        attack = run.config["attack"]
+        return super().measured(run) | {"adapt_to": attack["adapt_to"], "budget": str(attack["budget"])}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from operator import attrgetter
 
 import numpy as np
@@ -75,26 +76,35 @@ def of_cell(records: Sequence[AttackLine], attack: str, defense: str) -> list[At
 
 
 def evasion(records: Sequence[EvasionLine], plan: Plan) -> Rows:
-    """The two vectors, each before the attacker who adapts to it, and then both before the same attacker.
+    """Each vector before the attacker who adapts to it, at every budget: the contrast at equal stealth.
 
     Stealth is a budget of distance to unseen benign clients, in units of their own mean distance and in the vector that
-    is adapted to. So each vector before its own attacker is the contrast at equal stealth; whoever adapts to one of
-    them alone may be seen in the other.
+    is adapted to.
     """
-    found = [compared(records, plan, "the vector it meets", VECTORS, of) for of in (MEASURES | UNDEFENDED).items()]
+    measures = (MEASURES | UNDEFENDED).items()
+    found = [compared(records, plan, budget, VECTORS, of) for budget in plan["budget"] for of in measures]
+    return unpooled_table(["budget", "measure"], [f"`{vector}` %" for vector in VECTORS], found, PER_CENT)
+
+
+def evasion_across(records: Sequence[EvasionLine], plan: Plan) -> Rows:
+    """Both vectors before the same attacker, who may be seen in the one that it does not adapt to."""
+    found = []
     for name in plan["adapt_to"]:
-        found += [compared(records, plan, f"`{name}`", (name, name), of) for of in MEASURES.items()]
-    return unpooled_table(["adapts to", "measure"], [f"`{vector}` %" for vector in VECTORS], found, PER_CENT)
+        for budget in plan["budget"]:
+            pairs = [compared(records, plan, budget, (name, name), of) for of in MEASURES.items()]
+            found += [replace(pair, labels=(f"`{name}`", *pair.labels)) for pair in pairs]
+    return unpooled_table(["adapts to", "budget", "measure"], [f"`{vector}` %" for vector in VECTORS], found, PER_CENT)
 
 
 def compared(
-    records: Sequence[EvasionLine], plan: Plan, label: str, adapted: tuple[str, ...], of: tuple[str, Side]
+    records: Sequence[EvasionLine], plan: Plan, budget: str, adapted: tuple[str, ...], of: tuple[str, Side]
 ) -> Contrast:
     """One measure of the two vectors, the first before the attacker `adapted[0]`, the second before `adapted[1]`."""
     measure, side = of
     sides, arms = [], []
     for vector, adapt_to in zip(VECTORS, adapted, strict=True):
         defense, field = side(vector)
-        arms.append([run for run in records if (run.adapt_to, run.defense) == (adapt_to, defense)])
+        cell = (adapt_to, budget, defense)
+        arms.append([run for run in records if (run.adapt_to, run.budget, run.defense) == cell])
         sides.append(finished(arms[-1], attrgetter(field)))
-    return contrast((label, measure), sides, [], arms, seeds(records, plan))
+    return contrast((budget, measure), sides, [], arms, seeds(records, plan))

@@ -17,7 +17,7 @@ from typing import Any
 from flame.report.ablation_tables import ablations
 from flame.report.accuracy_tables import COMPARED, attacks, defenses
 from flame.report.admissions import AblationLine, AttackLine, EvasionLine
-from flame.report.attack_tables import evasion, later_attacks, strongest
+from flame.report.attack_tables import evasion, evasion_across, later_attacks, strongest
 from flame.report.contrasts import BOOTSTRAP
 from flame.report.markup import Rows, comma_separated, latex, markdown
 from flame.report.preset_tables import preset_pairs, presets
@@ -113,14 +113,15 @@ LATER = {
         LAST + "; malicious admitted: of all rounds; the largest mean BA under either vector first",
     )
 }
+EVADED = "In per cent; BA: mean of the last {mean_of_last} of {rounds} rounds; malicious admitted: of all rounds. "
 EVASION = {
     "evasion": Block(
         evasion,
-        "In per cent; BA: mean of the last {mean_of_last} of {rounds} rounds; malicious admitted: of all rounds. In the"
-        " rows *the vector it meets* each vector faces the attacker who adapts to it, with the same budget of distance,"
-        " in that vector and in units of the distance between benign clients: above 0, `weights_only` is easier to"
-        " evade at the same stealth. In the others one attacker faces both",
-    )
+        EVADED + "Each vector faces the attacker who adapts to it, with the same budget of distance, in that vector and"
+        " in units of the distance between benign clients: above 0, `weights_only` is easier to evade at the same"
+        " stealth",
+    ),
+    "evasion_across": Block(evasion_across, EVADED + "One attacker faces both vectors"),
 }
 ABLATIONS = {
     "ablations": Block(
