@@ -127,7 +127,7 @@ def test_runs_of_another_sitting_are_added(elsewhere: Path) -> None:
 
 def test_runs_with_other_options_than_the_recipe_s_are_left_out(tmp_path: Path) -> None:
     """Another partition, another data set, another seed, a defense that is not ranked."""
-    (tmp_path / "RESULTS.md").write_text("<!-- table: strongest -->\n\n<!-- end: strongest -->\n")
+    (tmp_path / "README.md").write_text("<!-- table: strongest -->\n\n<!-- end: strongest -->\n")
     own = {"seed": 100, "partition": "dirichlet_05", "defense": "krum"}
     others = [{"partition": "dirichlet_03"}, {"dataset": "mnist"}, {"seed": 0}, {"defense": "fedavg"}]
     for number, changed in enumerate([{}, *others]):

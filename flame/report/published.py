@@ -142,8 +142,8 @@ TABLES = {
     "norms": Table("norms", "RESULTS.md", VectorLine, NORMS, planned),
     "presets": Table("presets", "RESULTS.md", PresetLine, PRESETS, planned),
     "evasion": Table("evasion_digits", "RESULTS.md", EvasionLine, EVASION, exactly),
-    "strongest": Table("strongest_digits", "RESULTS.md", AttackLine, STRONGEST, exactly),
-    "later_attacks": Table("later_attacks_digits", "RESULTS.md", AttackLine, LATER, exactly),
+    "strongest": Table("strongest_digits", "README.md", AttackLine, STRONGEST, exactly),
+    "later_attacks": Table("later_attacks_digits", "README.md", AttackLine, LATER, exactly),
     "ablations": Table("ablations_digits", "RESULTS.md", AblationLine, ABLATIONS, exactly),
 }
 
