@@ -23,6 +23,8 @@ from flame.layout import COUNTERS, StateLayout, scope_blocks
 CHUNK_ELEMENTS = 1 << 20  # working set of one chunk: 8 MB in float64, whatever the number of clients
 EXACT_ELEMENTS = 1 << 24  # of rows [n, d], up to which float64 costs milliseconds
 SYMMETRIC = 64  # clients from which half of a Gram matrix is not computed
+CACHED_ELEMENTS = 600 << 10  # of one chunk in float32, 2.4 MB: read seven times, so it must stay in the cache
+PAD = 16  # a cache line between rows: a multiple of 4 kB from row to row would send them to the same cache sets
 OUTLIER = 4.0  # times the median length
 
 
@@ -45,8 +47,8 @@ class Products:
         n, d = rows.shape
         gram, cross, along = (rows.new_zeros(size, dtype=torch.float64) for size in ((n, n), (n,), (n,)))
         exact = rows.numel() <= EXACT_ELEMENTS
-        width = max(512, CHUNK_ELEMENTS // n) if exact else min(max(2048, CHUNK_ELEMENTS // n), 8192)
-        apart = rows.new_empty(0 if exact else n, min(width, d))  # where each chunk's differences from its centre go
+        width = max(512, CHUNK_ELEMENTS // n) if exact else max(2048, CACHED_ELEMENTS // n)
+        apart = rows.new_empty(0 if exact else n, min(width, d) + PAD)  # each chunk's differences from its centre
         for start in range(0, d, width):
             part = rows[:, start : start + width]  # [n, width]
             g = base[start : start + width]
