@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import torch
+from attackers import LAYOUT, PLAIN, images, job, vector
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_attacks import LAYOUT, PLAIN, images, job, vector
 from torch import Tensor, nn
 
 from attacks.a3fl import A3FL, TRIGGER, similarity
@@ -46,7 +46,7 @@ def scene(layout: StateLayout, notes: Iterable[Notes], clients: int = 10, seed: 
 
 
 def normed_job(**changes: Any) -> LocalJob:
-    """The job of test_attacks with a BatchNorm in its model."""
+    """The job of `attackers` with a BatchNorm in its model."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
     stream = generator(1, "test model")
     with torch.no_grad():

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_attacks import CORNER, images, job
+from attackers import CORNER, images, job
 from test_later_attacks import honest, normed_job, scene, trigger_loss
 from torch import Tensor
 
