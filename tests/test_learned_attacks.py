@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from attackers import CORNER, images, job
-from test_later_attacks import honest, normed_job, scene, trigger_loss
+from attackers import CORNER, honest, images, job, normed_job, scene, trigger_loss
 from torch import Tensor
 
 from attacks.badnets import BadNets
