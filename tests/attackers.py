@@ -1,4 +1,4 @@
-"""Attackers on small nets and random images: their jobs, and what they see of a round."""
+"""Attackers on small nets and random images: their jobs, what they see of a round, and attacks that are often tried."""
 
 from __future__ import annotations
 
@@ -70,6 +70,15 @@ def normed_job(**changes: Any) -> LocalJob:
 
 def vector(model: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def model_row(work: LocalJob) -> Tensor:
+    return Snapshot.of(work.model).row
+
+
+def moved(work: LocalJob, start: Snapshot) -> Tensor:
+    """[d] by which training has moved the trainable part."""
+    return (model_row(work) - start.row)[: start.layout.trainable]
 
 
 def trained(attack: Attack, **sgd: Any) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from flame.build import build
 from flame.checkpoint import latest_checkpoint, write_checkpoint
 from flame.engine.pool import Pool
 from flame.engine.sequential import Sequential
-from flame.federation import rounds
+from flame.federation import play, rounds
 from flame.types import ServerState, digest
 
 Played = tuple[ServerState, list[dict]]
@@ -80,3 +80,27 @@ def test_what_is_noted_is_what_a_benign_client_sends(make: Callable[[], Attack])
     start, wanted = Snapshot.of(work.model), honest(work)
     make().train(work)
     assert torch.equal(work.notes["benign"], wanted.row - start.row)
+
+
+@pytest.mark.parametrize(
+    ("name", "shorter"),
+    [
+        ("threedfed", "backdoor.epochs=1"),
+        ("cerp", "epochs=1"),
+        ("iba", "search_epochs=1"),
+        ("darkfed", "sgd.epochs=1"),
+    ],
+)
+def test_what_they_remember_survives_a_checkpoint(
+    name: str, shorter: str, tiny: Callable, start: Callable, tmp_path: Path
+) -> None:
+    """Two colluders, two rounds: as one run, and with the state written and read between them."""
+    few = (f"attack={name}", f"attack.{shorter}", "poisoned_model_rate=0.6", "clients=3", "clients_per_round=3")
+    with start(tiny(*few, "train_samples=60")) as (fed, initial):
+        first, second = (record.after for record in rounds(replace(fed, evaluate_at=()), initial, 2))
+        write_checkpoint(tmp_path, first, "identity")
+        read = latest_checkpoint(tmp_path, build(tiny()).task.layout, "identity")
+        assert read is not None and first.memory and read.memory.keys() == first.memory.keys()
+        again = play(replace(fed, evaluate_at=()), read).after
+    assert digest(again) == digest(second)
+    assert all(torch.equal(again.memory[key], value) for key, value in second.memory.items())
