@@ -13,13 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.recorded import recorded_round
 from sklearn.cluster import HDBSCAN
-from torch import Generator, Tensor
+from torch import Generator
 
 from flame.build import compose_defense
 from flame.defenses.base import defend
 from flame.defenses.flame import Flame
 from flame.defenses.steps.noise import Noise
-from flame.geometry import Geometry
 from flame.layout import StateLayout
 from flame.recording import RecordedRound, assemble
 from flame.types import ServerState, Updates, Verdict
@@ -231,23 +230,3 @@ def test_without_statistics_both_vectors_are_the_same_defense(record: RecordedRo
     assert torch.equal(a.weights, b.weights)
     assert torch.equal(a.state.row, b.state.row)
     assert a.info == b.info
-
-
-def cosine_distances(models: Tensor) -> Tensor:
-    unit = models / models.norm(dim=1, keepdim=True)
-    return 1 - unit @ unit.T
-
-
-def test_distances_survive_float32_models() -> None:
-    """Distances of 1e-6: from updates to 1e-6 relative, where the cosine of float32 models is wrong in the percents."""
-    stream, d, n = Generator().manual_seed(0), 20_000, 6
-    base = torch.randn(d, generator=stream)
-    layout = StateLayout.from_state({"w": base}, ["w"])
-    rows = 1e-3 * torch.randn(n, d, generator=stream)
-    nothing = torch.zeros(0, dtype=torch.int64)
-    found = Geometry.measure(layout, base, rows, nothing, torch.zeros(n, 0)).cosine_distances("weights_only")
-    pairs = ~torch.eye(n, dtype=torch.bool)
-    exact = cosine_distances(base.double() + rows.double())
-    assert exact[pairs].median() < 2e-6
-    assert ((found - exact).abs() / exact)[pairs].max() < 1e-6
-    assert ((cosine_distances(base + rows) - exact).abs() / exact)[pairs].max() > 1e-2

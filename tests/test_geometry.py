@@ -61,6 +61,19 @@ def test_model_cosine_against_float64(scope: str, scale: float) -> None:
     assert relative_error(measure(layout, base, rows).cosine_distances(scope), wanted) < 1e-6
 
 
+def test_distances_survive_float32_models() -> None:
+    """Distances of 1e-6: from updates to 1e-6 relative, where the cosine of float32 models is wrong in the percents."""
+    stream, d, n = Generator().manual_seed(0), 20_000, 6
+    base = torch.randn(d, generator=stream)
+    layout = StateLayout.from_state({"w": base}, ["w"])
+    rows = 1e-3 * torch.randn(n, d, generator=stream)
+    found = measure(layout, base, rows).cosine_distances("weights_only")
+    exact = direct_cosine(base.double() + rows.double())
+    assert exact[~torch.eye(n, dtype=torch.bool)].median() < 2e-6
+    assert relative_error(found, exact) < 1e-6
+    assert relative_error(direct_cosine(base + rows), exact) > 1e-2
+
+
 def test_direct_float32_cosine_fails_where_this_does_not() -> None:
     layout, base, rows = sample(1, 12, 1e-3, {"trunk": 80_000, "head": 60})
     wanted = direct_cosine(base.double() + rows.double())

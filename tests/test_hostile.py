@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from damaged import damaged_files
 from hostile import (
     ALLOWED,
     LAYOUT,
@@ -16,7 +17,6 @@ from hostile import (
     TRICKS,
     VARIANCES,
     check,
-    damaged_files,
     defenses,
     honest,
     hostile,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from math import sqrt
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from flame.partition import dirichlet, iid, label_groups, main_label, shards
-from flame.report.partition_figure import describe, label_histogram, label_skew, plot_label_histogram
+from flame.report.partition_figure import label_histogram, label_skew
 from flame.types import Shards
 
 Partition = Callable[[Tensor, int, torch.Generator], Shards]
@@ -202,16 +201,6 @@ def test_shards_of_two_labels_each() -> None:
     assert sorted(sorted(part.tolist()) for part in one) == [[0, 2], [1, 3], [4, 6], [5, 7]]
 
 
-def test_histogram_and_skew_by_hand() -> None:
-    labels = torch.tensor([0, 0, 1, 1, 2, 2])
-    parts = held(torch.tensor([0, 1, 2]), torch.tensor([3]), torch.tensor([4, 5, 5]))
-    histogram = label_histogram(labels, parts, 4)
-    assert histogram.tolist() == [[2, 1, 0, 0], [0, 1, 0, 0], [0, 0, 3, 0]]
-    # the mix of all is (2, 2, 3) / 7; client 0 has (2, 1, 0) / 3: |8/21| + |1/21| + |9/21|, halved
-    assert label_skew(histogram).tolist() == pytest.approx([9 / 21, 5 / 7, 4 / 7])
-    assert label_skew(torch.tensor([[5, 5], [1, 1]])).tolist() == [0, 0]
-
-
 ERRORS: dict[str, tuple[Partition, int, str]] = {
     "alpha": (partial(dirichlet, alpha=0, min_size=1), 4, r"^partition\.alpha=0 is out of range: must be > 0"),
     "alpha nan": (partial(dirichlet, alpha=float("nan"), min_size=1), 4, r"partition\.alpha=nan"),
@@ -256,19 +245,3 @@ def test_a_hundred_thousand_overlapping_clients() -> None:
 @pytest.mark.parametrize("name", DISJOINT)
 def test_a_thousand_disjoint_clients(name: str) -> None:
     assert sum(map(len, DISJOINT[name](random_labels(60_000, 10), 1000, generator()))) == 60_000
-
-
-def test_the_table_is_aligned_and_ends_with_a_summary() -> None:
-    assert describe(torch.tensor([[10, 0], [0, 2]])).splitlines() == [
-        "client  size  skew   0  1",
-        "     0    10  0.17  10  0",
-        "     1     2  0.83   0  2",
-        "2 clients; images per client min / median / max 2 / 6 / 10; label skew (total variation) mean 0.50, max 0.83",
-    ]
-    assert describe(torch.ones(31, 2, dtype=torch.int64)).splitlines()[31] == "... and 1 more clients"
-
-
-@pytest.mark.parametrize("clients", [1, 20, 300])
-def test_the_figure_is_written(clients: int, tmp_path: Path) -> None:
-    plot_label_histogram(torch.arange(clients * 10).view(clients, 10), tmp_path / "labels.png")
-    assert (tmp_path / "labels.png").read_bytes().startswith(b"\x89PNG")

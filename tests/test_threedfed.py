@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from attackers import PLAIN, job, normed_job, scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_attacks import PLAIN, job
-from test_later_attacks import normed_job, scene
 from torch import Tensor
 
 from attacks.base import Crafted, Scene

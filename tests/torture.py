@@ -149,7 +149,8 @@ def _train(log: Path, overrides: list[str]) -> None:
 
 def main() -> None:
     """Print the three counts; exit with 1 if one falls short."""
-    from hostile import damaged_files, hostile_rounds
+    from damaged import damaged_files
+    from hostile import hostile_rounds
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="runs that are killed and resumed")
