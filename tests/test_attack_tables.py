@@ -212,14 +212,17 @@ def test_evasion_of_one_attacker_by_hand(evaders: list[EvasionLine]) -> None:
 # ablations
 
 
-def test_every_planned_attack_is_one_side_of_an_ablation() -> None:
-    sides = [name for ablation in ABLATIONS for name in (ablation.attack, ablation.control)]
-    assert tuple(sides) == plan("ablations_digits")["attack"]
+@pytest.mark.parametrize("recipe", ["ablations_digits", "durability_digits"])
+def test_every_planned_attack_is_one_side_of_an_ablation(recipe: str) -> None:
+    planned = set(plan(recipe)["attack"])
+    pairs = [{ablation.attack, ablation.control} for ablation in ABLATIONS]
+    assert set().union(*(pair for pair in pairs if pair <= planned)) == planned
 
 
 def test_ablations_by_hand() -> None:
     """3DFed: 60 against 40 admitted by one FLAME; BA of seed 0 is unfinished without masks. No mean of unlike rows."""
-    swept = {"seed": tuple("012345"), "defense": ("fedavg", "flame_3dfed")}
+    planned = (*(side for pair in ABLATIONS for side in (pair.attack, pair.control) if side != "chameleon"),)
+    swept = {"seed": tuple("012345"), "attack": planned, "defense": ("fedavg", "flame_3dfed")}
     values = {"threedfed": (0.6, 0.5), "threedfed_unmasked": (0.4, 0.75)}
     runs = [
         line(AblationLine, attack=attack, defense="flame_3dfed", seed=seed, admitted=admitted, ba_attacked=ba)

@@ -1,8 +1,8 @@
 """Whether the attacks' own ideas work here: each beside its control, which differs in that idea alone.
 
 The papers have such comparisons (what they lead one to expect is from memory): LP's critical layers against as many
-random ones, Neurotoxin's coordinates against all of them once the attack has stopped, A3FL's trigger against one that
-does not adapt, 3DFed's update with and without noise masks.
+random ones, Neurotoxin's coordinates against all of them and Chameleon's encoder against an ordinary one once the
+attack has stopped, A3FL's trigger against one that does not adapt, 3DFed's update with and without noise masks.
 """
 
 from __future__ import annotations
@@ -32,16 +32,18 @@ class Ablation:
 ABLATIONS = (
     Ablation("lp", "lp_random", {"ba_attacked": "> 0"}),
     Ablation("neurotoxin", "badnets", {"ba_attacked": "-", "ba_after": "> 0"}),
+    Ablation("chameleon", "badnets", {"ba_attacked": "-", "ba_after": "> 0"}),
     Ablation("a3fl", "a3fl_fixed", {"ba_attacked": "> 0", "ba_after": "> 0"}),
     Ablation("threedfed", "threedfed_unmasked", {"admitted": "> 0", "ba_attacked": ">= 0"}),
 )
 
 
 def ablations(records: Sequence[AblationLine], plan: Plan) -> Rows:
-    """A row for each ablation, measure and defense, but for whom averaging admits: everybody."""
+    """A row for each planned ablation, measure and defense, but for whom averaging admits: everybody."""
     rows = [
         (ablation, field, defense)
         for ablation in ABLATIONS
+        if {ablation.attack, ablation.control} <= set(plan["attack"])
         for field in ablation.expected
         for defense in plan["defense"]
         if (field, defense) != ("admitted", "fedavg")

@@ -123,14 +123,12 @@ EVASION = {
     ),
     "evasion_across": Block(evasion_across, EVADED + "One attacker faces both vectors"),
 }
-ABLATIONS = {
-    "ablations": Block(
-        ablations,
-        "In per cent; BA under attack: mean of its last {mean_of_last} rounds; BA afterwards: of all rounds after its"
-        " stop; malicious admitted: of all its rounds; {rounds} rounds in all. Differences are the attack's value minus"
-        " its control's, *expected* is what its paper leads one to expect of them",
-    )
-}
+IDEAS = Block(
+    ablations,
+    "In per cent; BA under attack: mean of its last {mean_of_last} rounds; BA afterwards: of all rounds after its stop;"
+    " malicious admitted: of all its rounds; {rounds} rounds in all. Differences are the attack's value minus its"
+    " control's, *expected* is what its paper leads one to expect of them",
+)
 TABLES = {
     "attacks": Table("table_attacks", "README.md", Line, ATTACKS, lambda run, _: run.defense in COMPARED),
     "defenses": Table(
@@ -144,7 +142,8 @@ TABLES = {
     "evasion": Table("evasion_digits", "RESULTS.md", EvasionLine, EVASION, exactly),
     "strongest": Table("strongest_digits", "README.md", AttackLine, STRONGEST, exactly),
     "later_attacks": Table("later_attacks_digits", "README.md", AttackLine, LATER, exactly),
-    "ablations": Table("ablations_digits", "RESULTS.md", AblationLine, ABLATIONS, exactly),
+    "ablations": Table("ablations_digits", "RESULTS.md", AblationLine, {"ablations": IDEAS}, exactly),
+    "durability": Table("durability_digits", "RESULTS.md", AblationLine, {"durability": IDEAS}, exactly),
 }
 
 
