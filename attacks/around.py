@@ -42,6 +42,10 @@ class Around(Attack):
         """As the inner attack."""
         return self.backdoor.craft(rows, scene, stream)
 
+    def report(self, losses: Tensor) -> Tensor:
+        """As the inner attack."""
+        return self.backdoor.report(losses)
+
     def stamp(self, x: Tensor) -> Tensor:
         """As the inner attack."""
         return self.backdoor.stamp(x)
