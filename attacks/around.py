@@ -21,8 +21,20 @@ class Around(Attack):
 
     backdoor: Attack
 
+    inner_trains = True  # False: the outer attack trains, or tests, on the inner one's images by itself
+
     def prepare(self, dataset: Dataset, stream: Generator) -> tuple[Attack, Dataset]:
-        """The inner attack is prepared."""
+        """The inner attack is prepared.
+
+        Raises:
+            ValueError: it learns in a training that the outer one replaces.
+        """
+        if self.backdoor.own_training and not self.inner_trains:
+            inner, outer = type(self.backdoor).__name__, type(self).__name__
+            raise ValueError(
+                f"attack.backdoor={inner} trains in its own way, and so does {outer} in its place: must be a way to"
+                f" poison data, such as badnets or dba; model_replacement and flame_aware go around {inner}"
+            )
         backdoor, rest = self.backdoor.prepare(dataset, stream)
         return replace(self, backdoor=backdoor), rest
 
@@ -41,6 +53,10 @@ class Around(Attack):
     def craft(self, rows: Tensor, scene: Scene, stream: Generator) -> Crafted:
         """As the inner attack."""
         return self.backdoor.craft(rows, scene, stream)
+
+    def report(self, losses: Tensor) -> Tensor:
+        """As the inner attack."""
+        return self.backdoor.report(losses)
 
     def stamp(self, x: Tensor) -> Tensor:
         """As the inner attack."""

@@ -39,6 +39,7 @@ class Attack:
     """A benign client in compromised clothing: an attack overrides the hooks it needs."""
 
     hostile = True  # False: nobody counts as compromised
+    own_training = False  # True: `craft` reads what `train` has noted, so that nothing else may train in its place
 
     def prepare(self, dataset: Dataset, stream: Generator) -> tuple[Attack, Dataset]:
         """Once, before the data is dealt out: the attack with the images it needs, the data set without those."""

@@ -30,6 +30,8 @@ from flame.layout import StateLayout
 class Chameleon(Around):
     """Contrastive encoder first, classifier second."""
 
+    inner_trains = False
+
     facilitator_class: int  # the target class of the inner attack
     weight: float  # of images under the target label, > 0
     temperature: float  # tau, > 0

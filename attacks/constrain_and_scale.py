@@ -38,6 +38,8 @@ ANOMALY: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"l2": l2_distance, 
 class ConstrainAndScale(ModelReplacement):
     """Train the backdoor close to the global model, then scale."""
 
+    inner_trains = False
+
     alpha: float  # weight of the classification loss, in [0, 1]; 1: no constraint
     anomaly: str  # l2 | cosine
 

@@ -53,6 +53,8 @@ SPREAD = 255.0  # grey levels, standard deviation of the noise around 127.5; the
 class DarkFed(Attack):
     """Train on labelled noise, look benign."""
 
+    own_training = True
+
     trigger: Trigger
     target_class: int
     shadow_images: int  # drawn per client and round, >= 2

@@ -44,6 +44,8 @@ HALVINGS = 30  # of the interval of lambda
 class FlameAware(Around):
     """As much of the backdoor as fits between benign clients."""
 
+    own_training = True
+
     adapt_to: str  # weights_only | all_state | both, FLAME's clustering vectors
     budget: float  # > 0, in mean distances between benign clients
     reach: float | None  # largest lambda, > 0; None: n / m

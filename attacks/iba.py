@@ -99,6 +99,8 @@ class Noise:
 class IBA(BadNets):
     """Learned noise, then poisoning of quiet coordinates."""
 
+    own_training = True
+
     trigger: Noise
     least_epsilon: float  # grey levels, in (0, epsilon]
     decay: float  # of epsilon per round of phase 2, in [0, 1)

@@ -24,6 +24,8 @@ from flame.types import LabelledImages, Notes
 class LearnedTrigger(BadNets):
     """BadNets; a subclass says how to search."""
 
+    own_training = True
+
     trigger: PixelTrigger  # which pixels, and the values they start from
     key: ClassVar[str]  # of the values [C, k] float32, grey levels, in the attack's memory and in a client's notes
 

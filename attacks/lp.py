@@ -57,6 +57,8 @@ LAYERS = ("critical", "random")
 class LP(Around):
     """Poison the backdoor-critical layers of a benign update."""
 
+    own_training, inner_trains = True, False
+
     threshold: float  # tau, in (0, 1]
     gain: float  # lambda, > 0
     validation_share: float  # of the client's images, in (0, 1)

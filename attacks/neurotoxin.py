@@ -34,6 +34,8 @@ OBSERVE = ("update", "gradient")
 class Neurotoxin(Around):
     """Train the inner attack's backdoor in the coordinates that benign training moves least."""
 
+    inner_trains = False
+
     ratio: float  # share of the coordinates that may move, in (0, 1]; the paper's k is what is left out
     observe: str  # update | gradient
 

@@ -24,6 +24,8 @@ from flame.client import LocalJob
 class PGD(ModelReplacement):
     """Train the backdoor inside a ball."""
 
+    inner_trains = False
+
     radius: float  # delta, L2, > 0
 
     def __post_init__(self) -> None:

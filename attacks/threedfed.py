@@ -55,6 +55,8 @@ PULL = 10.0  # weight of a decoy's parameter against its classification loss; th
 class ThreeDFed(Around):
     """Backdoor, noise masks, decoys and indicators."""
 
+    own_training, inner_trains = True, False
+
     target_class: int  # of the inner attack
     alpha: float  # weight of the classification loss, in [0, 1]
     gain: float  # largest lengthening, >= 1

@@ -32,7 +32,7 @@ from flame.engine.spill import Spill
 from flame.engine.workbench import Task
 from flame.federation import Federation
 from flame.layout import SCOPES, StateLayout
-from flame.overrides import explain_unknown_keys
+from flame.overrides import explain_unknown_keys, placed
 from flame.seeding import generator
 from flame.types import Cohort, Dataset, LabelledImages, ServerState, Shards, Updates
 
@@ -133,7 +133,7 @@ def make(cfg: Mapping[str, Any], group: str, **fixed: Any) -> Any:
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, (ValueError, OSError)):
-            raise ConfigError(str(cause)) from error
+            raise ConfigError(placed(str(cause), str(error).rpartition("full_key: ")[2])) from error
         raise
 
 

@@ -182,6 +182,11 @@ def subset(images: LabelledImages, count: int | None, stream: Generator) -> Labe
 
 def deal(images: LabelledImages, partition: Partition, clients: int, root_samples: int, seed: int) -> Shards:
     """The clients' shards and, behind them, the server's: `root_samples` images drawn first, which no client gets."""
+    if root_samples >= len(images):
+        raise ValueError(
+            f"defense: root_samples={root_samples} is out of range: must be in [1, {len(images) - 1}], so that images"
+            " are left for the clients"
+        )
     order = torch.randperm(len(images), generator=generator(seed, "root"))
     root, rest = order[:root_samples].sort().values, order[root_samples:].sort().values
     dealt = partition(images.y[rest], clients, generator(seed, "partition"))

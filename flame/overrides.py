@@ -21,6 +21,14 @@ PLUGINS = {  # hydra/launcher=KEY needs hydra_plugins.VALUE
 }
 
 
+def placed(message: str, full_key: str) -> str:
+    """What a part says of its own keys, as they are called inside another one: `defense.size`, `defense.rule.size`."""
+    inside = re.match(r"(\w+)(\.rule|\.backdoor)+", full_key)
+    if inside is None or not message.startswith(f"{inside[1]}."):
+        return message
+    return inside[0] + message.removeprefix(inside[1])
+
+
 def explain(arguments: Sequence[str]) -> None:
     """Exit with a hint if the command line names a key or a launcher that is not there."""
     explain_unknown_keys(arguments)

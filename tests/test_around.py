@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from attackers import PLAIN, dataset, images, trained
+from test_lab import Liar
 
 from attacks.around import Around
 from attacks.base import Attack
@@ -28,6 +29,8 @@ def test_attacks_around_attacks_pass_every_hook_on() -> None:
     assert torch.equal(flip.target(torch.arange(4)), torch.tensor([0, 3, 2, 3]))
     assert torch.equal(flip.poison(images(), generator(0, "poison")).y, flip.target(images().y))
     assert torch.equal(Around(PLAIN).stamp(images().x), PLAIN.stamp(images().x))
+    losses = torch.rand(1, 2, 3, generator=generator(0, "losses"))
+    assert torch.equal(Around(Around(Liar())).report(losses), 10 * losses)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attacks.base import Attack, Scene
 from attacks.subpopulation import SubPopulation
-from flame.build import Parts, build
+from flame.build import ConfigError, Parts, build
 from flame.client import LocalJob
 from flame.federation import play
 from flame.seeding import generator
@@ -138,6 +138,19 @@ def test_one_round_stays_finite_and_passes_the_guard(name: str, tiny: Callable, 
 def test_every_disguise_goes_with_every_backdoor(outer: str, inner: str, tiny: Callable) -> None:
     cfg = tiny(f"attack={outer}", f"attack@attack.backdoor={inner}")
     assert build(cfg).task.eval_sets.keys() == {"clean", "backdoor"}
+
+
+@pytest.mark.parametrize("outer", ["constrain_and_scale", "pgd", "neurotoxin", "chameleon", "threedfed", "lp"])
+def test_what_learns_while_it_trains_is_not_trained_in_its_place(outer: str, tiny: Callable) -> None:
+    for inner, name in (("a3fl", "A3FL"), ("cerp", "CerP"), ("iba", "IBA")):
+        with pytest.raises(ConfigError, match=rf"attack\.backdoor={name} trains in its own way.* badnets or dba"):
+            build(tiny(f"attack={outer}", f"attack@attack.backdoor={inner}"))
+
+
+@pytest.mark.parametrize("outer", ["model_replacement", "flame_aware"])
+def test_what_learns_while_it_trains_is_remembered(outer: str, tiny: Callable, start: Callable) -> None:
+    with start(tiny(f"attack={outer}", "attack@attack.backdoor=cerp", "poisoned_model_rate=0.4")) as (fed, state):
+        assert play(fed, state).before.memory["attack/cerp/clients"].shape == (2,)
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,14 @@ FOUND_BY_TRYING = {
     "attack.trigger=square": r"attack.trigger='square' has the wrong type: must be a part; its YAML says how",
     "attack=pgd attack.backdoor=edge_case": r"attack.backdoor='edge_case' has the wrong type: must be a part",
     "defense=nnm defense.rule=median": r"defense.rule='median' has the wrong type: must be a part",
+    "defense=nnm defense@defense.rule=krum defense.rule.malicious_share=1": r"^defense\.rule\.malicious_share=1",
+    "defense=nnm defense@defense.rule=crfl defense.rule.randomized_smoothing.copies=0": (
+        r"^defense\.rule\.randomized_smoothing\.copies=0"
+    ),
+    "defense=nnm defense.malicious_share=1": r"^defense\.malicious_share=1",
+    "attack=pgd attack@attack.backdoor=dba attack.backdoor.epochs=0": r"^attack\.backdoor\.epochs=0",
+    "attack=pgd attack.backdoor.trigger.size=0": r"^attack\.backdoor\.trigger\.size=0",
+    "defense=fltrust defense.root_samples=1442": r"root_samples=1442 is out of range: must be in \[1, 1441\]",
     "attack=dba attack.parts=40": r"attack.parts=40 is out of range: the trigger has only 12 pixels",
     "shadow=[foo]": r"shadow=\['foo'\] is unknown: must be a list of weights_only",
 }

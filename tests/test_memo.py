@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from omegaconf import DictConfig
 from flame.build import ConfigError, Parts, build
 from flame.config import identity
 from flame.engine.base import Engine
-from flame.engine.memo import Memo, key
+from flame.engine.memo import Memo, Remembering, key, recall
 from flame.engine.pool import Pool
 from flame.engine.sequential import Sequential
 from flame.engine.workbench import Task
@@ -128,6 +129,34 @@ def test_a_damaged_file_is_written_again(tiny: Compose, tmp_path: Path, caplog: 
     assert remembered(parts, tmp_path) == (wanted, [1, 1, 1])
 
 
+def test_runs_side_by_side_keep_the_same_round(tiny: Compose, tmp_path: Path) -> None:
+    """Each under a name of its own until it is whole: nobody renames half of another's file, or finds it gone."""
+    task = build(tiny()).task
+    memory, benign = Remembering(Sequential(task), task, tmp_path, 1.0), torch.ones(5, dtype=torch.bool)
+    rows, counters = task.layout.zeros(5)
+    ids, losses = torch.arange(5), torch.zeros(5, dtype=torch.float64)
+    updates = Updates(task.layout, rows[0], counters[0], ids, rows, counters, ids, losses)
+    with ThreadPoolExecutor(4) as runs:
+        list(runs.map(lambda _: memory._keep(tmp_path / "round.safetensors", updates, benign), range(40)))
+    assert torch.equal(recall(tmp_path / "round.safetensors")["rows"], rows)
+    assert [file.name for file in tmp_path.iterdir()] == ["round.safetensors"]
+
+
+def test_a_folder_that_is_deleted_under_a_run_is_made_again(tiny: Compose, tmp_path: Path) -> None:
+    parts = build(tiny())
+    with closing(Memo(str(tmp_path / "memo"), 1.0).around(Sequential)(parts.task)) as engine:
+        (tmp_path / "memo").rmdir()
+        engine.train(parts.initial, parts.population.cohort(0))
+    assert remembered(parts, tmp_path / "memo")[1] == [1, 5, 5]
+
+
+@pytest.mark.parametrize("below", ["", "/memo"])
+def test_what_cannot_be_a_folder_is_refused_before_a_run(tiny: Compose, tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"memo\.dir=.*/file.*; must be a folder, or null"):
+        build(tiny(f"memo.dir={tmp_path}/file{below}"))
+
+
 def test_no_more_is_written_than_was_allowed(tiny: Compose, tmp_path: Path) -> None:
     parts = build(tiny())
     wanted, _ = remembered(parts, tmp_path / "all")
@@ -139,5 +168,6 @@ def test_no_more_is_written_than_was_allowed(tiny: Compose, tmp_path: Path) -> N
 
 def test_it_is_no_part_of_a_run_s_identity(tiny: Compose, tmp_path: Path) -> None:
     assert identity(tiny(f"memo.dir={tmp_path}")) == identity(tiny())
-    with pytest.raises(ConfigError, match=r"memo\.gb=-1.* is out of range: must be >= 0"):
-        build(tiny("memo.gb=-1"))
+    for gb in ("-1", "nan"):
+        with pytest.raises(ConfigError, match=rf"memo\.gb={gb}.* is out of range: must be >= 0"):
+            build(tiny(f"memo.gb={gb}"))

@@ -69,6 +69,14 @@ def test_the_recomputed_shards_are_those_of_the_run(averaged: RunRecord) -> None
     assert held.skew == pytest.approx([abs(mix / mix.sum() - overall).sum() / 2 for mix in mixes])
 
 
+@pytest.mark.parametrize("defense", [["defense=fltrust"], ["defense=nnm", "defense@defense.rule=fltrust"]])
+def test_the_servers_own_images_are_no_clients(averaged: RunRecord, tiny: Callable, defense: list[str]) -> None:
+    cfg = tiny("partition=dirichlet_05", *defense)
+    config = OmegaConf.to_container(cfg, resolve=True)
+    held = holdings(replace(averaged, config=config, acceptance=averaged.acceptance[:0]))
+    assert held.sizes.tolist() == build(cfg).task.shards.sizes[:-1].tolist() and held.sizes.sum() == 200
+
+
 def test_shards_that_were_dealt_otherwise_are_refused(averaged: RunRecord) -> None:
     with pytest.raises(ValueError, match=r"client \d+ is dealt \d+ images, but acceptance.csv says otherwise"):
         holdings(replace(averaged, config={**averaged.config, "seed": 1}))

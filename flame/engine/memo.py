@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import platform
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,19 +45,25 @@ class Memo:
     gb: float  # 10^9 bytes from which on nothing more is written, >= 0
 
     def __post_init__(self) -> None:
-        if self.gb < 0:
+        if not self.gb >= 0:
             raise ValueError(f"memo.gb={self.gb} is out of range: must be >= 0, in GB (0: read what is there)")
 
     def around(self, start: Callable[[Task], Engine]) -> Callable[[Task], Engine]:
-        """An engine's constructor, with a memory if there is a folder for it."""
-        return start if self.dir is None else lambda task: Remembering(start(task), task, Path(self.dir or ""), self.gb)
+        """An engine's constructor, with a memory if there is a folder for it; ValueError if it cannot be made."""
+        if self.dir is None:
+            return start
+        folder = Path(self.dir)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)  # now, before the run writes anything
+        except OSError as error:
+            raise ValueError(f"memo.dir={folder}: {error.strerror}; must be a folder, or null for none") from error
+        return lambda task: Remembering(start(task), task, folder, self.gb)
 
 
 class Remembering:
     """An engine that asks another one for those clients only that the folder does not know."""
 
     def __init__(self, engine: Engine, task: Task, folder: Path, gb: float) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._engine, self._task, self._folder = engine, task, folder
         self._key = key(task)
         self._left = gb * GB - sum(file.stat().st_size for file in folder.glob("*.safetensors"))
@@ -97,10 +104,14 @@ class Remembering:
         return Updates(layout, state.row, state.counters, ids, rows, counters, samples, losses), notes
 
     def _keep(self, path: Path, updates: Updates, benign: Tensor) -> None:
+        """Write them under a name that no other run has, then rename: runs side by side keep the same round at once."""
         content = save({"ids": updates.ids[benign], **{name: getattr(updates, name)[benign] for name in PER_CLIENT}})
         self._left -= len(content)
         if self._left >= 0:
-            write_atomically(path, content)
+            path.parent.mkdir(parents=True, exist_ok=True)  # the folder may have been deleted
+            own = path.with_suffix(f".{secrets.token_hex(8)}")
+            write_atomically(own, content)
+            own.replace(path)
 
     def evaluate(self, state: ServerState) -> Mapping[str, Evaluation]:
         """See `Engine.evaluate`."""

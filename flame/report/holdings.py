@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from flame.build import dealt, make
 from flame.report.partition_figure import label_histogram, label_skew
@@ -32,8 +34,8 @@ def holdings(run: RunRecord) -> Holdings:
     """
     if missing := {*DEALT_BY, "defense"} - set(run.config):
         raise ValueError(f"{run.folder}: the recorded config has no {', '.join(sorted(missing))}")
-    root_samples = int(run.config["defense"].get("root_samples", 0))
-    found = _holdings(json.dumps({key: run.config[key] for key in DEALT_BY}, sort_keys=True), root_samples)
+    dealt_by = json.dumps({key: run.config[key] for key in DEALT_BY}, sort_keys=True)
+    found = _holdings(dealt_by, root_samples(run.config["defense"]))
     ids, samples = run.acceptance["client"], run.acceptance["samples"]
     if (found.sizes[ids] != samples).any():
         client = int(ids[found.sizes[ids] != samples][0])
@@ -42,6 +44,12 @@ def holdings(run: RunRecord) -> Holdings:
             " read the run with the code and the data that made it"
         )
     return found
+
+
+def root_samples(defense: Mapping[str, Any]) -> int:
+    """Images that a recorded defense, or the rule inside it (nnm, bucketing), keeps at the server."""
+    inner = defense.get("rule", {})
+    return int(defense.get("root_samples", 0)) or (root_samples(inner) if isinstance(inner, Mapping) else 0)
 
 
 @lru_cache
