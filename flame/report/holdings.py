@@ -48,8 +48,9 @@ def holdings(run: RunRecord) -> Holdings:
 
 def root_samples(defense: Mapping[str, Any]) -> int:
     """Images that a recorded defense, or the rule inside it (nnm, bucketing), keeps at the server."""
-    inner = defense.get("rule", {})
-    return int(defense.get("root_samples", 0)) or (root_samples(inner) if isinstance(inner, Mapping) else 0)
+    if "rule" in defense:
+        return root_samples(defense["rule"])
+    return int(defense.get("root_samples", 0))
 
 
 @lru_cache
