@@ -7,8 +7,11 @@ depend on it. What a GPU computes differs from a CPU in its rounding, so `device
 
 from __future__ import annotations
 
+import hashlib
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -56,6 +59,16 @@ def on(name: str) -> torch.device:
 def describe_device(name: str) -> str:
     """For the record: `cpu`, or `cuda:1 (NVIDIA ...)`."""
     return f"{name} ({torch.cuda.get_device_name(name)})" if name.startswith("cuda") else name
+
+
+def describe_processor() -> str:
+    """What chooses among kernels, and so among roundings: only where this is equal are results equal to the bit."""
+    cpuinfo = Path("/proc/cpuinfo")
+    facts = [line.split(":", 1) for line in cpuinfo.read_text().splitlines() if ":" in line] if cpuinfo.exists() else []
+    known = {key.strip(): value.strip() for key, value in facts}  # of the last core
+    name = known.get("model name", platform.processor() or platform.machine())
+    flags = hashlib.sha256(known.get("flags", known.get("Features", "")).encode()).hexdigest()[:8]
+    return f"{name}, cache {known.get('cache size', '?')}, {torch.backends.cpu.get_cpu_capability()}, flags {flags}"
 
 
 @contextmanager

@@ -51,7 +51,7 @@ ROUNDS = [
 
 def recorded(folder: Path, finished: bool = True) -> RunRecord:
     write_run(folder, rows=ROUNDS, summary={"eval/ba": 0.2} if finished else None)
-    write_json(folder / ENVIRONMENT, {"commit": "1234567", "dirty": False})
+    write_json(folder / ENVIRONMENT, {"commit": "1234567", "dirty": False, "processor": "P"})
     run = read_run(folder)
     config = {**run.config, "attack": {"adapt_to": "both", "budget": 0.8}, "attack_rounds": {"stop": 4}}
     return replace(run, config=config, summary=run.summary and {**run.summary, "mean_of_last": 2})

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from flame.build import build, make
 from flame.client import LocalJob, LocalSGD
 from flame.config import fingerprint, identity
-from flame.device import check_device, describe_device
+from flame.device import check_device, describe_device, describe_processor
 from flame.engine.base import WorkerError
 from flame.engine.pool import Pool
 from flame.engine.ray import Ray
@@ -137,6 +137,20 @@ def test_devices_have_names() -> None:
     for name in ("tpu", "meta", "cuda:x"):
         with pytest.raises(ValueError, match=f"device={name} is unknown: must be cpu, cuda or cuda:0"):
             check_device(name)
+
+
+def test_the_processor_is_told_from_others_that_round_differently(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = describe_processor()
+    assert torch.backends.cpu.get_cpu_capability() in here and describe_processor() == here
+
+    def told(name: str, cache: str, flags: str) -> str:
+        text = f"processor\t: 0\nmodel name\t: {name}\ncache size\t: {cache}\nflags\t\t: {flags}\n\n"
+        monkeypatch.setattr(Path, "read_text", lambda path: text)
+        return describe_processor()
+
+    assert told("A B", "1 KB", "fpu avx").startswith("A B, cache 1 KB, ")
+    told_apart = {told(*facts) for facts in [("A", "1", "fpu"), ("B", "1", "fpu"), ("A", "2", "fpu"), ("A", "1", "f")]}
+    assert len(told_apart) == 4 and told("A", "1", "fpu") in told_apart
 
 
 def test_ray_asks_for_no_gpu(tiny: Tiny) -> None:

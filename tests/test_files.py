@@ -168,7 +168,7 @@ def test_environment() -> None:
     assert set(found["versions"]) == set(PACKAGES) and all(found["versions"].values())
     if found["commit"] is not None:  # absent in an unpacked archive
         assert len(found["commit"]) == 40 and isinstance(found["dirty"], bool)
-    assert {"python", "cpu_capability", "machine", "cores"} <= set(found)
+    assert {"python", "processor", "cores"} <= set(found)
 
 
 @pytest.mark.parametrize(

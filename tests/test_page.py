@@ -38,7 +38,7 @@ def folder_of(path: Path, seed: int = 0, finished: bool = True, ma: float = 0.8,
     rows = [{"eval/ma": 0.5, **shares}, {"eval/ma": ma, "eval/ba": 0.0625, **shares}]
     clients = "0,3,1,9,1,0,1\n0,7,0,9,1,1,1\n0,4,0,9,0,1,0\n1,2,0,9,1,1,1\n"
     write_run(path, seed=seed, rows=rows, clients=clients, summary=reported if finished else None, **choices)
-    write_json(path / ENVIRONMENT, {"commit": "1234567", "dirty": True})
+    write_json(path / ENVIRONMENT, {"commit": "1234567", "dirty": True, "processor": "P"})
     return path
 
 

@@ -23,7 +23,7 @@ NAN = math.nan
 
 
 def record(attack: str = "dba", defense: str = "fedavg", seed: int = 0, ma: float = 0.8, ba: float = 0.9) -> Line:
-    return Line(attack, defense, seed, ma, ba, 1.0, 0.0, 10.0, 28, 5, "abcdef0123", "hash", "id")
+    return Line(attack, defense, seed, ma, ba, 1.0, 0.0, 10.0, 28, 5, "abcdef0123", "P", "hash", "id")
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def elsewhere(tmp_path: Path) -> Path:
 
 def run(folder: Path, seed: int = 0, **choices: str) -> None:
     write_run(folder, seed, summary={"eval/ma": 0.5, "eval/ba": 0.25, "filter/accepted": 4.0}, **choices)
-    write_json(folder / ENVIRONMENT, {"commit": "1234567", "dirty": False})
+    write_json(folder / ENVIRONMENT, {"commit": "1234567", "dirty": False, "processor": "P"})
     write_json(folder / SUMMARY, {**read_json(folder / SUMMARY), "state_sha256": "0123"})
 
 
@@ -68,7 +68,8 @@ def test_cells_by_hand() -> None:
     assert accuracies([record(ma=0.8), record(seed=1, ma=0.9)]) == "85.0 ± 63.5 / 90.0 ± 0.0"
     assert accuracies([record(ba=NAN)]) == "80.0 / -"
     assert accuracies([]) == "not run"
-    assert accuracies([Line("a", "b", 0, NAN, NAN, NAN, NAN, NAN, 28, 0, "c", "", "i")]) == "- / - (1 of 1 unfinished)"
+    unfinished = Line("a", "b", 0, NAN, NAN, NAN, NAN, NAN, 28, 0, "c", "P", "", "i")
+    assert accuracies([unfinished]) == "- / - (1 of 1 unfinished)"
 
 
 def test_rows_by_hand() -> None:
@@ -113,7 +114,7 @@ def test_runs_of_another_sitting_are_added(elsewhere: Path) -> None:
     run(elsewhere / "runs" / "a", attack="dba")
     publish("attacks", cells(elsewhere / "runs"), elsewhere)
     write_run(elsewhere / "later" / "a", summary=None, attack="dba")
-    write_json(elsewhere / "later" / "a" / ENVIRONMENT, {"commit": "7654321", "dirty": False})
+    write_json(elsewhere / "later" / "a" / ENVIRONMENT, {"commit": "7654321", "dirty": False, "processor": "P"})
     run(elsewhere / "later" / "b", attack="badnets")
     publish("attacks", cells(elsewhere / "later"), elsewhere, add=True)
     lines = read(elsewhere / "results" / "attacks.csv", Line)
@@ -151,7 +152,7 @@ def test_latex_is_written_when_asked_for_and_checked_from_then_on(elsewhere: Pat
 def test_two_runs_of_one_cell_are_refused(elsewhere: Path) -> None:
     for name, alpha in (("a", 0.5), ("b", 0.1)):
         write_run(elsewhere / "runs" / name, alpha=alpha, summary={}, attack="dba")
-        write_json(elsewhere / "runs" / name / ENVIRONMENT, {"commit": "1234567", "dirty": False})
+        write_json(elsewhere / "runs" / name / ENVIRONMENT, {"commit": "1234567", "dirty": False, "processor": "P"})
     with pytest.raises(ValueError, match=r"table attacks: several runs of \('dba', 'fedavg', 0\)"):
         publish("attacks", cells(elsewhere / "runs"), elsewhere)
 

@@ -45,7 +45,7 @@ def record_run(folder: Path, choices: dict[str, str], tiny: Callable, start: Cal
     (folder / CONFIG).write_text(yaml.safe_dump(OmegaConf.to_container(cfg, resolve=True)))
     write_json(folder / CHOICES, choices)
     write_json(folder / IDENTITY, {"identity": choices["defense"]})
-    write_json(folder / ENVIRONMENT, {"commit": "0123456789", "dirty": False})
+    write_json(folder / ENVIRONMENT, {"commit": "0123456789", "dirty": False, "processor": "P"})
     files = RunFiles(folder, 0)
     with start(cfg) as (federation, state):
         for record in rounds(federation, state, ROUNDS):

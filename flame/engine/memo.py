@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import platform
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from flame.checkpoint import write_atomically
+from flame.device import describe_processor
 from flame.engine.base import Engine
 from flame.engine.workbench import Task
 from flame.evaluate import Evaluation
@@ -140,16 +140,17 @@ def key(task: Task) -> str:
     for tensor in (task.train.x, task.train.y, task.shards.index, task.shards.offsets):
         h.update(tensor.contiguous().numpy().data)
     h.update(task.normalise(task.train.x[:2]).contiguous().numpy().data)  # stands for mean and std
-    facts = (task.model, task.layout, task.sgd, task.seed, task.device, task.precision, torch.__version__, processor())
+    facts = (
+        task.model,
+        task.layout,
+        task.sgd,
+        task.seed,
+        task.device,
+        task.precision,
+        torch.__version__,
+        describe_processor(),
+    )
     h.update("\n".join(map(repr, facts)).encode())
     for path in sorted(path for part in CODE for path in (ROOT / part).rglob("*.py")):
         h.update(path.read_bytes())
     return h.hexdigest()
-
-
-def processor() -> str:
-    """What chooses among kernels, and so among roundings: two machines may share a folder."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = {line for line in lines if line.startswith(("model name", "cache size", "flags"))}
-    return "\n".join([platform.machine(), torch.backends.cpu.get_cpu_capability(), *sorted(names)])

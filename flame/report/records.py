@@ -32,6 +32,7 @@ class Line:
     rounds: int
     mean_of_last: int
     commit: str
+    processor: str  # empty: not recorded at the time
     state_sha256: str  # empty: the run has not finished
     identity: str
 
@@ -65,6 +66,7 @@ def common(run: RunRecord, labels: Mapping[str, str]) -> dict[str, Any]:
         "rounds": run.config["rounds"],
         "mean_of_last": summary.get("mean_of_last", 0),
         "commit": f"{known['commit'] or '?'}{'+' if known['dirty'] else ''}",
+        "processor": known["processor"],
         "state_sha256": summary.get("state_sha256", ""),
         "identity": run.identity,
     }

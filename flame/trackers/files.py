@@ -14,10 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from flame.checkpoint import RunFolderError, write_atomically
-from flame.device import describe_device
+from flame.device import describe_device, describe_processor
 from flame.federation import Round
 
 METRICS, ACCEPTANCE, SUMMARY = "metrics.jsonl", "acceptance.csv", "summary.json"
@@ -139,8 +137,7 @@ def environment(threads: int, engine_workers: int, device: str) -> dict[str, Any
         "threads": threads,
         "engine_workers": engine_workers,
         "device": describe_device(device),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "machine": platform.machine(),
+        "processor": describe_processor(),
         "cores": os.cpu_count(),
     }
 
