@@ -5,18 +5,20 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_report import write_run
 
-from flame.folder import read_json
+from flame.folder import IDENTITY, read_json
 from flame.report.accuracy_tables import accuracies, attacks
 from flame.report.admissions import AttackLine
 from flame.report.markup import comma_separated, latex, markdown
 from flame.report.published import ROOT, TABLES, derived, outdated, publish, spliced
-from flame.report.recipes import options, plan
+from flame.report.recipes import options, own_identity, plan
 from flame.report.records import Line, read, write
 from flame.report.runs import Cell, find_runs, gather, read_run
+from flame.report.vectors import VectorLine
 from flame.trackers.files import ENVIRONMENT, SUMMARY, write_json
 
 NAN = math.nan
@@ -33,7 +35,7 @@ def elsewhere(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, seed: int = 0, **choices: str) -> None:
+def run(folder: Path, seed: int = 0, **choices: Any) -> None:
     write_run(folder, seed, summary={"eval/ma": 0.5, "eval/ba": 0.25, "filter/accepted": 4.0}, **choices)
     write_json(folder / ENVIRONMENT, {"commit": "1234567", "dirty": False, "processor": "P"})
     write_json(folder / SUMMARY, {**read_json(folder / SUMMARY), "state_sha256": "0123"})
@@ -132,7 +134,7 @@ def test_runs_with_other_options_than_the_recipe_s_are_left_out(tmp_path: Path) 
     own = {"seed": 100, "partition": "dirichlet_05", "defense": "krum"}
     others = [{"partition": "dirichlet_03"}, {"dataset": "mnist"}, {"seed": 0}, {"defense": "fedavg"}]
     for number, changed in enumerate([{}, *others]):
-        run(tmp_path / "runs" / str(number), **own | changed)  # type: ignore[arg-type]
+        run(tmp_path / "runs" / str(number), **own | changed)
     publish("strongest", cells(tmp_path / "runs"), tmp_path)
     (kept,) = read(tmp_path / "results" / "strongest.csv", AttackLine)
     assert (kept.seed, kept.partition, kept.defense) == (100, "dirichlet_05", "krum")
@@ -149,12 +151,24 @@ def test_latex_is_written_when_asked_for_and_checked_from_then_on(elsewhere: Pat
     assert [line.split()[0] for line in outdated(elsewhere, ["attacks"])] == ["results/tables/attacks.tex"]
 
 
-def test_two_runs_of_one_cell_are_refused(elsewhere: Path) -> None:
+def test_of_two_runs_of_one_cell_the_one_with_the_recipe_s_own_settings_is_taken(elsewhere: Path) -> None:
+    """The folder runs/ holds every recipe's: `norms` adds runs to the cells of `vector_question`."""
     for name, alpha in (("a", 0.5), ("b", 0.1)):
-        write_run(elsewhere / "runs" / name, alpha=alpha, summary={}, attack="dba")
-        write_json(elsewhere / "runs" / name / ENVIRONMENT, {"commit": "1234567", "dirty": False, "processor": "P"})
+        run(elsewhere / "runs" / name, attack="dba", alpha=alpha)
     with pytest.raises(ValueError, match=r"table attacks: several runs of \('dba', 'fedavg', 0\)"):
         publish("attacks", cells(elsewhere / "runs"), elsewhere)
+    own = own_identity("table_attacks", record())
+    write_json(elsewhere / "runs" / "b" / IDENTITY, {"identity": own})
+    publish("attacks", cells(elsewhere / "runs"), elsewhere)
+    (kept,) = read(elsewhere / "results" / "attacks.csv", Line)
+    assert kept.identity == own
+
+
+def test_a_recipe_s_own_runs_are_known_by_their_identity() -> None:
+    """The published runs were made by the recipes' commands."""
+    for name, kind in (("vector_question", VectorLine), ("attacks", Line), ("defenses", Line)):
+        for record in read(ROOT / "results" / f"{name}.csv", kind)[::40]:
+            assert own_identity(TABLES[name].recipe, record) == record.identity
 
 
 def test_a_document_without_marks_is_refused() -> None:

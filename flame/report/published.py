@@ -21,7 +21,7 @@ from flame.report.attack_tables import evasion, evasion_across, later_attacks, s
 from flame.report.contrasts import BOOTSTRAP
 from flame.report.markup import Rows, comma_separated, latex, markdown
 from flame.report.preset_tables import preset_pairs, presets
-from flame.report.recipes import Plan, options, plan
+from flame.report.recipes import Plan, options, own_identity, plan
 from flame.report.records import Line, read, write
 from flame.report.runs import Cell
 from flame.report.vector_tables import (
@@ -159,8 +159,11 @@ def publish(name: str, cells: Iterable[Cell], root: Path = ROOT, with_latex: boo
     records = [table.kind.of(run, labels) for run, labels in runs]
     records = [record for record in records if table.belongs(record, swept)]
     key = attrgetter(*dict.fromkeys(("attack", *swept)))  # what tells one run of the table from another
-    if twice := [place for place, count in Counter(map(key, records)).items() if count > 1]:
-        raise ValueError(f"table {name}: several runs of {twice[0]}: give the folder of the recipe's runs alone")
+    places = Counter(map(key, records))
+    records = [r for r in records if places[key(r)] == 1 or r.identity == own_identity(table.recipe, r)]
+    kept = Counter(map(key, records))
+    if unclear := [place for place in places if kept[place] != 1]:
+        raise ValueError(f"table {name}: several runs of {unclear[0]}: give the folder of the recipe's runs alone")
     path = root / "results" / f"{name}.csv"
     before = {key(record): record for record in read(path, table.kind)} if add else {}
     everything = before | {key(r): r for r in records if r.state_sha256 or key(r) not in before}  # finished ones stay

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
+from hydra import compose, initialize_config_dir
 
-from flame.config import NAMED
+from flame.config import NAMED, identity, register
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 Plan = Mapping[str, tuple[str, ...]]  # field of a record -> the values that are swept, in the recipe's order
@@ -24,11 +25,20 @@ def options(recipe: str) -> Mapping[str, str]:
     """Config group -> the option that conf/<recipe>.yaml gives to all of its runs, of those in a run folder's name.
 
     They keep other recipes' runs in the same folder apart. Settings are not compared, so that a recipe can be tried in
-    fewer rounds: where they alone tell recipes apart, each needs a folder (`publish` refuses two runs of one cell).
+    fewer rounds: where they alone tell two runs of one cell apart, `own_identity` does.
     """
     overridden = [entry for entry in _written(recipe)["defaults"] if isinstance(entry, dict)]
     chosen = {key.removeprefix("override "): option for entry in overridden for key, option in entry.items()}
     return {group: option for group, option in chosen.items() if group in NAMED}
+
+
+def own_identity(recipe: str, record: object) -> str:
+    """Identity that the recipe's own run of a record's cell has, with all settings as conf/<recipe>.yaml has them."""
+    keys = _written(recipe)["hydra"]["sweeper"]["params"]
+    chosen = {key: str(getattr(record, key.rpartition(".")[2])).split()[0] for key in keys}  # without labels
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return identity(compose(recipe, [f"{key}={option}" for key, option in chosen.items()]))
 
 
 def _written(recipe: str) -> dict[str, Any]:
