@@ -22,6 +22,7 @@ from flame.report.vectors import VectorLine
 from flame.trackers.files import ENVIRONMENT, SUMMARY, write_json
 
 NAN = math.nan
+DEFAULT = {"dataset": "fashion_mnist", "partition": "main_label"}
 
 
 def record(attack: str = "dba", defense: str = "fedavg", seed: int = 0, ma: float = 0.8, ba: float = 0.9) -> Line:
@@ -36,7 +37,8 @@ def elsewhere(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, seed: int = 0, **choices: Any) -> None:
-    write_run(folder, seed, summary={"eval/ma": 0.5, "eval/ba": 0.25, "filter/accepted": 4.0}, **choices)
+    summary = {"eval/ma": 0.5, "eval/ba": 0.25, "filter/accepted": 4.0}
+    write_run(folder, seed, summary=summary, **DEFAULT | choices)
     write_json(folder / ENVIRONMENT, {"commit": "1234567", "dirty": False, "processor": "P"})
     write_json(folder / SUMMARY, {**read_json(folder / SUMMARY), "state_sha256": "0123"})
 
@@ -115,7 +117,7 @@ def test_runs_of_another_sitting_are_added(elsewhere: Path) -> None:
     """A seed more joins the lines that are there; an unfinished run takes no finished one's place."""
     run(elsewhere / "runs" / "a", attack="dba")
     publish("attacks", cells(elsewhere / "runs"), elsewhere)
-    write_run(elsewhere / "later" / "a", summary=None, attack="dba")
+    write_run(elsewhere / "later" / "a", summary=None, attack="dba", **DEFAULT)
     write_json(elsewhere / "later" / "a" / ENVIRONMENT, {"commit": "7654321", "dirty": False, "processor": "P"})
     run(elsewhere / "later" / "b", attack="badnets")
     publish("attacks", cells(elsewhere / "later"), elsewhere, add=True)
@@ -131,14 +133,15 @@ def test_runs_of_another_sitting_are_added(elsewhere: Path) -> None:
 def test_runs_with_other_options_than_the_recipe_s_are_left_out(tmp_path: Path) -> None:
     """Another partition, another data set, another seed, a defense that is not ranked."""
     (tmp_path / "README.md").write_text("<!-- table: strongest -->\n\n<!-- end: strongest -->\n")
-    own = {"seed": 100, "partition": "dirichlet_05", "defense": "krum"}
+    own = {"seed": 100, "dataset": "digits", "partition": "dirichlet_05", "defense": "krum"}
     others = [{"partition": "dirichlet_03"}, {"dataset": "mnist"}, {"seed": 0}, {"defense": "fedavg"}]
     for number, changed in enumerate([{}, *others]):
         run(tmp_path / "runs" / str(number), **own | changed)
     publish("strongest", cells(tmp_path / "runs"), tmp_path)
     (kept,) = read(tmp_path / "results" / "strongest.csv", AttackLine)
     assert (kept.seed, kept.partition, kept.defense) == (100, "dirichlet_05", "krum")
-    assert options("strongest_digits") == {"dataset": "digits", "partition": "dirichlet_05"}
+    assert options("strongest_digits") == {"dataset": "digits", "partition": "dirichlet_05", "model": "resnet8"}
+    assert options("norms")["attack"] == "badnets"  # the default: other recipes attack otherwise, or not at all
 
 
 def test_latex_is_written_when_asked_for_and_checked_from_then_on(elsewhere: Path) -> None:

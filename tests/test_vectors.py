@@ -25,7 +25,7 @@ from flame.report.vectors import PresetLine, VectorLine, chance_jaccard, jaccard
 from flame.trackers.files import CHOICES, CONFIG, ENVIRONMENT, SUMMARY, RunFiles, write_json
 from flame.types import digest
 
-CHOSEN = {"dataset": "digits", "partition": "dirichlet_05", "model": "resnet8", "attack": "badnets"}
+CHOSEN = {"dataset": "fashion_mnist", "partition": "dirichlet_05", "model": "resnet8", "attack": "badnets"}
 ROUNDS = 6  # of 5 clients out of 10: each is drawn three times on average
 
 

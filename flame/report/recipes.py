@@ -22,14 +22,16 @@ def plan(recipe: str) -> Plan:
 
 
 def options(recipe: str) -> Mapping[str, str]:
-    """Config group -> the option that conf/<recipe>.yaml gives to all of its runs, of those in a run folder's name.
+    """Config group -> the option that all runs of a recipe have, its own or the default, of those in a folder's name.
 
     They keep other recipes' runs in the same folder apart. Settings are not compared, so that a recipe can be tried in
     fewer rounds: where they alone tell two runs of one cell apart, `own_identity` does.
     """
-    overridden = [entry for entry in _written(recipe)["defaults"] if isinstance(entry, dict)]
-    chosen = {key.removeprefix("override "): option for entry in overridden for key, option in entry.items()}
-    return {group: option for group, option in chosen.items() if group in NAMED}
+    chosen: dict[str, str] = {}
+    for entries in (_written("config")["defaults"], _written(recipe)["defaults"]):
+        named = [entry for entry in entries if isinstance(entry, dict)]
+        chosen |= {key.removeprefix("override "): option for entry in named for key, option in entry.items()}
+    return {group: option for group, option in chosen.items() if group in NAMED and group not in plan(recipe)}
 
 
 def own_identity(recipe: str, record: object) -> str:
