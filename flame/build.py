@@ -137,13 +137,13 @@ def make(cfg: Mapping[str, Any], group: str, **fixed: Any) -> Any:
         raise
 
 
-def composed(overrides: Sequence[str]) -> DictConfig:
-    """The config of `python train.py <overrides>`, for tools that look at a part of a run without running it."""
+def composed(overrides: Sequence[str], name: str = "config") -> DictConfig:
+    """The config of `python train.py --config-name NAME OVERRIDES`, for tools that look at a run without running it."""
     register()
     explain_unknown_keys(overrides)
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose("config", overrides=list(overrides))
+            return compose(name, overrides=list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(str(error)) from error
 

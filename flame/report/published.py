@@ -138,7 +138,7 @@ TABLES = {
     "vector_question_digits": Table("vector_question_digits", "RESULTS.md", VectorLine, question("digits_"), planned),
     "crafted": Table("crafted_digits", "RESULTS.md", VectorLine, CRAFTED, planned),
     "norms": Table("norms", "RESULTS.md", VectorLine, NORMS, planned),
-    "presets": Table("presets", "RESULTS.md", PresetLine, PRESETS, planned),
+    "presets": Table("presets", "RESULTS.md", PresetLine, PRESETS, exactly),
     "evasion": Table("evasion_digits", "RESULTS.md", EvasionLine, EVASION, exactly),
     "strongest": Table("strongest_digits", "README.md", AttackLine, STRONGEST, exactly),
     "later_attacks": Table("later_attacks_digits", "README.md", AttackLine, LATER, exactly),

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
-from hydra import compose, initialize_config_dir
 
-from flame.config import NAMED, identity, register
+from flame.build import composed
+from flame.config import NAMED, identity
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 Plan = Mapping[str, tuple[str, ...]]  # field of a record -> the values that are swept, in the recipe's order
@@ -38,9 +38,7 @@ def own_identity(recipe: str, record: object) -> str:
     """Identity that the recipe's own run of a record's cell has, with all settings as conf/<recipe>.yaml has them."""
     keys = _written(recipe)["hydra"]["sweeper"]["params"]
     chosen = {key: str(getattr(record, key.rpartition(".")[2])).split()[0] for key in keys}  # without labels
-    register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return identity(compose(recipe, [f"{key}={option}" for key, option in chosen.items()]))
+    return identity(composed([f"{key}={option}" for key, option in chosen.items()], recipe))
 
 
 def _written(recipe: str) -> dict[str, Any]:
