@@ -30,6 +30,7 @@ from flame.trackers.base import RunInfo, Tracker
 from flame.trackers.files import CHOICES, CONFIG, ENVIRONMENT, SUMMARY, RunFiles, environment, write_json
 from flame.types import ServerState, digest
 
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 log = logging.getLogger(__name__)
 
 
@@ -37,14 +38,14 @@ def run(cfg: DictConfig) -> None:
     """Run, resume or skip what `cfg` describes; the run folder is Hydra's output directory."""
     prepare_process(cfg.threads)
     info = describe(cfg)
-    with stop_on_signals(), in_words(info.folder), claimed(info.folder, info.identity):
+    with stop_on_signals() as stop, in_words(info.folder), claimed(info.folder, info.identity):
         if finished(info.folder):
             log.info("%s is finished; resume=false runs it again in a new folder", info.folder)
         else:
-            execute(cfg, info)
+            execute(cfg, info, stop)
 
 
-def execute(cfg: DictConfig, info: RunInfo) -> None:
+def execute(cfg: DictConfig, info: RunInfo, stop: Stop) -> None:
     """All of a run, or what is left of it."""
     parts = build(cfg)
     tracker: Tracker = make(cfg, "tracker")
@@ -58,7 +59,7 @@ def execute(cfg: DictConfig, info: RunInfo) -> None:
     if state.round:
         log.info("resumed after round %d of %d", state.round, cfg.rounds)
     with closing(parts.start_engine(parts.task)) as engine, opened(tracker, info, state.round):
-        last = loop(cfg, info, parts.federation(engine), state, files, tracker)
+        last = loop(cfg, info, parts.federation(engine), state, files, tracker, stop)
         summary = files.summary(cfg.report_last, digest(last), {"identity": info.identity, **info.choices})
         conclude(info.folder, summary, tracker)
     log.info("mean of the last %d rounds: %s", summary["mean_of_last"], headline(summary["metrics"]))
@@ -66,7 +67,7 @@ def execute(cfg: DictConfig, info: RunInfo) -> None:
 
 
 def loop(
-    cfg: DictConfig, info: RunInfo, fed: Federation, state: ServerState, files: RunFiles, tracker: Tracker
+    cfg: DictConfig, info: RunInfo, fed: Federation, state: ServerState, files: RunFiles, tracker: Tracker, stop: Stop
 ) -> ServerState:
     """All rounds that are left; whatever ends them, the last whole round is on disk afterwards."""
     folder, saved, saved_at = info.folder / CHECKPOINTS, state.round, time.monotonic()
@@ -74,11 +75,12 @@ def loop(
     with Progress(cfg.rounds, state.round) as progress:
         try:
             for record in rounds(fed, state, cfg.rounds):
-                recorder.log(record)
-                files.log(record)
-                state = record.after
-                tracker.log(record)
-                progress.show(record)
+                with stop.later():  # a round is recorded everywhere or nowhere
+                    recorder.log(record)
+                    files.log(record)
+                    state = record.after
+                    tracker.log(record)
+                    progress.show(record)
                 if due(cfg.checkpoint, state.round - saved, time.monotonic() - saved_at):
                     files.sync()
                     write_checkpoint(folder, state, info.identity)
@@ -151,21 +153,42 @@ def opened(tracker: Tracker, info: RunInfo, first_round: int) -> Iterator[None]:
         tracker.close(exit_code)
 
 
+class Stop:
+    """What the first SIGTERM or SIGINT does: it ends the run with 128 + signal, but not amid what must be whole."""
+
+    def __init__(self) -> None:
+        self._holding, self._asked = False, 0
+
+    def __call__(self, number: int, frame: object) -> None:
+        """The handler."""
+        for each in STOPPING:
+            signal.signal(each, signal.SIG_IGN)  # a second Ctrl-C must not tear the checkpoint of the first
+        self._asked = number
+        if not self._holding:
+            raise SystemExit(128 + number)
+
+    @contextmanager
+    def later(self) -> Iterator[None]:
+        """A signal that arrives in here waits for the end."""
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
+        if self._asked:
+            raise SystemExit(128 + self._asked)
+
+
 @contextmanager
-def stop_on_signals() -> Iterator[None]:
-    """SIGTERM and SIGINT end the run in order: 128 + signal, after a checkpoint and with the trackers closed."""
-
-    def stop(number: int, frame: object) -> None:
-        for each in before:
-            signal.signal(each, signal.SIG_IGN)  # the checkpoint is being written: a second Ctrl-C must not tear it
-        raise SystemExit(128 + number)
-
+def stop_on_signals() -> Iterator[Stop]:
+    """SIGTERM and SIGINT end the run in order: after a checkpoint, and with the trackers closed."""
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals belong to the main thread
+        yield stop  # signals belong to the main thread
         return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, stop) for number in STOPPING}
     try:
-        yield
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

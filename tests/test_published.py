@@ -60,6 +60,15 @@ def test_every_table_stands_in_its_document_once_and_nothing_else_does() -> None
         )
 
 
+def test_a_line_names_the_processor_as_far_as_it_was_recorded(elsewhere: Path) -> None:
+    for number, known in enumerate([{"processor": "P, cache 1 KB"}, {}]):  # {}: a run from before it was
+        run(elsewhere / "runs" / str(number), number, attack="dba")
+        write_json(elsewhere / "runs" / str(number) / ENVIRONMENT, {"commit": "1234567", "dirty": False, **known})
+    publish("attacks", cells(elsewhere / "runs"), elsewhere)
+    kept = read(elsewhere / "results" / "attacks.csv", Line)
+    assert [(line.seed, line.processor) for line in kept] == [(0, "P, cache 1 KB"), (1, "")]
+
+
 def test_lines_survive_a_file(tmp_path: Path) -> None:
     kept = [record(), record("none", "krum", 3, 0.5, NAN)]
     write(tmp_path / "new" / "x.csv", Line, kept)

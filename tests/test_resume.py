@@ -8,17 +8,33 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig
 from torture import fingerprint, finish, killed_and_resumed, run_folder, start, succeed
 
 from flame.checkpoint import RunFolderError
-from flame.folder import claimed, finished
-from flame.trackers.files import RunFiles
+from flame.experiment import loop, stop_on_signals
+from flame.federation import Round
+from flame.folder import CHECKPOINTS, claimed, finished
+from flame.trackers.base import NoView, RunInfo
+from flame.trackers.files import RunFiles, read_metrics
 
+Tiny = Callable[..., DictConfig]
 SOLO = ("engine=sequential", "defense=flame_all_state", "attack=dba")
+
+
+class Seen(NoView):
+    """A view that remembers what it was shown."""
+
+    def __init__(self) -> None:
+        self.rounds: list[int] = []
+
+    def log(self, record: Round) -> None:
+        self.rounds.append(record.number)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +92,30 @@ def test_signals_checkpoint_and_exit_with_their_code(whole: Path, tmp_path: Path
     assert said in (run_folder(tmp_path) / "train.log").read_text()
     succeed(tmp_path, *SOLO)
     assert fingerprint(tmp_path) == fingerprint(whole)
+
+
+def test_a_signal_in_the_midst_of_recording_waits_until_the_round_is_recorded(
+    tiny: Tiny, start: Callable, tmp_path: Path
+) -> None:
+    class Interrupted(RunFiles):
+        def log(self, record: Round) -> None:
+            super().log(record)
+            os.kill(os.getpid(), signal.SIGTERM)  # there, and the round's state is not taken over yet
+
+    cfg, info, seen = tiny("rounds=3"), RunInfo("a", tmp_path, "i", {}, {}, "a"), Seen()
+    with pytest.raises(SystemExit) as ended, stop_on_signals() as stop, start(cfg) as (federation, state):
+        loop(cfg, info, federation, state, Interrupted(tmp_path, 0), seen, stop)
+    assert ended.value.code == 143
+    assert len(read_metrics(tmp_path)) == 1 and seen.rounds == [0]
+    assert [path.name for path in (tmp_path / CHECKPOINTS).iterdir()] == ["round_000001.safetensors"]
+
+
+def test_a_second_signal_changes_nothing_and_handlers_return() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as ended, stop_on_signals() as stop, stop.later():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+    assert ended.value.code == 130 and signal.getsignal(signal.SIGINT) == before
 
 
 def test_damaged_newest_checkpoint_falls_back_to_the_one_before(whole: Path, copy: Path) -> None:

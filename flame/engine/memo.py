@@ -140,16 +140,8 @@ def key(task: Task) -> str:
     for tensor in (task.train.x, task.train.y, task.shards.index, task.shards.offsets):
         h.update(tensor.contiguous().numpy().data)
     h.update(task.normalise(task.train.x[:2]).contiguous().numpy().data)  # stands for mean and std
-    facts = (
-        task.model,
-        task.layout,
-        task.sgd,
-        task.seed,
-        task.device,
-        task.precision,
-        torch.__version__,
-        describe_processor(),
-    )
+    machine = (task.device, task.precision, torch.__version__, describe_processor())  # several may share a folder
+    facts = (task.model, task.layout, task.sgd, task.seed, *machine)
     h.update("\n".join(map(repr, facts)).encode())
     for path in sorted(path for part in CODE for path in (ROOT / part).rglob("*.py")):
         h.update(path.read_bytes())

@@ -66,7 +66,7 @@ def common(run: RunRecord, labels: Mapping[str, str]) -> dict[str, Any]:
         "rounds": run.config["rounds"],
         "mean_of_last": summary.get("mean_of_last", 0),
         "commit": f"{known['commit'] or '?'}{'+' if known['dirty'] else ''}",
-        "processor": known["processor"],
+        "processor": known.get("processor", ""),
         "state_sha256": summary.get("state_sha256", ""),
         "identity": run.identity,
     }
