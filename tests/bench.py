@@ -6,7 +6,8 @@ Contenders, each in a process of its own, take turns on the same machine in the 
 
 * `plain`: a bare loop, PyTorch as it comes, no federation code, tensors in memory, one thread;
 * `tuned`: the same loop with this project's settings (channels_last, allocator thresholds, foreach optimiser);
-* `sequential`, `pool`: a whole round of the project, FLAME and its shadow verdicts included.
+* `sequential`, `pool`: a whole round of the project, FLAME and its shadow verdicts included;
+* `bf16`, `pool bf16`: the same with precision=bf16.
 
 A round: 10 clients of 600 images, two epochs of batches of 64, then the clean and the triggered test set. Times go to
 results/bench.csv; what is printed are ratios, since seconds mean little on another machine or a busy one.
@@ -44,7 +45,13 @@ WORKLOADS = {  # name -> overrides; benign and compromised clients train equally
     "resnet8, no attack": ("model=resnet8", "train_samples=6000", "attack=none"),
     "resnet18_light": ("model=resnet18_light", "train_samples=600", "attack=badnets"),
 }
-CONTENDERS = ("plain", "tuned", "sequential", "pool")
+FEDERATIONS = {  # contender -> overrides
+    "sequential": ("engine=sequential",),
+    "pool": ("engine=pool",),
+    "bf16": ("engine=sequential", "precision=bf16"),
+    "pool bf16": ("engine=pool", "precision=bf16"),
+}
+CONTENDERS = ("plain", "tuned", *FEDERATIONS)
 COLUMNS = ("workload", "contender", "repeat", "phase", "seconds")
 Laps = dict[str, float]  # phase -> wall seconds
 
@@ -54,9 +61,8 @@ def contend(pipe: Connection, contender: str, workload: str) -> None:
     torch.set_num_threads(1)
     if contender != "plain":
         prepare_process(threads=1)
-    engine = "engine=pool" if contender == "pool" else "engine=sequential"
-    parts = build(composed([*ROUND, *WORKLOADS[workload], engine]))
-    rounds = federation(parts) if contender in ("sequential", "pool") else loop(parts, contender == "tuned")
+    parts = build(composed([*ROUND, *WORKLOADS[workload], *FEDERATIONS.get(contender, ())]))
+    rounds = federation(parts) if contender in FEDERATIONS else loop(parts, contender == "tuned")
     with closing(rounds):
         while True:
             pipe.send(next(rounds))
@@ -148,6 +154,8 @@ def ratios(rows: list[tuple]) -> str:
         ("plain", "pool", "times as fast as the bare loop, on all cores"),
         ("sequential", "tuned", "of the time of a bare loop with the same settings (1.00: a federation costs nothing)"),
         ("sequential", "pool", "times as fast with the pool"),
+        ("plain", "bf16", "times as fast as the bare loop, on one core, with precision=bf16"),
+        ("plain", "pool bf16", "times as fast as the bare loop, on all cores, with precision=bf16"),
     ):
         each = "  ".join(f"{p} {median(name, p) / median(over, p):5.2f}" for p in ("round", "train", "evaluate"))
         text.append(f"  {name + ' / ' + over:18} {each}  {what}")

@@ -32,6 +32,7 @@ from torch import nn  # noqa: E402
 from flame.build import build, composed  # noqa: E402
 from flame.clustering import majority_cluster  # noqa: E402
 from flame.defenses.base import average, defend  # noqa: E402
+from flame.engine.spill import Spill  # noqa: E402
 from flame.engine.workbench import prepare_process  # noqa: E402
 from flame.layout import StateLayout  # noqa: E402
 from flame.types import ServerState, Updates  # noqa: E402
@@ -50,14 +51,15 @@ CASES = {f"{name}-{clients}": (name, clients) for name, cohorts in COHORTS.items
 COLUMNS = ("model", "d", "n", "what", "repeat", "seconds", "extra_mb")
 
 
-def a_round(model: nn.Module, clients: int) -> tuple[ServerState, Updates]:
-    """Updates with a drift in common, and differences as large as it."""
+def a_round(model: nn.Module, clients: int, spill: Spill | None = None) -> tuple[ServerState, Updates]:
+    """Updates with a drift in common, and differences as large as it; in memory, or where `spill` says."""
     layout = StateLayout.of(model)
     row, counters = torch.empty(layout.size), torch.empty(layout.counter_size, dtype=torch.int64)
     layout.flatten(model.state_dict(), row, counters)
     stream = torch.Generator().manual_seed(0)
     drift = torch.randn(layout.size, generator=stream)
-    rows = torch.empty(clients, layout.size)
+    spilled = spill.rows(clients, layout.size) if spill else None
+    rows = spilled.tensor if spilled else torch.empty(clients, layout.size)
     for one in rows:  # in place, so that the matrix is the only large thing here
         one.normal_(generator=stream).add_(drift).mul_(0.01)
     ids, losses = torch.arange(clients), torch.zeros(clients)

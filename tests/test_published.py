@@ -13,8 +13,9 @@ from test_report import write_run
 from flame.folder import IDENTITY, read_json
 from flame.report.accuracy_tables import accuracies, attacks
 from flame.report.admissions import AttackLine
+from flame.report.catalogue import TABLES
 from flame.report.markup import comma_separated, latex, markdown
-from flame.report.published import ROOT, TABLES, derived, outdated, publish, spliced
+from flame.report.published import ROOT, derived, outdated, publish, spliced
 from flame.report.recipes import options, own_identity, plan
 from flame.report.records import Line, read, write
 from flame.report.runs import Cell, find_runs, gather, read_run

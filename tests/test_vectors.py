@@ -17,8 +17,9 @@ from scipy.stats import rankdata
 from flame.build import build
 from flame.federation import rounds
 from flame.folder import IDENTITY
+from flame.report.catalogue import TABLES
 from flame.report.holdings import holdings
-from flame.report.published import ROOT, TABLES, derived, outdated, publish
+from flame.report.published import ROOT, derived, outdated, publish
 from flame.report.records import read, write
 from flame.report.runs import RunRecord, find_runs, gather, read_run
 from flame.report.vectors import PresetLine, VectorLine, chance_jaccard, jaccard

@@ -18,8 +18,9 @@ from importlib import import_module
 from pathlib import Path
 
 from flame.build import ConfigError
+from flame.report.catalogue import TABLES
 from flame.report.figures import draw_comparison
-from flame.report.published import TABLES, outdated, publish
+from flame.report.published import outdated, publish
 from flame.report.run_figure import FIGURE
 from flame.report.runs import read_cells
 from flame.report.tables import comparison

@@ -1,4 +1,4 @@
-"""`python -m flame.report figures RUNS... --out DIR`: the figures that the question is answered with, from one recipe.
+"""`python -m flame.report figures RUNS... --out DIR`: a recipe's figures, those of the question among them.
 
 | file                | shows                                                  | needs                             |
 |---------------------|--------------------------------------------------------|-----------------------------------|
@@ -7,6 +7,7 @@
 | `xray.png`          | which block drives the distances                       | fedavg over alpha                 |
 | `rejections.png`    | how often clients are rejected, by their label skew    | fedavg over alpha, and the data   |
 | `phases.png`        | BA over alpha and poisoned data rate                   | runs over both, with a backdoor   |
+| `setting.png`       | MA, BA and filter over PMR, PDR, q, lambda or n        | runs over one of them             |
 
 A figure that the runs do not hold is left out, with the reason.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 from flame.build import ConfigError
 from flame.report.question_figures import draw_accuracies, draw_benign_recall, draw_phases, draw_xray
 from flame.report.runs import read_cells
+from flame.report.setting_figure import draw_setting
 from flame.report.skew_figure import draw_rejections
 
 FIGURES = {
@@ -29,6 +31,7 @@ FIGURES = {
     "xray": draw_xray,
     "rejections": draw_rejections,
     "phases": draw_phases,
+    "setting": draw_setting,
 }  # name of the file -> what draws it
 
 

@@ -42,5 +42,9 @@ def own_identity(recipe: str, record: object) -> str:
 
 
 def _written(recipe: str) -> dict[str, Any]:
+    """The file's content, over that of the recipe that it starts from, if it does; both lists of defaults in turn."""
     content: dict[str, Any] = yaml.safe_load((CONF / f"{recipe}.yaml").read_text())
-    return content
+    names = [name for name in content["defaults"] if isinstance(name, str)]
+    bases = [_written(name) for name in names if name not in ("schema", "config", "_self_")]
+    defaults = [entry for one in (*bases, content) for entry in one["defaults"]]
+    return {key: value for one in (*bases, content) for key, value in one.items()} | {"defaults": defaults}

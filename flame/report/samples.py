@@ -119,8 +119,11 @@ def alpha_axis(ax: Axes, alphas: Sequence[float]) -> None:
 
 
 def captioned(figure: Figure, text: str, runs: Runs, *keys: str) -> None:
-    """Below the figure: what is drawn, of how many seeds for each value of `keys`, and what the runs were."""
-    seeds = Counter(tuple(KEYS[key](run) for key in keys) for run in runs)
+    """Below the figure: what is drawn, of how many seeds for each value of `keys`, and what the runs were.
+
+    A key is one of `KEYS`, or one of the config.
+    """
+    seeds = Counter(tuple(KEYS[key](run) if key in KEYS else run.settings.get(key) for key in keys) for run in runs)
     what = {f"{run.choices['dataset']}, {run.choices['model']}" for run in runs}
     size = {f"{run.config['rounds']} rounds of {run.config['clients_per_round']} clients" for run in runs}
     found = np.array(list(seeds.values()))

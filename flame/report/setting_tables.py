@@ -1,0 +1,87 @@
+"""Accuracies and filter over one setting or several: the recipes `figure_*`, `components` and `zhmzm*`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Self
+
+from flame.report.accuracy_tables import share
+from flame.report.contrasts import extent, lacking
+from flame.report.markup import Rows
+from flame.report.recipes import Plan
+from flame.report.records import Line, common
+from flame.report.runs import RunRecord
+from flame.report.vector_tables import seeds
+
+SETTINGS = {
+    "poisoned_model_rate": "PMR",
+    "attack.poisoned_data_rate": "PDR",
+    "partition.q": "q",
+    "defense.noise.factor": "lambda",
+    "clients_per_round": "clients a round",
+    "defense.cluster.min_cluster_size": "clustering",
+    "defense.clip.apply_to": "clipping",
+}  # key of the config -> its name in a table; a record's field is the key's last part
+SHARES = {
+    "ma": "MA %",
+    "ba": "BA %",
+    "benign_recall": "benign accepted %",
+    "malicious_recall": "malicious rejected %",
+}
+OFF = {"min_cluster_size": "0", "apply_to": "nothing", "factor": "0"}  # FLAME's steps -> what leaves them out
+
+
+@dataclass(frozen=True)
+class SettingLine(Line):
+    """Of a run, with the settings that a recipe may sweep, as its YAML writes them; `-` where a part has none."""
+
+    poisoned_model_rate: str
+    poisoned_data_rate: str
+    q: str
+    factor: str
+    clients_per_round: str
+    min_cluster_size: str
+    apply_to: str
+
+    @classmethod
+    def of(cls, run: RunRecord, labels: Mapping[str, str]) -> Self:
+        """The line of a run; `labels` are not needed, as the settings tell a recipe's cells apart."""
+        return cls(**common(run, {}) | {field_of(key): written(run.settings.get(key, "-")) for key in SETTINGS})
+
+
+def field_of(key: str) -> str:
+    """The field of a record, and of a plan, that holds a key of the config."""
+    return key.rpartition(".")[2]
+
+
+def written(value: Any) -> str:
+    """A value as a recipe writes it: 1 for 1.0, null for None."""
+    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def over_settings(records: Sequence[SettingLine], plan: Plan) -> Rows:
+    """A row for each planned cell: settings, defense, accuracies, filter."""
+    names = {field_of(key): name for key, name in SETTINGS.items()}
+    fields = [field for field in plan if field != "seed"]
+    rows = []
+    for values in product(*(plan[field] for field in fields)):
+        arm = [record for record in records if tuple(getattr(record, field) for field in fields) == values]
+        missing = lacking([arm], seeds(records, plan))
+        whole = len(seeds(records, plan)) - sum(missing.values())
+        rows.append([*values, *(share(arm, name) for name in SHARES), extent(whole, missing)])
+    return [[*(names.get(field, field) for field in fields), *SHARES.values(), "n"], *rows]
+
+
+def components(records: Sequence[SettingLine], plan: Plan) -> Rows:
+    """The same where the settings are FLAME's steps: which of them are on."""
+    header, *rows = over_settings(records, plan)
+    off = [OFF.get(field) for field in plan if field != "seed"]
+    shown = [[*map(step, row, off), *row[len(off) :]] for row in rows]
+    return [["noise" if name == "lambda" else name for name in header], *shown]
+
+
+def step(value: str, left_out: str | None) -> str:
+    """Whether a step is there; what is none stays as it is."""
+    return value if left_out is None else "no" if value == left_out else "yes"

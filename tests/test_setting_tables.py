@@ -1,0 +1,116 @@
+"""Tables and figures over a setting by hand: PMR and the like, and FLAME's steps switched on and off."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_attack_tables import line
+from test_evidence import caption, of_seeds
+
+from flame.report.catalogue import OVER_SETTINGS
+from flame.report.evidence import FIGURES
+from flame.report.recipes import options, plan
+from flame.report.runs import RunRecord
+from flame.report.setting_figure import AXES, draw_setting
+from flame.report.setting_tables import SETTINGS, SettingLine, components, field_of, over_settings, written
+from flame.trackers.files import ENVIRONMENT, write_json
+
+SHARES = {"ma": 0.8, "ba": 0.1, "benign_recall": 0.75, "malicious_recall": 1.0}
+
+
+def test_values_are_written_as_a_recipe_writes_them() -> None:
+    assert [written(v) for v in (None, 0.0, 1.0, 0.0003, 5, "nothing")] == ["null", "0", "1", "0.0003", "5", "nothing"]
+
+
+def test_a_line_by_hand(tmp_path: Path) -> None:
+    """FLAME's settings by their last names; averaging has no noise and no clustering."""
+    (run,) = of_seeds(tmp_path, 0, pdr=0.25)
+    write_json(run.folder / ENVIRONMENT, {"commit": "1", "dirty": False})
+    steps = {"noise": {"factor": 0.001}, "cluster": {"min_cluster_size": None}, "clip": {"apply_to": "nothing"}}
+    defended = replace(run, config={**run.config, "poisoned_model_rate": 0.2, "defense": steps})
+    found = SettingLine.of(defended, {})
+    assert (found.poisoned_data_rate, found.poisoned_model_rate, found.clients_per_round) == ("0.25", "0.2", "4")
+    assert (found.factor, found.min_cluster_size, found.apply_to, found.q) == ("0.001", "null", "nothing", "-")
+    assert SettingLine.of(run, {}).factor == SettingLine.of(run, {}).min_cluster_size == "-"
+
+
+def test_every_sweep_over_settings_has_a_table_and_its_own_setting_in_it() -> None:
+    known = {field_of(key) for key in SETTINGS}
+    for name in (*OVER_SETTINGS, "components"):
+        assert set(plan(name)) - {"seed", "defense", "attack"} <= known
+    assert {key for key in AXES if field_of(key) in {f for name in OVER_SETTINGS for f in plan(name)}} == set(AXES)
+
+
+def test_a_recipe_starts_from_another() -> None:
+    """zhmzm_fashion takes its sweep and its partition from zhmzm, and data and model from itself."""
+    assert plan("zhmzm_fashion") == plan("zhmzm")
+    assert options("zhmzm_fashion") == options("zhmzm") | {"dataset": "fashion_mnist", "model": "resnet8"}
+    assert options("zhmzm")["dataset"] == "cifar10"
+
+
+def test_rows_over_a_setting_by_hand() -> None:
+    swept = {"seed": ("0", "1"), "poisoned_model_rate": ("0", "0.2"), "defense": ("fedavg", "flame_all_state")}
+    runs = [
+        line(SettingLine, defense="fedavg", poisoned_model_rate="0", seed=seed, ma=ma)
+        for seed, ma in ((0, 0.7), (1, 0.9))
+    ]
+    runs += [line(SettingLine, defense="flame_all_state", poisoned_model_rate="0.2", **SHARES)]
+    header, *rows = over_settings(runs, swept)
+    assert header[:3] == ["PMR", "defense", "MA %"] and header[-1] == "n"
+    assert rows[0] == ["0", "fedavg", "80.0 ± 127.1", "-", "-", "-", "2"]  # t(0.975, 1) * 14.1 / sqrt(2)
+    assert rows[3] == ["0.2", "flame_all_state", "80.0", "10.0", "75.0", "100.0", "1 (1 not run)"]
+    assert [row[-1] for row in rows[1:3]] == ["0 (2 not run)"] * 2
+
+
+def test_components_say_which_steps_are_on() -> None:
+    header, *rows = components([], plan("components"))
+    assert header[:4] == ["attack", "clustering", "clipping", "noise"]
+    assert len(rows) == 16 and rows[0][:4] == ["badnets", "yes", "yes", "yes"] and rows[-1][1:4] == ["no", "no", "no"]
+    run = line(SettingLine, attack="badnets", min_cluster_size="null", apply_to="nothing", factor="0", **SHARES)
+    found = {tuple(row[:4]): row[4] for row in components([run], plan("components"))[1:]}
+    assert found.pop(("badnets", "yes", "no", "no")) == "80.0" and set(found.values()) == {"-"}
+
+
+def swept(folder: Path) -> list[RunRecord]:
+    """Averaging and a FLAME at two PMRs, three seeds each: MA 60, 70, 80 at the first, 10 lower at the second."""
+    runs = []
+    for defense in ("fedavg", "flame_all_state"):
+        for rate, low in ((0.0, 0.0), (0.4, 0.1)):
+            for seed in range(3):
+                place = folder / f"{defense}-{rate}"
+                (run,) = of_seeds(place, seed, defense=defense, ma=0.6 + 0.1 * seed - low)
+                runs.append(replace(run, config={**run.config, "poisoned_model_rate": rate}))
+    return runs
+
+
+def test_the_figure_shows_means_at_equal_steps(tmp_path: Path) -> None:
+    figure = draw_setting(swept(tmp_path))
+    ma = figure.axes[0]
+    assert [tick.get_text() for tick in ma.get_xticklabels()] == ["0", "0.4"]
+    for bar in ma.containers:
+        assert np.asarray(bar.lines[0].get_ydata()) == pytest.approx([70, 60])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["fedavg", "flame_all_state"]
+    assert "n = 3 seeds for each defense, poisoned_model_rate" in caption(figure)
+    assert FIGURES["setting"] is draw_setting
+
+
+def test_the_figure_wants_one_setting(tmp_path: Path) -> None:
+    runs = swept(tmp_path)
+    with pytest.raises(ValueError, match="vary none of"):
+        draw_setting(runs[:3])
+    both: list[Any] = [
+        replace(run, config={**run.config, "clients_per_round": 4 + i % 2}) for i, run in enumerate(runs)
+    ]
+    with pytest.raises(ValueError, match="vary poisoned_model_rate, clients_per_round of"):
+        draw_setting(both)
+    with pytest.raises(ValueError, match="several runs have defense, poisoned_model_rate, seed"):
+        draw_setting([*runs, runs[0]])
+
+
+def test_a_seed_that_was_not_run_leaves_the_others(tmp_path: Path) -> None:
+    first = draw_setting(swept(tmp_path)[1:]).axes[0].containers[0].lines[0]
+    assert np.asarray(first.get_ydata()) == pytest.approx([75, 60])
