@@ -204,3 +204,7 @@ def test_markup_by_hand() -> None:
         r"\bottomrule",
         r"\end{tabular}",
     ]
+
+
+def test_a_number_s_sign_is_a_minus_in_latex() -> None:
+    assert latex([["sign-flip", "[-0.6, +0.8]"]]).splitlines()[2] == r"sign-flip & [$-$0.6, +0.8] \\"

@@ -43,6 +43,7 @@ def latex(rows: Rows) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text whose characters mean themselves in LaTeX; `code` becomes typewriter."""
+    """Text whose characters mean themselves in LaTeX; `code` becomes typewriter, and a number's sign a minus."""
     plain = "".join(LATEX.get(character, character) for character in text)
+    plain = re.sub(r"(?<!\w)-(?=\d)", "$-$", plain)
     return re.sub(r"`([^`]*)`", r"\\texttt{\1}", plain)
