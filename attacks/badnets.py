@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from attacks.base import Attack, check_class, check_poisoning, share_of, with_epochs
+from attacks.base import Attack, check_class, check_poisoning, require, share_of, with_recipe
 from attacks.triggers import Trigger
 from flame.client import LocalJob
 from flame.types import Dataset, LabelledImages
@@ -26,9 +26,13 @@ class BadNets(Attack):
     poisoned_data_rate: float  # share of the eligible images, in [0, 1]; all-to-one: PDR
     append: bool  # False: poisoned images replace their originals; True: they are added to a clean shard
     epochs: int | None  # of compromised clients; None: as benign ones
+    local_lr: float | None  # theirs, > 0; None: as benign ones
 
     def __post_init__(self) -> None:
         check_poisoning(self.poisoned_data_rate, self.epochs)
+        require(
+            self.local_lr is None or self.local_lr > 0, "local_lr", self.local_lr, "null (as benign clients) or > 0"
+        )
         if self.source_class == self.target_class:
             raise ValueError(f"attack.source_class={self.source_class} is the target class: there would be no backdoor")
 
@@ -50,8 +54,8 @@ class BadNets(Attack):
         return poisoned
 
     def compromise(self, job: LocalJob) -> LocalJob:
-        """Poisoned images, and the attacker's number of epochs."""
-        return super().compromise(with_epochs(job, self.epochs))
+        """Poisoned images, and the attacker's number of epochs and learning rate."""
+        return super().compromise(with_recipe(job, self.epochs, self.local_lr))
 
     def stamp(self, x: Tensor) -> Tensor:
         """The whole trigger."""

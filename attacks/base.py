@@ -100,9 +100,9 @@ def share_of(count: int, share: float, stream: Generator) -> Tensor:
     return torch.randperm(count, generator=stream)[: round(share * count)]
 
 
-def with_epochs(job: LocalJob, epochs: int | None) -> LocalJob:
-    """The job with the attacker's own number of local epochs (None: as benign clients)."""
-    return job if epochs is None else replace(job, sgd=replace(job.sgd, epochs=epochs))
+def with_recipe(job: LocalJob, epochs: int | None, lr: float | None = None) -> LocalJob:
+    """The job with the attacker's own number of local epochs and learning rate (None: as benign clients)."""
+    return replace(job, sgd=replace(job.sgd, epochs=epochs or job.sgd.epochs, lr=lr or job.sgd.lr))
 
 
 def require(holds: bool, key: str, value: object, allowed: str) -> None:

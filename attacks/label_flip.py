@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from attacks.base import Attack, check_class, check_poisoning, share_of, with_epochs
+from attacks.base import Attack, check_class, check_poisoning, share_of, with_recipe
 from flame.client import LocalJob
 from flame.types import Dataset, LabelledImages
 
@@ -55,7 +55,7 @@ class LabelFlip(Attack):
 
     def compromise(self, job: LocalJob) -> LocalJob:
         """Poisoned labels, and the attacker's number of epochs."""
-        return super().compromise(with_epochs(job, self.epochs))
+        return super().compromise(with_recipe(job, self.epochs))
 
     def target(self, y: Tensor) -> Tensor:
         """The target class for the source class; nothing when all labels are reversed."""

@@ -9,7 +9,9 @@ The authors' code replaces step 1 by the gradient of the attacker's own clean da
 in the first attacked round, where no earlier global model is known.
 
 Deviations: the observed step is that of all clients, accepted attackers included; their clipping of the update is not
-here (`pgd` does that); with `client.weight_decay` > 0 the decay reaches the other coordinates, as in their code.
+here (`pgd` does that); with `client.weight_decay` > 0 the decay reaches the other coordinates, as in their code; the
+learning rate is the clients' unless `backdoor.local_lr` says otherwise. Their commands give it about seven times that
+of the baseline it is compared with (conf/durability_rates_digits.yaml takes the two apart).
 """
 
 from __future__ import annotations

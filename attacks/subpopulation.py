@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from attacks.base import Attack, share_of, with_epochs
+from attacks.base import Attack, share_of, with_recipe
 from flame.client import LocalJob
 from flame.types import Dataset, LabelledImages
 
@@ -39,7 +39,7 @@ class SubPopulation(Attack):
 
     def compromise(self, job: LocalJob) -> LocalJob:
         """Poisoned images, and the attacker's number of epochs."""
-        return super().compromise(with_epochs(job, self.epochs))
+        return super().compromise(with_recipe(job, self.epochs))
 
     def backdoor_set(self, test: LabelledImages) -> LabelledImages | None:
         """The held-out images of the group under the attacker's label, members of the target class left out."""

@@ -238,4 +238,4 @@ def test_ablations_by_hand() -> None:
     assert rows[*masks, "BA under attack"]["difference"] == "-25.0"
     assert (*masks[:2], "`fedavg`", "malicious admitted") not in rows
     assert rows["`neurotoxin`", "`badnets`", "`fedavg`", "BA afterwards"]["n"] == "0 (6 not run)"
-    assert len(rows) == 2 * 6 + 1 and not any("mean" in labels[0] for labels in rows)
+    assert len(rows) == 2 * 12 + 1 and not any("mean" in labels[0] for labels in rows)

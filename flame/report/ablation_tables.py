@@ -2,7 +2,8 @@
 
 The papers have such comparisons (what they lead one to expect is from memory): LP's critical layers against as many
 random ones, Neurotoxin's coordinates against all of them and Chameleon's encoder against an ordinary one once the
-attack has stopped, A3FL's trigger against one that does not adapt, 3DFed's update with and without noise masks.
+attack has stopped, A3FL's trigger against one that does not adapt, 3DFed's update with and without noise masks. Rows
+with `_slow` take Neurotoxin apart: coordinates and learning rate, which its authors' commands change together.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ class Ablation:
 ABLATIONS = (
     Ablation("lp", "lp_random", {"ba_attacked": "> 0"}),
     Ablation("neurotoxin", "badnets", {"ba_attacked": "-", "ba_after": "> 0"}),
+    Ablation("neurotoxin", "badnets_slow", {"ba_attacked": "-", "ba_after": "> 0"}),
+    Ablation("badnets", "badnets_slow", {"ba_attacked": "-", "ba_after": "-"}),
+    Ablation("neurotoxin_slow", "badnets_slow", {"ba_attacked": "-", "ba_after": "> 0"}),
     Ablation("chameleon", "badnets", {"ba_attacked": "-", "ba_after": "> 0"}),
     Ablation("a3fl", "a3fl_fixed", {"ba_attacked": "> 0", "ba_after": "> 0"}),
     Ablation("threedfed", "threedfed_unmasked", {"admitted": "> 0", "ba_attacked": ">= 0"}),

@@ -152,6 +152,9 @@ TABLES = {
     "later_attacks": Table("later_attacks_digits", "README.md", AttackLine, LATER, exactly),
     "ablations": Table("ablations_digits", "RESULTS.md", AblationLine, {"ablations": IDEAS}, exactly),
     "durability": Table("durability_digits", "RESULTS.md", AblationLine, {"durability": IDEAS}, exactly),
+    "durability_rates": Table(
+        "durability_rates_digits", "RESULTS.md", AblationLine, {"durability_rates": IDEAS}, exactly
+    ),
     "adaptive": Table("adaptive", "RESULTS.md", EvasionLine, evaded("adaptive"), exactly),
     "components": settings("components", components),
     **{name: settings(name, over_settings) for name in OVER_SETTINGS},
