@@ -5,7 +5,7 @@ A share PDR of the client's images gets the trigger and the attacker's label; tr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor
@@ -26,7 +26,7 @@ class BadNets(Attack):
     poisoned_data_rate: float  # share of the eligible images, in [0, 1]; all-to-one: PDR
     append: bool  # False: poisoned images replace their originals; True: they are added to a clean shard
     epochs: int | None  # of compromised clients; None: as benign ones
-    local_lr: float | None  # theirs, > 0; None: as benign ones
+    local_lr: float | None = field(default=None, kw_only=True)  # theirs, > 0; None, as in older runs: as benign ones
 
     def __post_init__(self) -> None:
         check_poisoning(self.poisoned_data_rate, self.epochs)

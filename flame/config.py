@@ -17,8 +17,6 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 # What a run's result does not depend on, and so its identity neither.
 INCIDENTAL = ("hydra", "paths", "tracker", "engine", "resume", "checkpoint", "record", "spill", "memo", "device")
-# Keys that came later, at what runs without them did: those keep their identity, and stay finished.
-LATER = (("precision", "float32"), ("local_lr", None))
 STARTED = datetime.now()
 NAMED = ("dataset", "partition", "model", "attack", "defense")  # groups whose choice stands in the folder's name
 
@@ -104,14 +102,16 @@ def identity(cfg: DictConfig) -> str:
 def fingerprint(config: Mapping[str, Any]) -> str:
     """Hash of all of a plain config but what is incidental."""
     kept = {k: v for k, v in config.items() if k not in INCIDENTAL}
+    if kept.get("precision") == "float32":
+        del kept["precision"]  # as in runs from before there was a choice: they stay finished
     kept["dataset"] = {k: v for k, v in kept["dataset"].items() if k not in ("root", "download")}
     return hashlib.sha256(json.dumps(_alike(kept), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _alike(value: Any) -> Any:
-    """The same value with 1.0 written as 1, which the command line may give for either, and without `LATER`."""
+    """The same value with 1.0 written as 1, which the command line may give for either."""
     if isinstance(value, dict):
-        return {key: _alike(item) for key, item in value.items() if (key, item) not in LATER}
+        return {key: _alike(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_alike(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -24,9 +24,7 @@ from flame.types import Dataset, LabelledImages, Notes, ServerState
 
 CORNER = Square(size=2, row=0, column=0, value=255)
 START = Square(size=2, row=1, column=1, value=128)  # where learned triggers start from
-PLAIN = BadNets(
-    CORNER, target_class=2, source_class=None, poisoned_data_rate=0.5, append=False, epochs=None, local_lr=None
-)
+PLAIN = BadNets(CORNER, target_class=2, source_class=None, poisoned_data_rate=0.5, append=False, epochs=None)
 UNSCALED = Scaling(gamma=1.0, norm_bound=None, scope="all_state")
 LAYOUT = StateLayout.from_state(  # d = 4, b = 2
     {
@@ -116,5 +114,5 @@ def lp(gain: float = 1.0, detector: str = "none", layers: str = "critical") -> L
 
 
 def a3fl(**changes: Any) -> A3FL:
-    attack = A3FL(START, 2, None, 0.5, False, None, None, 4, 20.0, LocalSGD(0.1, 0.0, 0.0, 1, 8), 1, 0.5)
+    attack = A3FL(START, 2, None, 0.5, False, None, 4, 20.0, LocalSGD(0.1, 0.0, 0.0, 1, 8), 1, 0.5)
     return replace(attack, **changes)

@@ -75,7 +75,6 @@ def test_settings_out_of_range(make: Any, message: str) -> None:
 def test_attackers_train_at_their_own_learning_rate() -> None:
     start, slow = trained(replace(PLAIN, local_lr=1e-9))
     _, benign = trained(PLAIN)
-    assert torch.equal(trained(replace(PLAIN, local_lr=None))[1], benign)
     assert 0 < float((slow - start).norm()) < 1e-6 * float((benign - start).norm())
     with pytest.raises(
         ValueError, match=r"attack.local_lr=0 is out of range: must be null \(as benign clients\) or > 0"
