@@ -34,7 +34,7 @@ torture: $(BIN)/.installed-dev  ## 50 kills and resumes, 10,000 hostile rounds, 
 rehearse: $(BIN)/.installed-dev  ## 3,000 rounds on digits: do memory, files or round times grow? About 20 minutes
 	$(BIN)/python tests/rehearsal.py --rounds 3000 $(ARGS)
 
-bench: $(BIN)/.installed-dev data  ## rounds and verdicts beside bare loops and products: ratios, and results/bench*.csv; about 20 minutes
+bench: $(BIN)/.installed-dev data  ## rounds and verdicts beside bare loops and products: ratios, and results/bench*.csv; about 40 minutes
 	$(BIN)/python tests/bench_kernels.py
 	$(BIN)/python tests/bench_aggregation.py
 	$(BIN)/python tests/bench.py $(ARGS)

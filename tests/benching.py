@@ -26,11 +26,10 @@ def run(
     parser.add_argument("--out", type=Path, default=RESULTS / out, metavar="FILE", help="default: %(default)s")
     chosen = parser.parse_args()
     rows: Rows = []
+    chosen.out.parent.mkdir(parents=True, exist_ok=True)
     for case in chosen.cases:
         found = measure(case, chosen.repeats)
         print(summary(found), flush=True)
         rows += found
-    chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    with open(chosen.out, "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([columns, *rows])
+        with open(chosen.out, "w", newline="") as file:  # after each case: a later one may be cut off
+            csv.writer(file, lineterminator="\n").writerows([columns, *rows])
