@@ -212,7 +212,7 @@ def test_evasion_of_one_attacker_by_hand(evaders: list[EvasionLine]) -> None:
 # ablations
 
 
-@pytest.mark.parametrize("recipe", ["ablations_digits", "durability_digits"])
+@pytest.mark.parametrize("recipe", ["ablations_digits", "masks_wide_digits", "layers_fashion", "durability_digits"])
 def test_every_planned_attack_is_one_side_of_an_ablation(recipe: str) -> None:
     planned = set(plan(recipe)["attack"])
     pairs = [{ablation.attack, ablation.control} for ablation in ABLATIONS]

@@ -151,6 +151,8 @@ TABLES = {
     "strongest": Table("strongest_digits", "README.md", AttackLine, STRONGEST, exactly),
     "later_attacks": Table("later_attacks_digits", "README.md", AttackLine, LATER, exactly),
     "ablations": Table("ablations_digits", "RESULTS.md", AblationLine, {"ablations": IDEAS}, exactly),
+    "masks": Table("masks_wide_digits", "RESULTS.md", AblationLine, {"masks": IDEAS}, exactly),
+    "layers": Table("layers_fashion", "RESULTS.md", AblationLine, {"layers": IDEAS}, exactly),
     "durability": Table("durability_digits", "RESULTS.md", AblationLine, {"durability": IDEAS}, exactly),
     "durability_rates": Table(
         "durability_rates_digits", "RESULTS.md", AblationLine, {"durability_rates": IDEAS}, exactly
