@@ -16,7 +16,7 @@ the authors' code (xtLyu/CerP); the paper was read in its abstract and outline o
 Deviations: one pass is over the client's own data, and the colluders' mean is where the next round starts (there one
 search goes through all colluders' data); w_j is what colluder j sent in the last attacked round, if it was there (there
 those of this round that were trained before); pixels are in [0, 1] (theirs normalised and cut to [-1, 1]); step 3 has
-the client's own learning rate (there half the benign one).
+the client's own learning rate (there half the benign one, and a tenth of that from a fifth of the epochs on).
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ they take the places of compromised ones.
 
 Deviations: u_j is what colluder j sent in the last attacked round, if it was there (there: what those before it in the
 round have sent); shadow images are drawn and labelled anew in each round (theirs once, many more); the forecast is
-Brown's (their formula lacks a bracket); the most unlike images are sought among all, not within batches; constant
-learning rate (theirs falls as a cosine).
+Brown's (their formula lacks a bracket); the most unlike images are sought among all, not within batches; which of them
+carry the trigger is drawn once a round (theirs at every visit); constant learning rate (theirs falls as a cosine).
 """
 
 from __future__ import annotations
