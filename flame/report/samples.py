@@ -65,7 +65,8 @@ def chosen(runs: Runs, *keys: str, **wanted: Any) -> list[RunRecord]:
     """
     found = [run for run in of(runs, **wanted) if run.summary and not math.isnan(alpha_of(run))]
     if not found:
-        raise ValueError(f"no finished run has {wanted} and a partition that is iid or dirichlet")
+        named = "".join(f"{key}={value} and " for key, value in wanted.items())
+        raise ValueError(f"no finished run has {named}partition=iid or dirichlet")
     told = Counter((*(KEYS[key](run) for key in keys), run.config["seed"]) for run in found)
     if twice := [name for name, count in told.items() if count > 1]:
         raise ValueError(

@@ -48,7 +48,7 @@ def draw_setting(runs: Runs) -> Figure:
     runs = [run for run in runs if key in run.settings]
     told = Counter((run.choices["defense"], run.settings[key], run.config["seed"]) for run in runs)
     if twice := [place for place, count in told.items() if count > 1]:
-        raise ValueError(f"several runs have defense, {key}, seed = {twice[0]}: give one recipe's runs alone")
+        raise ValueError(f"several runs have defense, {key}, seed = {twice[0]}: give runs that vary nothing else")
     values = sorted({run.settings[key] for run in runs})
     figure = new_figure(11, 8)
     for ax, (metric, name) in zip(figure.subplots(2, 2).flat, METRICS.items(), strict=True):
