@@ -40,6 +40,12 @@ def test_slices_cover_the_set_once(count: int) -> None:
     assert all(cut.stop - cut.start == SLICE for cut in cuts[:-1])
 
 
+@pytest.mark.parametrize("count", [10_000, 9_000])
+def test_two_workers_get_equal_shares_of_fashion_mnist(count: int) -> None:
+    """Clean, and triggered without the target class: a slice more for one of them is idle time for the other."""
+    assert len(slices(count)) % 2 == 0 and count % SLICE == 0
+
+
 def test_sums_against_a_direct_computation() -> None:
     data = images(2345)
     logits = data.x.flatten(1)[:, :10].double() / 255

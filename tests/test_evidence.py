@@ -93,7 +93,7 @@ def test_runs_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
     assert len(chosen(runs, "pdr")) == 3
     with pytest.raises(ValueError, match=r"several runs have .* = \(0.5, 0\): give the folder"):
         chosen(runs, "alpha")
-    with pytest.raises(ValueError, match="no finished run has"):
+    with pytest.raises(ValueError, match="no finished run has defense=krum and partition=iid or dirichlet"):
         chosen(runs, "alpha", defense="krum")
 
 

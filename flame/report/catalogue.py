@@ -96,7 +96,7 @@ def evaded(mark: str) -> dict[str, Block]:
     """The blocks of an attacker who knows FLAME, on one data set."""
     fair = (
         "Each vector faces the attacker who adapts to it, with the same budget of distance, in that vector and in units"
-        " of the distance between benign clients: above 0, `weights_only` is easier to evade at the same stealth"
+        " of the distance between benign clients: above 0, the same budget lets more through with `weights_only`"
     )
     return {
         mark: Block(evasion, EVADED + fair),
