@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from flame.report.evidence import FIGURES
 from flame.report.recipes import options, plan
 from flame.report.runs import RunRecord
 from flame.report.setting_figure import AXES, draw_setting
-from flame.report.setting_tables import SETTINGS, SettingLine, components, field_of, over_settings, written
+from flame.report.setting_tables import SETTINGS, SettingLine, components, field_of, over_settings, step_costs, written
 from flame.trackers.files import ENVIRONMENT, write_json
 
 SHARES = {"ma": 0.8, "ba": 0.1, "benign_recall": 0.75, "malicious_recall": 1.0}
@@ -40,8 +41,8 @@ def test_a_line_by_hand(tmp_path: Path) -> None:
 
 def test_every_sweep_over_settings_has_a_table_and_its_own_setting_in_it() -> None:
     known = {field_of(key) for key in SETTINGS}
-    for name in (*OVER_SETTINGS, "components"):
-        assert set(plan(name)) - {"seed", "defense", "attack"} <= known
+    for name in (*OVER_SETTINGS, "components", "components_skewed"):
+        assert set(plan(name)) - {"seed", "defense", "attack", "partition"} <= known
     assert {key for key in AXES if field_of(key) in {f for name in OVER_SETTINGS for f in plan(name)}} == set(AXES)
 
 
@@ -73,6 +74,33 @@ def test_components_say_which_steps_are_on() -> None:
     run = line(SettingLine, attack="badnets", min_cluster_size="null", apply_to="nothing", factor="0", **SHARES)
     found = {tuple(row[:4]): row[4] for row in components([run], plan("components"))[1:]}
     assert found.pop(("badnets", "yes", "no", "no")) == "80.0" and set(found.values()) == {"-"}
+
+
+def test_what_a_step_costs_by_hand() -> None:
+    """MA 90 without any step; clustering takes 10, clipping 2 and 4 more with clustering, noise 1 in seed 1 alone."""
+    swept = {name: values for name, values in plan("components_skewed").items() if name != "partition"}
+    swept |= {"partition": ("iid", "dirichlet_03"), "seed": ("0", "1")}
+    runs = []
+    for cluster, clip, noise, seed in product((0, 1), (0, 1), (0, 1), (0, 1)):
+        ma = 0.9 - 0.1 * cluster - clip * (0.02 + 0.04 * cluster) - 0.01 * noise * seed
+        on = {"min_cluster_size": ("0", "null")[cluster], "apply_to": ("nothing", "weights_only")[clip]}
+        factor = ("0", "0.001")[noise]
+        runs.append(line(SettingLine, partition="iid", seed=seed, factor=factor, ma=ma, **on))
+    header, *rows = step_costs(runs, swept)
+    assert header[:4] == ["partition", "step", "MA with it %", "without %"]
+    found = {row[1]: dict(zip(header, row, strict=True)) for row in rows if row[0] == "iid"}
+    # clipping costs 2 without clustering and 6 with it, so 4; clustering 10 without clipping and 14 with it, so 12
+    assert {step: row["difference"] for step, row in found.items()} == {
+        "clustering": "-12.0",
+        "clipping": "-4.0",
+        "noise": "-0.5",
+    }
+    assert found["noise"]["95 % interval"] == "[-6.9, +5.9]"  # t(0.975, 1) * 0.707 / sqrt(2) = 6.35
+    assert found["clustering"]["MA with it %"] == "76.8 ± 3.2"  # 90 - 10 - 6 / 2 - 0.5 / 2
+    assert found["clustering"]["without %"].startswith("88.8") and found["clustering"]["n"] == "2"
+    assert {row[-1] for row in rows if row[0] == "dirichlet_03"} == {"0 (2 not run)"}
+    *_, partly = step_costs(runs[1:], swept | {"partition": ("iid",)})
+    assert partly[-1] == "1 (1 not run)"
 
 
 def swept(folder: Path) -> list[RunRecord]:
@@ -107,7 +135,9 @@ def test_the_figure_wants_one_setting(tmp_path: Path) -> None:
     ]
     with pytest.raises(ValueError, match="vary poisoned_model_rate, clients_per_round of"):
         draw_setting(both)
-    with pytest.raises(ValueError, match="several runs have defense, poisoned_model_rate, seed = .* vary nothing else"):
+    with pytest.raises(
+        ValueError, match=r"several runs have defense, poisoned_model_rate, seed = .* vary nothing else"
+    ):
         draw_setting([*runs, runs[0]])
 
 

@@ -15,7 +15,7 @@ from flame.report.markup import Rows
 from flame.report.preset_tables import preset_pairs, presets
 from flame.report.recipes import Plan
 from flame.report.records import Line
-from flame.report.setting_tables import SettingLine, components, over_settings
+from flame.report.setting_tables import SettingLine, components, over_settings, step_costs
 from flame.report.vector_tables import (
     agreement,
     backdoored,
@@ -131,6 +131,10 @@ LATER = {
         LAST + "; malicious admitted: of all rounds; the largest mean BA under either vector first",
     )
 }
+SKEWED = {
+    "step_costs": Block(step_costs, LAST + ", and over the four ways to have the other two steps on or off"),
+    "components_skewed": Block(components, LAST),
+}
 IDEAS = Block(
     ablations,
     "In per cent; BA under attack: mean of its last {mean_of_last} rounds; BA afterwards: of all rounds after its stop;"
@@ -159,5 +163,6 @@ TABLES = {
     ),
     "adaptive": Table("adaptive", "RESULTS.md", EvasionLine, evaded("adaptive"), exactly),
     "components": settings("components", components),
+    "components_skewed": Table("components_skewed", "RESULTS.md", SettingLine, SKEWED, exactly),
     **{name: settings(name, over_settings) for name in OVER_SETTINGS},
 }

@@ -1,14 +1,15 @@
-"""Accuracies and filter over one setting or several: the recipes `figure_*`, `components` and `zhmzm*`."""
+"""Accuracies and filter over one setting or several: the recipes `figure_*`, `components*` and `zhmzm*`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
+from operator import attrgetter
 from typing import Any, Self
 
 from flame.report.accuracy_tables import share
-from flame.report.contrasts import extent, lacking
+from flame.report.contrasts import PER_CENT, Contrast, averaged, extent, finished, lacking, unpooled_table
 from flame.report.markup import Rows
 from flame.report.recipes import Plan
 from flame.report.records import Line, common
@@ -31,12 +32,14 @@ SHARES = {
     "malicious_recall": "malicious rejected %",
 }
 OFF = {"min_cluster_size": "0", "apply_to": "nothing", "factor": "0"}  # FLAME's steps -> what leaves them out
+STEPS = {"min_cluster_size": "clustering", "apply_to": "clipping", "factor": "noise"}
 
 
 @dataclass(frozen=True)
 class SettingLine(Line):
     """Of a run, with the settings that a recipe may sweep, as its YAML writes them; `-` where a part has none."""
 
+    partition: str
     poisoned_model_rate: str
     poisoned_data_rate: str
     q: str
@@ -48,7 +51,8 @@ class SettingLine(Line):
     @classmethod
     def of(cls, run: RunRecord, labels: Mapping[str, str]) -> Self:
         """The line of a run; `labels` are not needed, as the settings tell a recipe's cells apart."""
-        return cls(**common(run, {}) | {field_of(key): written(run.settings.get(key, "-")) for key in SETTINGS})
+        settings = {field_of(key): written(run.settings.get(key, "-")) for key in SETTINGS}
+        return cls(**common(run, {}) | settings | {"partition": run.choices["partition"]})
 
 
 def field_of(key: str) -> str:
@@ -64,22 +68,42 @@ def written(value: Any) -> str:
 def over_settings(records: Sequence[SettingLine], plan: Plan) -> Rows:
     """A row for each planned cell: settings, defense, accuracies, filter."""
     names = {field_of(key): name for key, name in SETTINGS.items()}
-    fields = [field for field in plan if field != "seed"]
     rows = []
-    for values in product(*(plan[field] for field in fields)):
-        arm = [record for record in records if tuple(getattr(record, field) for field in fields) == values]
+    for values, arm in arms(records, plan):
         missing = lacking([arm], seeds(records, plan))
         whole = len(seeds(records, plan)) - sum(missing.values())
         rows.append([*values, *(share(arm, name) for name in SHARES), extent(whole, missing)])
-    return [[*(names.get(field, field) for field in fields), *SHARES.values(), "n"], *rows]
+    return [[*(names.get(field, field) for field in plan if field != "seed"), *SHARES.values(), "n"], *rows]
+
+
+def arms(records: Sequence[SettingLine], plan: Plan) -> Iterator[tuple[tuple[str, ...], list[SettingLine]]]:
+    """The values of each planned cell, and its runs."""
+    fields = [field for field in plan if field != "seed"]
+    for values in product(*(plan[field] for field in fields)):
+        yield values, [record for record in records if tuple(getattr(record, field) for field in fields) == values]
 
 
 def components(records: Sequence[SettingLine], plan: Plan) -> Rows:
     """The same where the settings are FLAME's steps: which of them are on."""
     header, *rows = over_settings(records, plan)
-    off = [OFF.get(field) for field in plan if field != "seed"]
-    shown = [[*map(step, row, off), *row[len(off) :]] for row in rows]
-    return [["noise" if name == "lambda" else name for name in header], *shown]
+    fields = [field for field in plan if field != "seed"]
+    shown = [[*map(step, row, map(OFF.get, fields)), *row[len(fields) :]] for row in rows]
+    return [[*(STEPS.get(field, field) for field in fields), *header[len(fields) :]], *shown]
+
+
+def step_costs(records: Sequence[SettingLine], plan: Plan) -> Rows:
+    """What each of FLAME's steps does to MA: runs with it minus runs without, the other steps on and off alike."""
+    cells = [field for field in plan if field not in ("seed", *OFF)]
+    contrasts = []
+    for labels in product(*(plan[field] for field in cells)):
+        here = {**plan, **{field: (label,) for field, label in zip(cells, labels, strict=True)}}
+        for field, off in OFF.items():
+            on = tuple(value for value in plan[field] if value != off)
+            sides = [[arm for _, arm in arms(records, {**here, field: values})] for values in (on, (off,))]
+            with_it, without = (averaged([finished(arm, attrgetter("ma")) for arm in side]) for side in sides)
+            missing = lacking(list(chain(*sides)), seeds(records, plan))
+            contrasts.append(Contrast((*labels, STEPS[field]), (with_it, without), (), missing))
+    return unpooled_table([*cells, "step"], ["MA with it %", "without %"], contrasts, PER_CENT)
 
 
 def step(value: str, left_out: str | None) -> str:
