@@ -36,6 +36,7 @@ EVADED = "In per cent; BA: mean of the last {mean_of_last} of {rounds} rounds; m
 OVER_SETTINGS = (
     "figure_pmr",
     "figure_pdr",
+    "figure_pdr_equal",
     "figure_non_iid",
     "figure_noise",
     "figure_clients",
