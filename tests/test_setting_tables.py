@@ -79,7 +79,7 @@ def test_components_say_which_steps_are_on() -> None:
 def test_what_a_step_costs_by_hand() -> None:
     """MA 90 without any step; clustering takes 10, clipping 2 and 4 more with clustering, noise 1 in seed 1 alone."""
     swept = {name: values for name, values in plan("components_skewed").items() if name != "partition"}
-    swept |= {"partition": ("iid", "dirichlet_03"), "seed": ("0", "1")}
+    swept |= {"partition": ("iid", "dirichlet_03"), "seed": ("0", "1"), "factor": ("0.001", "0")}
     runs = []
     for cluster, clip, noise, seed in product((0, 1), (0, 1), (0, 1), (0, 1)):
         ma = 0.9 - 0.1 * cluster - clip * (0.02 + 0.04 * cluster) - 0.01 * noise * seed

@@ -133,7 +133,7 @@ LATER = {
     )
 }
 SKEWED = {
-    "step_costs": Block(step_costs, LAST + ", and over the four ways to have the other two steps on or off"),
+    "step_costs": Block(step_costs, LAST + ", and over the ways to have the other step on or off"),
     "components_skewed": Block(components, LAST),
 }
 IDEAS = Block(

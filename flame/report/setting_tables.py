@@ -97,9 +97,9 @@ def step_costs(records: Sequence[SettingLine], plan: Plan) -> Rows:
     contrasts = []
     for labels in product(*(plan[field] for field in cells)):
         here = {**plan, **{field: (label,) for field, label in zip(cells, labels, strict=True)}}
-        for field, off in OFF.items():
-            on = tuple(value for value in plan[field] if value != off)
-            sides = [[arm for _, arm in arms(records, {**here, field: values})] for values in (on, (off,))]
+        for field in [field for field in plan if field in OFF]:
+            on = tuple(value for value in plan[field] if value != OFF[field])
+            sides = [[arm for _, arm in arms(records, {**here, field: values})] for values in (on, (OFF[field],))]
             with_it, without = (averaged([finished(arm, attrgetter("ma")) for arm in side]) for side in sides)
             missing = lacking(list(chain(*sides)), seeds(records, plan))
             contrasts.append(Contrast((*labels, STEPS[field]), (with_it, without), (), missing))
