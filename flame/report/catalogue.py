@@ -120,6 +120,11 @@ CRAFTED = {
     "crafted_caught": Block(caught, SHARES),
     "crafted_ma": Block(partial(defended, metric="ma"), LAST),
 }
+EQUAL = {
+    f"equal_{mark}": block
+    for mark, block in question("").items()
+    if mark in ("rejected", "caught", "defended_ma", "defended_ba", "defended_malicious_recall")
+}
 PRESETS = {
     "presets": Block(presets, LAST + "; agreement over all rounds"),
     "preset_pairs": Block(preset_pairs, INDICES),
@@ -149,6 +154,7 @@ TABLES = {
     ),
     "vector_question": Table("vector_question", "RESULTS.md", VectorLine, question(""), planned),
     "vector_question_digits": Table("vector_question_digits", "RESULTS.md", VectorLine, question("digits_"), planned),
+    "vector_question_equal": Table("vector_question_equal", "RESULTS.md", VectorLine, EQUAL, planned),
     "crafted": Table("crafted_digits", "RESULTS.md", VectorLine, CRAFTED, planned),
     "norms": Table("norms", "RESULTS.md", VectorLine, NORMS, planned),
     "presets": Table("presets", "RESULTS.md", PresetLine, PRESETS, exactly),
