@@ -123,7 +123,7 @@ CRAFTED = {
 EQUAL = {
     f"equal_{mark}": block
     for mark, block in question("").items()
-    if mark in ("rejected", "caught", "defended_ma", "defended_ba", "defended_malicious_recall")
+    if mark in ("rejected", "caught", "defended_ma", "defended_ba", "defended_malicious_recall", "backdoored")
 }
 PRESETS = {
     "presets": Block(presets, LAST + "; agreement over all rounds"),
