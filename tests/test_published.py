@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 from test_report import write_run
 
 from flame.folder import IDENTITY, read_json
@@ -19,8 +20,8 @@ from flame.report.published import ROOT, derived, outdated, publish, spliced
 from flame.report.recipes import options, own_identity, plan
 from flame.report.records import Line, read, write
 from flame.report.runs import Cell, find_runs, gather, read_run
-from flame.report.vectors import VectorLine
-from flame.trackers.files import ENVIRONMENT, SUMMARY, write_json
+from flame.report.setting_tables import SettingLine
+from flame.trackers.files import CONFIG, ENVIRONMENT, SUMMARY, write_json
 
 NAN = math.nan
 DEFAULT = {"dataset": "fashion_mnist", "partition": "main_label"}
@@ -177,11 +178,26 @@ def test_of_two_runs_of_one_cell_the_one_with_the_recipe_s_own_settings_is_taken
     assert kept.identity == own
 
 
-def test_a_recipe_s_own_runs_are_known_by_their_identity() -> None:
+@pytest.mark.parametrize("name", TABLES)
+def test_a_recipe_s_own_runs_are_known_by_their_identity(name: str) -> None:
     """The published runs were made by the recipes' commands."""
-    for name, kind in (("vector_question", VectorLine), ("attacks", Line), ("defenses", Line)):
-        for record in read(ROOT / "results" / f"{name}.csv", kind)[::40]:
-            assert own_identity(TABLES[name].recipe, record) == record.identity
+    for record in read(ROOT / "results" / f"{name}.csv", TABLES[name].kind)[::100]:
+        assert own_identity(TABLES[name].recipe, record) == record.identity
+
+
+def test_runs_whose_attack_is_set_otherwise_are_left_out(tmp_path: Path) -> None:
+    """Recipes that differ in a setting share the folder runs/: neither fills the cells that the other lacks."""
+    for name, epochs in (("figure_pdr", 2), ("figure_pdr_equal", None)):
+        place = tmp_path / "runs" / name
+        run(place, attack="badnets", defense="fedavg")
+        config = yaml.safe_load((place / CONFIG).read_text())
+        attack = {"poisoned_data_rate": 0.5, "epochs": epochs}
+        (place / CONFIG).write_text(yaml.safe_dump(config | {"attack": attack, "rounds": 3}))  # a trial, in few rounds
+        for table in ("figure_pdr", "figure_pdr_equal"):
+            (tmp_path / "RESULTS.md").write_text(f"<!-- table: {table} -->\n\n<!-- end: {table} -->\n")
+            publish(table, cells(place), tmp_path)
+            found = read(tmp_path / "results" / f"{table}.csv", SettingLine)
+            assert [(line.poisoned_data_rate, line.rounds) for line in found] == [("0.5", 3)] * (table == name)
 
 
 def test_a_document_without_marks_is_refused() -> None:

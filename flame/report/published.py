@@ -14,7 +14,7 @@ from pathlib import Path
 from flame.report.catalogue import TABLES
 from flame.report.contrasts import BOOTSTRAP
 from flame.report.markup import Rows, comma_separated, latex, markdown
-from flame.report.recipes import options, own_identity, plan
+from flame.report.recipes import has_own_parts, options, own_identity, plan
 from flame.report.records import Line, read, write
 from flame.report.runs import Cell
 
@@ -30,8 +30,10 @@ def publish(name: str, cells: Iterable[Cell], root: Path = ROOT, with_latex: boo
     table, swept = TABLES[name], plan(TABLES[name].recipe)
     given = options(table.recipe).items()
     runs = [(run, cell.labels) for cell in cells for run in cell.runs if given <= run.choices.items()]
-    records = [table.kind.of(run, labels) for run, labels in runs]
-    records = [record for record in records if table.belongs(record, swept)]
+    lines = [(run, table.kind.of(run, labels)) for run, labels in runs]
+    records = [
+        line for run, line in lines if table.belongs(line, swept) and has_own_parts(table.recipe, line, run.config)
+    ]
     key = attrgetter(*dict.fromkeys(("attack", *swept)))  # what tells one run of the table from another
     places = Counter(map(key, records))
     records = [r for r in records if places[key(r)] == 1 or r.identity == own_identity(table.recipe, r)]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
+from omegaconf import DictConfig, OmegaConf
 
 from flame.build import composed
 from flame.config import NAMED, identity
+from flame.report.runs import flatten
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+PARTS = ("attack", "client", "defense", "model", "partition")  # of a config, what a cell's runs have in common
 Plan = Mapping[str, tuple[str, ...]]  # field of a record -> the values that are swept, in the recipe's order
 
 
@@ -24,8 +28,8 @@ def plan(recipe: str) -> Plan:
 def options(recipe: str) -> Mapping[str, str]:
     """Config group -> the option that all runs of a recipe have, its own or the default, of those in a folder's name.
 
-    They keep other recipes' runs in the same folder apart. Settings are not compared, so that a recipe can be tried in
-    fewer rounds: where they alone tell two runs of one cell apart, `own_identity` does.
+    They keep other recipes' runs in the same folder apart, and `has_own_parts` those of the same options. Where two
+    runs of a cell have both, `own_identity` tells the recipe's own from a trial in fewer rounds.
     """
     chosen: dict[str, str] = {}
     for entries in (_written("config")["defaults"], _written(recipe)["defaults"]):
@@ -34,11 +38,35 @@ def options(recipe: str) -> Mapping[str, str]:
     return {group: option for group, option in chosen.items() if group in NAMED and group not in plan(recipe)}
 
 
-def own_identity(recipe: str, record: object) -> str:
+def own_identity(recipe: str, record: Any) -> str:
     """Identity that the recipe's own run of a record's cell has, with all settings as conf/<recipe>.yaml has them."""
-    keys = _written(recipe)["hydra"]["sweeper"]["params"]
-    chosen = {key: str(getattr(record, key.rpartition(".")[2])).split()[0] for key in keys}  # without labels
-    return identity(composed([f"{key}={option}" for key, option in chosen.items()], recipe))
+    own = _own(recipe, *_cell(recipe, record)).copy()
+    own.seed = record.seed
+    return identity(own)
+
+
+def has_own_parts(recipe: str, record: Any, config: Mapping[str, Any]) -> bool:
+    """Whether the parts of a run (its attack, its model, ...) are set as its recipe sets them in the record's cell.
+
+    Not compared: what only one of the two knows, as another version of a part may; and run-level settings, so that a
+    recipe can be tried in fewer rounds.
+    """
+    own = _own(recipe, *_cell(recipe, record))
+    ours = flatten({part: OmegaConf.to_container(own[part], resolve=True) for part in PARTS})
+    theirs = flatten({part: config[part] for part in PARTS if part in config})
+    return all(ours[key] == theirs[key] for key in ours.keys() & theirs.keys())
+
+
+def _cell(recipe: str, record: Any) -> list[str]:
+    """The overrides that make a record's cell of the recipe's sweep, but the seed."""
+    keys = _written(recipe)["hydra"]["sweeper"]["params"].keys() - {"seed"}
+    return [f"{key}={str(getattr(record, key.rpartition('.')[2])).split()[0]}" for key in sorted(keys)]  # no labels
+
+
+@cache
+def _own(recipe: str, *overrides: str) -> DictConfig:
+    """Composed once for all seeds; not to be changed."""
+    return composed(overrides, recipe)
 
 
 def _written(recipe: str) -> dict[str, Any]:

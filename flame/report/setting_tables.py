@@ -16,6 +16,12 @@ from flame.report.records import Line, common
 from flame.report.runs import RunRecord
 from flame.report.vector_tables import seeds
 
+
+def field_of(key: str) -> str:
+    """The field of a record, and of a plan, that holds a key of the config."""
+    return key.rpartition(".")[2]
+
+
 SETTINGS = {
     "poisoned_model_rate": "PMR",
     "attack.poisoned_data_rate": "PDR",
@@ -24,7 +30,9 @@ SETTINGS = {
     "clients_per_round": "clients a round",
     "defense.cluster.min_cluster_size": "clustering",
     "defense.clip.apply_to": "clipping",
-}  # key of the config -> its name in a table; a record's field is the key's last part
+}  # key of the config -> its name in a table
+NAMES = {field_of(key): name for key, name in SETTINGS.items()}
+STEPS = NAMES | {"factor": "noise"}  # where it is on or off
 SHARES = {
     "ma": "MA %",
     "ba": "BA %",
@@ -32,7 +40,6 @@ SHARES = {
     "malicious_recall": "malicious rejected %",
 }
 OFF = {"min_cluster_size": "0", "apply_to": "nothing", "factor": "0"}  # FLAME's steps -> what leaves them out
-STEPS = {"min_cluster_size": "clustering", "apply_to": "clipping", "factor": "noise"}
 
 
 @dataclass(frozen=True)
@@ -55,11 +62,6 @@ class SettingLine(Line):
         return cls(**common(run, {}) | settings | {"partition": run.choices["partition"]})
 
 
-def field_of(key: str) -> str:
-    """The field of a record, and of a plan, that holds a key of the config."""
-    return key.rpartition(".")[2]
-
-
 def written(value: Any) -> str:
     """A value as a recipe writes it: 1 for 1.0, null for None."""
     return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
@@ -67,13 +69,12 @@ def written(value: Any) -> str:
 
 def over_settings(records: Sequence[SettingLine], plan: Plan) -> Rows:
     """A row for each planned cell: settings, defense, accuracies, filter."""
-    names = {field_of(key): name for key, name in SETTINGS.items()}
     rows = []
     for values, arm in arms(records, plan):
         missing = lacking([arm], seeds(records, plan))
         whole = len(seeds(records, plan)) - sum(missing.values())
         rows.append([*values, *(share(arm, name) for name in SHARES), extent(whole, missing)])
-    return [[*(names.get(field, field) for field in plan if field != "seed"), *SHARES.values(), "n"], *rows]
+    return [[*(NAMES.get(field, field) for field in plan if field != "seed"), *SHARES.values(), "n"], *rows]
 
 
 def arms(records: Sequence[SettingLine], plan: Plan) -> Iterator[tuple[tuple[str, ...], list[SettingLine]]]:
