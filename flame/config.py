@@ -94,9 +94,14 @@ def register() -> None:
 
 def identity(cfg: DictConfig) -> str:
     """Hash of everything in the composed config that can change a result; interpolations stand as written."""
-    plain = OmegaConf.to_container(cfg, resolve=False)
-    assert isinstance(plain, dict)
-    return fingerprint({str(k): v for k, v in plain.items()})
+    return fingerprint(plain(cfg, resolve=False))
+
+
+def plain(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """The config in plain dicts and lists, interpolations filled in or as written."""
+    contained = OmegaConf.to_container(cfg, resolve=resolve)
+    assert isinstance(contained, dict)
+    return {str(k): v for k, v in contained.items()}
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:

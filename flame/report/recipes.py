@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
-from omegaconf import DictConfig, OmegaConf
 
 from flame.build import composed
-from flame.config import NAMED, identity
+from flame.config import NAMED, identity, plain
 from flame.report.runs import flatten
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -40,9 +39,7 @@ def options(recipe: str) -> Mapping[str, str]:
 
 def own_identity(recipe: str, record: Any) -> str:
     """Identity that the recipe's own run of a record's cell has, with all settings as conf/<recipe>.yaml has them."""
-    own = _own(recipe, *_cell(recipe, record)).copy()
-    own.seed = record.seed
-    return identity(own)
+    return identity(composed([*_cell(recipe, record), f"seed={record.seed}"], recipe))
 
 
 def has_own_parts(recipe: str, record: Any, config: Mapping[str, Any]) -> bool:
@@ -51,8 +48,7 @@ def has_own_parts(recipe: str, record: Any, config: Mapping[str, Any]) -> bool:
     Not compared: what only one of the two knows, as another version of a part may; and run-level settings, so that a
     recipe can be tried in fewer rounds.
     """
-    own = _own(recipe, *_cell(recipe, record))
-    ours = flatten({part: OmegaConf.to_container(own[part], resolve=True) for part in PARTS})
+    ours = _own(recipe, *_cell(recipe, record))
     theirs = flatten({part: config[part] for part in PARTS if part in config})
     return all(ours[key] == theirs[key] for key in ours.keys() & theirs.keys())
 
@@ -64,9 +60,10 @@ def _cell(recipe: str, record: Any) -> list[str]:
 
 
 @cache
-def _own(recipe: str, *overrides: str) -> DictConfig:
-    """Composed once for all seeds; not to be changed."""
-    return composed(overrides, recipe)
+def _own(recipe: str, *overrides: str) -> Mapping[str, Any]:
+    """The parts of a recipe's cell, by dotted key; composed once for all seeds."""
+    cfg = composed(overrides, recipe)
+    return flatten({part: plain(cfg[part]) for part in PARTS})
 
 
 def _written(recipe: str) -> dict[str, Any]:
