@@ -60,15 +60,15 @@ def recorded(folder: Path, finished: bool = True) -> RunRecord:
 def test_a_line_by_hand(tmp_path: Path) -> None:
     """Half of the malicious updates got in, three quarters past the shadow; BA (0.6 + 0.8) / 2, then (0.4 + 0) / 2."""
     run = recorded(tmp_path)
-    found = AblationLine.of(run, {})
+    found = AblationLine.of(run)
     assert (found.admitted, found.admitted_weights_only) == (0.5, 0.75) and math.isnan(found.admitted_all_state)
     assert (found.ba_attacked, found.ba_after, found.ba) == pytest.approx((0.7, 0.2, 0.2))
     assert (found.attack, found.partition, found.stop) == ("badnets", "dirichlet", "4")
-    assert EvasionLine.of(run, {}).adapt_to == "both" and AttackLine.of(run, {}).admitted == 0.5
+    assert EvasionLine.of(run).adapt_to == "both" and AttackLine.of(run).admitted == 0.5
 
 
 def test_an_unfinished_run_says_nothing_yet(tmp_path: Path) -> None:
-    found = AblationLine.of(recorded(tmp_path, finished=False), {})
+    found = AblationLine.of(recorded(tmp_path, finished=False))
     assert found.state_sha256 == "" and found.stop == "4"
     assert all(map(math.isnan, (found.ba, found.admitted, found.ba_attacked, found.ba_after)))
 
@@ -76,7 +76,7 @@ def test_an_unfinished_run_says_nothing_yet(tmp_path: Path) -> None:
 def test_a_run_without_an_attack_has_no_backdoor_under_it(tmp_path: Path) -> None:
     run = recorded(tmp_path)
     peaceful = {**run.metrics, "filter/malicious_recall": run.metric("none")}
-    assert math.isnan(AblationLine.of(replace(run, metrics=peaceful), {}).ba_attacked)
+    assert math.isnan(AblationLine.of(replace(run, metrics=peaceful)).ba_attacked)
 
 
 # which attacks break FLAME

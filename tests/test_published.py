@@ -185,19 +185,49 @@ def test_a_recipe_s_own_runs_are_known_by_their_identity(name: str) -> None:
         assert own_identity(TABLES[name].recipe, record) == record.identity
 
 
+def trial(place: Path, rate: float, epochs: int | None) -> None:
+    """A run of figure_pdr (two epochs) or figure_pdr_equal (None), in fewer rounds than either recipe has."""
+    run(place, attack="badnets", defense="fedavg")
+    config = yaml.safe_load((place / CONFIG).read_text())
+    attack = {"poisoned_data_rate": rate, "epochs": epochs}
+    (place / CONFIG).write_text(yaml.safe_dump(config | {"attack": attack, "rounds": 3}))
+
+
 def test_runs_whose_attack_is_set_otherwise_are_left_out(tmp_path: Path) -> None:
     """Recipes that differ in a setting share the folder runs/: neither fills the cells that the other lacks."""
-    for name, epochs in (("figure_pdr", 2), ("figure_pdr_equal", None)):
-        place = tmp_path / "runs" / name
-        run(place, attack="badnets", defense="fedavg")
-        config = yaml.safe_load((place / CONFIG).read_text())
-        attack = {"poisoned_data_rate": 0.5, "epochs": epochs}
-        (place / CONFIG).write_text(yaml.safe_dump(config | {"attack": attack, "rounds": 3}))  # a trial, in few rounds
-        for table in ("figure_pdr", "figure_pdr_equal"):
-            (tmp_path / "RESULTS.md").write_text(f"<!-- table: {table} -->\n\n<!-- end: {table} -->\n")
-            publish(table, cells(place), tmp_path)
-            found = read(tmp_path / "results" / f"{table}.csv", SettingLine)
-            assert [(line.poisoned_data_rate, line.rounds) for line in found] == [("0.5", 3)] * (table == name)
+    trial(tmp_path / "runs" / "a", 0.5, 2)
+    trial(tmp_path / "runs" / "b", 0.1, None)
+    for table, rate in (("figure_pdr", "0.5"), ("figure_pdr_equal", "0.1")):
+        (tmp_path / "RESULTS.md").write_text(f"<!-- table: {table} -->\n\n<!-- end: {table} -->\n")
+        publish(table, cells(tmp_path / "runs"), tmp_path)
+        found = read(tmp_path / "results" / f"{table}.csv", SettingLine)
+        assert [(line.poisoned_data_rate, line.rounds) for line in found] == [(rate, 3)]
+
+
+def test_how_other_recipes_set_an_attack_is_not_in_its_name(elsewhere: Path) -> None:
+    """Where they share a folder, the report tells runs apart by such settings; a table has its recipe's alone."""
+    for name, epochs in (("a", 2), ("b", None)):
+        run(elsewhere / "runs" / name, attack="badnets")
+        config = yaml.safe_load((elsewhere / "runs" / name / CONFIG).read_text())
+        (elsewhere / "runs" / name / CONFIG).write_text(yaml.safe_dump(config | {"attack": {"epochs": epochs}}))
+    publish("attacks", cells(elsewhere / "runs"), elsewhere)
+    assert [line.attack for line in read(elsewhere / "results" / "attacks.csv", Line)] == ["badnets"]
+
+
+def test_runs_of_another_recipe_alone_are_refused_and_the_table_stays(tmp_path: Path) -> None:
+    (tmp_path / "RESULTS.md").write_text("<!-- table: figure_pdr -->\n\n<!-- end: figure_pdr -->\n")
+    trial(tmp_path / "own", 0.5, 2)
+    trial(tmp_path / "other" / "b", 0.5, None)
+    publish("figure_pdr", cells(tmp_path / "own"), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(
+        ValueError, match=r"table figure_pdr: no .*; b: attack.epochs is null, and 2 in conf/figure_pdr"
+    ):
+        publish("figure_pdr", cells(tmp_path / "other"), tmp_path)
+    run(tmp_path / "fedavg", attack="none", defense="fedavg")
+    with pytest.raises(ValueError, match=r"table figure_pdr: no run is one of `train.py --config-name figure_pdr`$"):
+        publish("figure_pdr", cells(tmp_path / "fedavg"), tmp_path)
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_a_document_without_marks_is_refused() -> None:

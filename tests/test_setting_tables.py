@@ -33,11 +33,11 @@ def test_a_line_by_hand(tmp_path: Path) -> None:
     write_json(run.folder / ENVIRONMENT, {"commit": "1", "dirty": False})
     steps = {"noise": {"factor": 0.001}, "cluster": {"min_cluster_size": None}, "clip": {"apply_to": "nothing"}}
     defended = replace(run, config={**run.config, "poisoned_model_rate": 0.2, "defense": steps})
-    found = SettingLine.of(defended, {})
+    found = SettingLine.of(defended)
     assert (found.poisoned_data_rate, found.poisoned_model_rate, found.clients_per_round) == ("0.25", "0.2", "4")
     assert found.partition == run.choices["partition"] != ""
     assert (found.factor, found.min_cluster_size, found.apply_to, found.q) == ("0.001", "null", "nothing", "-")
-    assert SettingLine.of(run, {}).factor == SettingLine.of(run, {}).min_cluster_size == "-"
+    assert SettingLine.of(run).factor == SettingLine.of(run).min_cluster_size == "-"
 
 
 def test_every_sweep_over_settings_has_a_table_and_its_own_setting_in_it() -> None:

@@ -85,7 +85,7 @@ def test_shards_that_were_dealt_otherwise_are_refused(averaged: RunRecord) -> No
 
 def test_a_record_against_a_slow_twin(averaged: RunRecord) -> None:
     """Plain loops over the lines of acceptance.csv; Spearman's as Pearson's of the ranks."""
-    found = VectorLine.of(averaged, {})
+    found = VectorLine.of(averaged)
     held, lines = holdings(averaged), averaged.acceptance
     indices = []
     for number in range(ROUNDS):
@@ -112,22 +112,22 @@ def test_a_record_against_a_slow_twin(averaged: RunRecord) -> None:
 
 
 def test_an_unfinished_run_has_no_numbers(averaged: RunRecord) -> None:
-    found = VectorLine.of(replace(averaged, summary=None), {})
+    found = VectorLine.of(replace(averaged, summary=None))
     assert found.state_sha256 == "" and np.isnan([found.ma, found.agreement, found.skew_all_state]).all()
 
 
 def test_accepted_sets_are_written_out(recorded: Path) -> None:
     run = read_run(recorded / "flame_weights_only")
-    found = PresetLine.of(run, {})
+    found = PresetLine.of(run)
     assert found.agreement_weights_only == 1  # it accepts what its own shadow would
-    assert found.agreement_all_state == pytest.approx(VectorLine.of(run, {}).agreement)
+    assert found.agreement_all_state == pytest.approx(VectorLine.of(run).agreement)
     assert [int(digit) for digit in found.accepted_sets.replace(" ", "")] == run.acceptance["accepted"].tolist()
     assert len(found.accepted_sets.split()) == ROUNDS
 
 
 def test_records_survive_a_file(recorded: Path, tmp_path: Path) -> None:
     for kind in (VectorLine, PresetLine):
-        kept = [kind.of(read_run(folder), {}) for folder in find_runs([recorded])]
+        kept = [kind.of(read_run(folder)) for folder in find_runs([recorded])]
         write(tmp_path / "a.csv", kind, kept)
         once = read(tmp_path / "a.csv", kind)
         write(tmp_path / "b.csv", kind, once)

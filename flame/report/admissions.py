@@ -3,7 +3,6 @@ very same updates, and what of the backdoor is there while the attack lasts and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -24,9 +23,9 @@ class AttackLine(Line):
     admitted_all_state: float
 
     @classmethod
-    def of(cls, run: RunRecord, labels: Mapping[str, str]) -> Self:
-        """The line of a run; `labels` are not needed, as the recipe's options tell its cells apart."""
-        return cls(**common(run, {}) | {"partition": run.choices["partition"]} | cls.measured(run))
+    def of(cls, run: RunRecord) -> Self:
+        """The line of a run."""
+        return cls(**common(run) | {"partition": run.choices["partition"]} | cls.measured(run))
 
     @classmethod
     def measured(cls, run: RunRecord) -> dict[str, Any]:

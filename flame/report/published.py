@@ -14,7 +14,7 @@ from pathlib import Path
 from flame.report.catalogue import TABLES
 from flame.report.contrasts import BOOTSTRAP
 from flame.report.markup import Rows, comma_separated, latex, markdown
-from flame.report.recipes import has_own_parts, options, own_identity, plan
+from flame.report.recipes import options, other_settings, own_identity, plan
 from flame.report.records import Line, read, write
 from flame.report.runs import Cell
 
@@ -25,15 +25,17 @@ def publish(name: str, cells: Iterable[Cell], root: Path = ROOT, with_latex: boo
     """Write results/<name>.csv from runs, and all that is made from it; with `add` its lines of other runs stay.
 
     Raises:
-        ValueError: two runs would be one line of the table, or a document lacks a table's marks.
+        ValueError: no run is the recipe's, two runs would be one line, or a document lacks a table's marks.
     """
     table, swept = TABLES[name], plan(TABLES[name].recipe)
     given = options(table.recipe).items()
-    runs = [(run, cell.labels) for cell in cells for run in cell.runs if given <= run.choices.items()]
-    lines = [(run, table.kind.of(run, labels)) for run, labels in runs]
-    records = [
-        line for run, line in lines if table.belongs(line, swept) and has_own_parts(table.recipe, line, run.config)
-    ]
+    lines = [(run, table.kind.of(run)) for cell in cells for run in cell.runs if given <= run.choices.items()]
+    lines = [(run, line) for run, line in lines if table.belongs(line, swept)]
+    others = {run.folder: other_settings(table.recipe, line, run.config) for run, line in lines}
+    records = [line for run, line in lines if not others[run.folder]]
+    if not records:  # the lines that are there would be lost
+        example = "".join(f"; {folder.name}: {ways[0]}" for folder, ways in list(others.items())[:1])
+        raise ValueError(f"table {name}: no run is one of `train.py --config-name {table.recipe}`{example}")
     key = attrgetter(*dict.fromkeys(("attack", *swept)))  # what tells one run of the table from another
     places = Counter(map(key, records))
     records = [r for r in records if places[key(r)] == 1 or r.identity == own_identity(table.recipe, r)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from json import dumps
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,21 @@ PARTS = ("attack", "client", "defense", "model", "partition")  # of a config, wh
 Plan = Mapping[str, tuple[str, ...]]  # field of a record -> the values that are swept, in the recipe's order
 
 
+def field_of(key: str) -> str:
+    """The field of a record, and of a plan, that holds a key of the config: `norm` holds `model.norm`."""
+    return key.rpartition(".")[2]
+
+
 def plan(recipe: str) -> Plan:
-    """The sweep inside conf/<recipe>.yaml; `model.norm` is the field `norm`."""
+    """The sweep inside conf/<recipe>.yaml."""
     swept = _written(recipe)["hydra"]["sweeper"]["params"]
-    return {key.rpartition(".")[2]: tuple(map(str.strip, str(values).split(","))) for key, values in swept.items()}
+    return {field_of(key): tuple(map(str.strip, str(values).split(","))) for key, values in swept.items()}
 
 
 def options(recipe: str) -> Mapping[str, str]:
     """Config group -> the option that all runs of a recipe have, its own or the default, of those in a folder's name.
 
-    They keep other recipes' runs in the same folder apart, and `has_own_parts` those of the same options. Where two
+    They keep other recipes' runs in the same folder apart, and `other_settings` those of the same options. Where two
     runs of a cell have both, `own_identity` tells the recipe's own from a trial in fewer rounds.
     """
     chosen: dict[str, str] = {}
@@ -42,21 +48,22 @@ def own_identity(recipe: str, record: Any) -> str:
     return identity(composed([*_cell(recipe, record), f"seed={record.seed}"], recipe))
 
 
-def has_own_parts(recipe: str, record: Any, config: Mapping[str, Any]) -> bool:
-    """Whether the parts of a run (its attack, its model, ...) are set as its recipe sets them in the record's cell.
+def other_settings(recipe: str, record: Any, config: Mapping[str, Any]) -> list[str]:
+    """In words, how the parts of a run (its attack, its model, ...) differ from those of its recipe in its cell.
 
     Not compared: what only one of the two knows, as another version of a part may; and run-level settings, so that a
     recipe can be tried in fewer rounds.
     """
     ours = _own(recipe, *_cell(recipe, record))
     theirs = flatten({part: config[part] for part in PARTS if part in config})
-    return all(ours[key] == theirs[key] for key in ours.keys() & theirs.keys())
+    differing = sorted(key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key])
+    return [f"{key} is {dumps(theirs[key])}, and {dumps(ours[key])} in conf/{recipe}.yaml" for key in differing]
 
 
 def _cell(recipe: str, record: Any) -> list[str]:
     """The overrides that make a record's cell of the recipe's sweep, but the seed."""
     keys = _written(recipe)["hydra"]["sweeper"]["params"].keys() - {"seed"}
-    return [f"{key}={str(getattr(record, key.rpartition('.')[2])).split()[0]}" for key in sorted(keys)]  # no labels
+    return [f"{key}={getattr(record, field_of(key))}" for key in sorted(keys)]
 
 
 @cache

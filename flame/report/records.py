@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -37,26 +37,21 @@ class Line:
     identity: str
 
     @classmethod
-    def of(cls, run: RunRecord, labels: Mapping[str, str]) -> Self:
-        """The line of a run; `labels`, which tell its cell from others, stand behind the option they belong to."""
-        return cls(**common(run, labels))
+    def of(cls, run: RunRecord) -> Self:
+        """The line of a run."""
+        return cls(**common(run))
 
 
 Kind = TypeVar("Kind", bound=Line)
 
 
-def common(run: RunRecord, labels: Mapping[str, str]) -> dict[str, Any]:
+def common(run: RunRecord) -> dict[str, Any]:
     """The fields of `Line`."""
     known = json.loads((run.folder / ENVIRONMENT).read_text())
     summary = run.summary or {}
-
-    def option(group: str) -> str:
-        settings = [f"{k}={v}" for k, v in labels.items() if k.startswith(f"{group}.") and v != "-"]
-        return " ".join([run.choices[group], *settings])
-
     return {
-        "attack": option("attack"),
-        "defense": option("defense"),
+        "attack": run.choices["attack"],
+        "defense": run.choices["defense"],
         "seed": run.config["seed"],
         "ma": run.reported("eval/ma"),
         "ba": run.reported("eval/ba"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, product
 from operator import attrgetter
@@ -11,16 +11,10 @@ from typing import Any, Self
 from flame.report.accuracy_tables import share
 from flame.report.contrasts import PER_CENT, Contrast, averaged, extent, finished, lacking, unpooled_table
 from flame.report.markup import Rows
-from flame.report.recipes import Plan
+from flame.report.recipes import Plan, field_of
 from flame.report.records import Line, common
 from flame.report.runs import RunRecord
 from flame.report.vector_tables import seeds
-
-
-def field_of(key: str) -> str:
-    """The field of a record, and of a plan, that holds a key of the config."""
-    return key.rpartition(".")[2]
-
 
 SETTINGS = {
     "poisoned_model_rate": "PMR",
@@ -56,10 +50,10 @@ class SettingLine(Line):
     apply_to: str
 
     @classmethod
-    def of(cls, run: RunRecord, labels: Mapping[str, str]) -> Self:
-        """The line of a run; `labels` are not needed, as the settings tell a recipe's cells apart."""
+    def of(cls, run: RunRecord) -> Self:
+        """The line of a run."""
         settings = {field_of(key): written(run.settings.get(key, "-")) for key in SETTINGS}
-        return cls(**common(run, {}) | settings | {"partition": run.choices["partition"]})
+        return cls(**common(run) | settings | {"partition": run.choices["partition"]})
 
 
 def written(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Self
@@ -47,12 +47,12 @@ class VectorLine(Line):
     distance_share_running_var: float
 
     @classmethod
-    def of(cls, run: RunRecord, labels: Mapping[str, str]) -> Self:
-        """The line of a run; `labels` are not needed, as the recipe's options tell its cells apart."""
+    def of(cls, run: RunRecord) -> Self:
+        """The line of a run."""
         own = {field.name for field in fields(cls)} - {field.name for field in fields(Line)} - {"partition", "norm"}
         measured = means(run) | agreements(run) | correlations(run) if run.summary else dict.fromkeys(own, np.nan)
         chosen = {"partition": run.choices["partition"], "norm": str(run.config["model"].get("norm", "-"))}
-        return cls(**common(run, {}) | chosen | measured)
+        return cls(**common(run) | chosen | measured)
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ class PresetLine(Line):
     accepted_sets: str  # per round a digit per client, in the order of their numbers: 1 accepted
 
     @classmethod
-    def of(cls, run: RunRecord, labels: Mapping[str, str]) -> Self:
-        """The line of a run; `labels` as for `VectorLine`."""
+    def of(cls, run: RunRecord) -> Self:
+        """The line of a run."""
         agreed = {f"agreement_{v}": mean_jaccard(run, "accepted", f"shadow_{v}") for v in VECTORS}
         if not run.summary:
             agreed = dict.fromkeys(agreed, np.nan)
         sets = " ".join("".join(str(bit) for bit in rows["accepted"]) for rows in by_round(run))
-        return cls(**common(run, {}) | agreed, accepted_sets=sets)
+        return cls(**common(run) | agreed, accepted_sets=sets)
 
 
 def means(run: RunRecord) -> dict[str, float]:
