@@ -16,8 +16,10 @@ decay are those of the authors' code (sail-research/iba), where the projection i
 Deviations: the colluders learn at the same time and start the next round (and test) with their mean T; T is a small
 network without BatchNorm (theirs: a U-Net, for MNIST an autoencoder); epsilon is in grey levels (theirs in the units of
 the attacker's inputs: of [0, 1] for MNIST, normalised otherwise); clean and triggered images are two halves of one
-shuffled shard (theirs two losses of weight 0.5 on each batch); the paper's projection of the update onto a ball is not
-here (`pgd` does that).
+shuffled shard (theirs two losses of weight 0.5 on each batch); success is counted on the client's own images that are
+not of the target class (theirs: on all test images); quiet coordinates are measured once a round, on all of the
+client's images (theirs: in every local epoch, on its last batch alone, since gradients are zeroed before each); T
+learns with Adam (theirs: SGD); the paper's projection of the update onto a ball is not here (`pgd` does that).
 """
 
 from __future__ import annotations

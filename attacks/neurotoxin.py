@@ -5,8 +5,8 @@ Federated Learning", ICML 2022, algorithm 1): the backdoor is written where beni
 2. The coordinates it moved most are left out: the constraint set is the bottom `ratio` of all coordinates by magnitude.
 3. Every gradient of the local backdoor training is projected onto that set before the optimiser steps.
 
-The authors' code replaces step 1 by the gradient of the attacker's own clean data, `observe: gradient`; we use it, too,
-in the first attacked round, where no earlier global model is known.
+The authors' code replaces step 1 by a gradient of clean data, that of thirty clients of the federation. `observe:
+gradient` takes the attacker's own; we do so, too, in the first attacked round, where no earlier global model is known.
 
 Deviations: the observed step is that of all clients, accepted attackers included; their clipping of the update is not
 here (`pgd` does that); with `client.weight_decay` > 0 the decay reaches the other coordinates, as in their code; the
