@@ -7,9 +7,10 @@ that file alone: each goes between two marks of a document, and to results/table
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from flame.report.catalogue import TABLES
 from flame.report.contrasts import BOOTSTRAP
@@ -25,7 +26,29 @@ def publish(name: str, cells: Iterable[Cell], root: Path = ROOT, with_latex: boo
     """Write results/<name>.csv from runs, and all that is made from it; with `add` its lines of other runs stay.
 
     Raises:
-        ValueError: no run is the recipe's, two runs would be one line, or a document lacks a table's marks.
+        ValueError: as `own_lines`, or a document lacks a table's marks.
+    """
+    table, place = TABLES[name], place_in(name)
+    path = root / "results" / f"{name}.csv"
+    before = {place(record): record for record in read(path, table.kind)} if add else {}
+    given = {place(record): record for record in own_lines(name, cells)}
+    everything = before | {at: r for at, r in given.items() if r.state_sha256 or at not in before}  # finished ones stay
+    write(path, table.kind, [everything[at] for at in sorted(everything)])
+    for path, content in derived(name, root, with_latex).items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+
+def place_in(name: str) -> Callable[[Line], Any]:
+    """What tells one line of the table from another: the attack and what its recipe sweeps."""
+    return attrgetter(*dict.fromkeys(("attack", *plan(TABLES[name].recipe))))
+
+
+def own_lines(name: str, cells: Iterable[Cell]) -> list[Line]:
+    """Lines of those runs that are the recipe's; where two have one place, of the one with its very identity.
+
+    Raises:
+        ValueError: no run is the recipe's, or two runs of one place are.
     """
     table, swept = TABLES[name], plan(TABLES[name].recipe)
     given = options(table.recipe).items()
@@ -36,19 +59,13 @@ def publish(name: str, cells: Iterable[Cell], root: Path = ROOT, with_latex: boo
     if not records:  # the lines that are there would be lost
         example = "".join(f"; {folder.name}: {ways[0]}" for folder, ways in list(others.items())[:1])
         raise ValueError(f"table {name}: no run is one of `train.py --config-name {table.recipe}`{example}")
-    key = attrgetter(*dict.fromkeys(("attack", *swept)))  # what tells one run of the table from another
-    places = Counter(map(key, records))
-    records = [r for r in records if places[key(r)] == 1 or r.identity == own_identity(table.recipe, r)]
-    kept = Counter(map(key, records))
-    if unclear := [place for place in places if kept[place] != 1]:
+    place = place_in(name)
+    rivals = Counter(map(place, records))
+    records = [r for r in records if rivals[place(r)] == 1 or r.identity == own_identity(table.recipe, r)]
+    kept = Counter(map(place, records))
+    if unclear := [at for at in rivals if kept[at] != 1]:
         raise ValueError(f"table {name}: several runs of {unclear[0]}: give the folder of the recipe's runs alone")
-    path = root / "results" / f"{name}.csv"
-    before = {key(record): record for record in read(path, table.kind)} if add else {}
-    everything = before | {key(r): r for r in records if r.state_sha256 or key(r) not in before}  # finished ones stay
-    write(path, table.kind, [everything[place] for place in sorted(everything)])
-    for path, content in derived(name, root, with_latex).items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
+    return records
 
 
 def outdated(root: Path = ROOT, names: Iterable[str] = TABLES) -> list[str]:
