@@ -7,9 +7,11 @@ from the median of the one or the other (the MZ-score) is rejected; the rest is 
 averaged.
 
 Deviations and open points: a spread below 1e-9 is none, and everyone then lies at the median. The standard deviation is
-the population's, as in public code, and a score equal to the radius passes (each of two clients always scores 1). If
-nobody passes both, the model stays as it is, as in that code. Trainable parameters are inspected and clipped; BatchNorm
-statistics are averaged over the accepted clients, counters stay the server's.
+the population's, as in public code, and a score equal to the radius passes (each of two clients always scores 1); in
+that code it does not, and without a spread nobody passes. If nobody passes both, the model stays as it is, as there.
+Uniform mean (there, by sample counts). The median length of an even number is the mean of the middle two (there, the
+lower one). Trainable parameters are inspected and clipped; BatchNorm statistics are averaged over the accepted clients,
+counters stay the server's.
 """
 
 from __future__ import annotations

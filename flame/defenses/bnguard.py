@@ -5,8 +5,8 @@ Four numbers describe a client: mean and variance over the channels of the first
 its running variance. k-means splits the clients in two by them, and the larger cluster is averaged.
 
 Deviations and open points: written after the authors' code, where the four numbers enter as they are. k-means starts as
-in `points.py`. Two clusters of one size accept everyone. The variance over the channels is the population's. Uniform
-mean (the code: by sample counts). Counters stay the server's.
+in `points.py`. Two clusters of one size accept everyone (there, the one that is numbered first). The variance over the
+channels is the population's (there, the sample's). Uniform mean (there, by sample counts). Counters stay the server's.
 """
 
 from __future__ import annotations

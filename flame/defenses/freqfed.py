@@ -3,11 +3,14 @@
 Each local model goes through a discrete cosine transform, the low-frequency half is kept, and HDBSCAN on the pairwise
 cosine distances of these halves names the majority, which is averaged.
 
-Deviations and open points: the transform is one DCT-II over the flat vector of trainable parameters, in the row's order
-(public re-implementations: of the last layer; `scope: head`). As it is linear, the distances come from the transformed
-updates and the transformed global model, in the stable form of `flame/geometry.py`. min_cluster_size, min_samples and
-allow_single_cluster are FLAME's, by the same group, with which there is always a largest cluster; they are not traced
-to the paper. Uniform mean. BatchNorm statistics are averaged over the accepted clients, counters stay the server's.
+Deviations and open points: no code of the authors is known to us, and public re-implementations differ. The transform
+is one DCT-II over the flat vector of trainable parameters, in the row's order (there, also of the last layer, `scope:
+head`, or tensor by tensor); it is of local models (there, of updates; the abstract's "model updates (i.e., weights)"
+can be read as either). As it is linear, the distances come from the transformed updates and the transformed global
+model, in the stable form of `flame/geometry.py`. min_cluster_size, min_samples and allow_single_cluster are FLAME's, by
+the same group, with which there is always a largest cluster; they are not traced to the paper (there, the library's
+defaults, or clusters from two clients on). Uniform mean. BatchNorm statistics are averaged over the accepted clients,
+counters stay the server's.
 """
 
 from __future__ import annotations

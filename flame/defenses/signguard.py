@@ -5,11 +5,13 @@ Accepted is who passes both filters: a length within [lower, upper] times the me
 mean-shift cluster of the shares of positive, zero and negative values among randomly chosen coordinates.
 
 Deviations and open points: the plain variant, without the cosine feature of SignGuard-Sim. Mean shift is scikit-learn's
-with the bandwidth that it estimates at quantile 0.5, as in the authors' code (JianXu95/SignGuard); at least one
+with the bandwidth that it estimates at quantile 0.5, as in the authors' code (JianXu95/SignGuard), but from all clients
+(there, from 50), at least one coordinate's worth, and it starts from every client (there, from bins); at least one
 coordinate is drawn. That code divides each share by the largest among the clients, which makes of a single zero as
-much as of all signs, and takes coordinates that lie side by side; here the shares count as they are. If nobody passes
-both filters the model stays as it is. Lengths and signs are those of the trainable parameters; BatchNorm
-statistics are averaged over the accepted clients, unclipped, and counters stay the server's.
+much as of all signs, and takes coordinates that lie side by side; here the shares count as they are. It clips to the
+lower of the two middle lengths where n is even, and filters by their mean; here both are the mean, and a length at a
+bound passes. If nobody passes both filters the model stays as it is. Lengths and signs are those of the trainable
+parameters; BatchNorm statistics are averaged over the accepted clients, unclipped, and counters stay the server's.
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ of 77,754. Under the defaults a round of 10 clients takes 390 training steps, 1.
 takes 17 times as many steps, one of 100 75 times.
 
 Deviations and open points: written after the authors' code (zhenqincn/Snowball), whose layers it takes: the first and
-the last, tensor by tensor in the first stage, together in the second. The authors put differences through a sigmoid as
-they are; here they are divided by the round's typical one first, so that small updates do not all look alike to the
+the last, tensor by tensor in the first stage, together in the second. A bias is a tensor and has as many votes as a
+weight; the authors' models of MNIST and CIFAR-10 have none there. The authors put differences through a sigmoid as they
+are; here they are divided by the round's typical one first, so that small updates do not all look alike to the
 autoencoder, and the sigmoid bounds what a hostile client sends. Shares of clients are rounded up (there, the target is
 rounded down), and at least two are elected, as one has no differences. A difference of 0 counts as any other. Clients
 with equally many votes are ranked by closeness to all others. The autoencoder meets the clients in the order of their
