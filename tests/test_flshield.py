@@ -142,6 +142,19 @@ def test_clusters_stand_and_fall_together() -> None:
     assert_close(verdict.weights, *[1 / 9] * 9, 0, 0, 0)
 
 
+def test_the_model_of_a_cluster_of_one_is_mixed_as_well() -> None:
+    rows = torch.ones(12, 3) + 0.05 * torch.randn(12, 3, generator=stream())
+    rows[11] = torch.tensor([4.0, 4.0, -1.0])
+    mixing, behind = replace(CLUSTERS, siblings=0.25).represented(a_round(rows).geometry)
+    assert behind[:11].unique().tolist() == [1 - int(behind[11])] and mixing.shape == (2, 12)
+    alone = mixing[behind[11]]
+    assert_close(alone[11:], 0.75)  # the rest in proportion to cosine times length, where not longer
+    cosines, norms = torch.cosine_similarity(rows[:11], rows[11:]), rows.norm(dim=1)
+    assert bool((norms[:11] < norms[11]).all())
+    assert_close(alone[:11] / alone[0], *(cosines / cosines[0]).tolist())
+    assert_close(mixing[behind[0]], *[1 / 11] * 11, 0)
+
+
 @pytest.mark.parametrize("wrap", [lambda rule: Bucketing(2, rule), lambda rule: NNM(0.2, rule)])
 def test_behind_a_wrapper_the_clients_validate_mixtures(wrap: Any) -> None:
     verdict = answer(wrap(BIJECTIVE), five(torch.tensor([0, 0, 0, 1, 1]).bool(), Praise()))

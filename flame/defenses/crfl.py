@@ -12,7 +12,8 @@ attackers' number, boost and share of poisoned data, which no defense knows. It 
 itself may be moved, sigma_T sqrt(-2 log(1 - (sqrt(p_A) - sqrt(p_B))^2)) (from memory): with the default sigma_T and
 alpha and unanimous copies 0.0017 for 20 of them and 0.012 for 1,000, far less than a benign update moves it.
 
-Deviations and open points: uniform mean as in FLAME (the paper: by sample counts). Trainable parameters are clipped and
+Deviations and open points: uniform mean as in FLAME and in the authors' code (the paper: by sample counts). With growth
+the bound starts at `bound` and has no ceiling (that code: a step later, and one). Trainable parameters are clipped and
 noised; BatchNorm statistics are averaged, counters stay the server's. (FLPoison's CRFL clips the update instead of the
 model.)
 """

@@ -9,7 +9,9 @@ Deviations and open points: a rejected client is left out of the round; the pape
 anew. A round's clients are a sample here: a client is predicted from its last update, however old, and one that has
 none is not judged. The judged are now few, now many, so that the paper's score, a share of the round's sum, would
 accuse those who were judged among few; the multiple of the mean is that share times their number. Scoring starts with
-the third round and judging with the first score (FLPoison waits 50 rounds and then a window), as runs here are shorter.
+the third round and judging with the first score (FLPoison waits 50 rounds and then for windows), as runs here are
+shorter; one or two judged clients are never rejected. The gap statistic has the mean of logarithms (the authors' code:
+the logarithm of the mean).
 The memory holds one update per client seen, 4 d bytes each. A singular system is solved by least squares. k-means and
 the gap statistic are those of `auror.py` and `points.py`; the number of clusters is the smallest k of the gap
 criterion. Trainable parameters are predicted; BatchNorm statistics are averaged over the accepted clients, counters

@@ -2,8 +2,8 @@
 Against Poisoning Attacks", IEEE S&P 2024): clients try one another's models, on data that stays with them.
 
 1. The updates are condensed into representative models, so that nobody tries the model of a single client: means of
-   k-means clusters of the updates' cosine distances (k by the best silhouette), or one for each client (bijective), its
-   own update mixed with those of others by ReLU(cosine), each cut to its own length.
+   k-means clusters of the updates' cosine distances (k by the best silhouette), or one for each client (bijective, and
+   for a cluster of one), its own update mixed with those of others by ReLU(cosine), each cut to its own length.
 2. Every client of the round reports, for each representative and each class, by how much the mean loss on its own
    images is below the global model's: the loss impact per class (LIPC). Classes that it has no images of are imputed.
 3. The reports are split in two by k-means, and only the larger part is believed.
@@ -14,7 +14,9 @@ Deviations and open points: written after the authors' public code (ehsanul9511/
 sections could not be checked and are not cited. As in that code, fewer than ten clients are represented one by one,
 and validators are all clients of the round. Where it imputes by iterated regressions, the (lower) median of those who
 have the class is taken; a class that nobody has is left out. k-means starts from points far apart instead of random
-ones (`points.py`), equal parts are both believed, and losses are cut to [0, 1e6]. Clipped updates are averaged, where
+ones (`points.py`), equal parts are both believed, and losses are cut to [0, 1e6]. Validators try models on images that
+they have trained on (there, on a tenth of theirs, held out). The mix for a cluster of one is its client's (there, by a
+slip of the index, another's). Clipped updates are averaged, where
 that code divides by the sum of their clip factors. A client that nobody resembles is represented by itself. Lengths
 and cosines are those of the trainable parameters; BatchNorm statistics are mixed like everything else and averaged over
 the accepted clients, unclipped, and counters stay the server's.
@@ -79,10 +81,13 @@ class FLShield:
     def represented(self, geometry: Geometry) -> tuple[Tensor, Tensor]:
         """[k, n] float64, each representative's shares of the clients, and [n], the one that a client stands behind."""
         gaps, norms = geometry.cosine_distances("weights_only", "update"), geometry.norms("weights_only")
+        mixed = bijective(1 - gaps, norms, self.siblings)  # [n, n]
         if self.representatives == "bijective" or len(norms) < FEWEST:
-            return bijective(1 - gaps, norms, self.siblings), torch.arange(len(norms))
+            return mixed, torch.arange(len(norms))
         members = clusters(gaps)
-        return members.T / members.sum(dim=0)[:, None], members.argmax(dim=1)
+        sizes, someone = members.sum(dim=0), members.argmax(dim=0)  # [k]
+        means = members.T / sizes[:, None]  # [k, n]
+        return torch.where(sizes[:, None] == 1, mixed[someone], means), members.argmax(dim=1)
 
 
 def bijective(cosines: Tensor, norms: Tensor, siblings: float) -> Tensor:

@@ -4,11 +4,12 @@ H_i is the sum of client i's updates over the rounds, cs_ij the cosine of H_i an
 v_i = max_j cs_ij. Pardoning scales cs_ij by v_i / v_j where v_j > v_i; then alpha_i = 1 - max_j cs_ij, divided by the
 largest, goes through kappa * (ln(alpha / (1 - alpha)) + 0.5), cut to [0, 1].
 
-Deviations and open points: the indicative features are the last layer's, all with equal importance (the paper: output
-layer, optionally weighted). Weights are alpha_i / n as in the authors' federated code, so they add up to at most 1: a
-round whose clients resemble one another moves the model less, and one of identical clients, all sybils to this rule,
-leaves it as it is. alpha below 1e-9 counts as 0, or rounding would decide such a round. Negative cosines count as 0, as
-in that code. BatchNorm statistics get the same weights, counters stay the server's.
+Deviations and open points: the indicative features are the last layer's, bias included (in the authors' code,
+its weight), all with equal importance (the paper: output layer, optionally weighted). Weights are alpha_i / n as in
+that code, so they add up to at most 1: a round whose clients resemble one another moves the model less, and one of
+identical clients, all sybils to this rule, leaves it as it is. alpha below 1e-9 counts as 0, or rounding would decide
+such a round. Negative cosines count as 0, as in that code. BatchNorm statistics get the same weights, counters stay the
+server's.
 """
 
 from __future__ import annotations

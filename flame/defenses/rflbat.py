@@ -8,9 +8,9 @@ their mean cosines) is kept, as poisoned updates are alike; and who lies far wit
 Deviations and open points: written after a public re-implementation, BackFed's; the clusters' cosines are taken among
 their own members, where its index slips after the first filter. k-means and the gap statistic are those of `points.py`,
 of squared distances in one unit, where that code adds up plain ones with each component stretched to [0, 1]. A cluster
-of one has no mutual cosine and is kept only if there are no others, and then all of them are. Components and cosines
-are those of the trainable parameters; BatchNorm statistics are averaged over the accepted clients, counters stay the
-server's.
+of one has no mutual cosine and is kept only if there are no others, and then all of them are. A sum of distances at its
+bound passes (there, it does not). Components and cosines are those of the trainable parameters (there, of everything);
+BatchNorm statistics are averaged over the accepted clients, counters stay the server's.
 """
 
 from __future__ import annotations
