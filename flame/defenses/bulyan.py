@@ -6,7 +6,9 @@ of the n - 4f of their values that are closest to their median.
 Deviations and open points: f is a share of the round's clients, rounded as the cohort rounds its attackers; the paper
 needs n >= 4f + 3, and a smaller round gets the largest f that satisfies it (`bulyan/f` records it). Krum's number of
 neighbours shrinks with what is left, m - f - 2 of m, and is at least two, as the two of a pair would tie by one. Ties
-go to the client that comes first, equally close values to the smaller. Distances are those of the trainable parameters;
+go to the client that comes first, equally close values to the smaller. The median of an even number is the mean of the
+middle two. (The code of an author, AggregaThor, picks means of Multi-Krum, n - 2f - 2 of them, and its median is a
+value.) Distances are those of the trainable parameters;
 BatchNorm statistics are coordinates like the others, counters stay the server's. The picked clients have equal weight
 in the verdict.
 """

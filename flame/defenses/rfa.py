@@ -5,8 +5,10 @@ is always a weighted sum of the updates, each distance follows from the Gram mat
 end.
 
 Deviations and open points: v starts at the global model (an update of zero); from the mean, one huge update would
-still lead after three steps. alpha_i = 1/n as in FLAME, not by the sample counts that clients claim. Distances are
-those of the trainable parameters; BatchNorm statistics get the same weights, counters stay the server's.
+still lead after three steps; the steps are R, never fewer (the authors' code: from the weighted mean, four or five at
+most, an end where the objective hardly changes). alpha_i = 1/n as in FLAME, not by the sample counts that clients
+claim. Distances are those of the trainable parameters; BatchNorm statistics get the same weights, counters stay the
+server's.
 """
 
 from __future__ import annotations
