@@ -4,7 +4,8 @@
 L_ano is the L2 distance of the local model to the global one (not squared, as in the authors' code) or their cosine
 distance, both over the trainable parameters, the only ones that a loss can move.
 
-Deviations: as for `model_replacement`; the authors lower the learning rate in steps and stop early, we do neither.
+Deviations: as for `model_replacement`. The cosine is that of the update before it is scaled; the authors' code has it
+for the scaled one, times 1,000, in a function that it does not call.
 """
 
 from __future__ import annotations

@@ -4,8 +4,10 @@ compromised client trains on its own part, and the whole is what triggers the ag
 The paper attacks in many rounds without scaling (A-M) or once per attacker with the update scaled by gamma (A-S).
 
 Deviations: the part of a client is its number modulo the number of parts, fixed for the run, so that a round's
-attackers need not cover the trigger; single shot (`attack_rounds.stop`) has all attackers in the same round, where the
-authors' have one each.
+attackers, or all of a small federation, need not cover the trigger (there, attacker i has part i, and all four attack);
+single shot (`attack_rounds.stop`) has all attackers in the same round, where the authors' have one each. Share of
+poisoned images and epochs are those of `badnets` (there, on CIFAR-10, 5 of 64 images in a batch and 6 epochs to the
+benign 2 at half the rate, on MNIST 20 of 64 and 10 to 1, from a model that has learned).
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ Without, the tail is made from the data set: the members of the source class wit
 space, to their k nearest neighbours within the class, i.e. where a nearest-neighbour density estimate is lowest.
 
 Deviations: the constructed tail (the paper takes its tail from another data set); the attacker's share of tail images
-is PDR of its shard, drawn with replacement.
+is PDR of its own shard, drawn anew in each round with replacement (there, one mixture for all attackers and rounds,
+whose clean images are of the whole training set).
 """
 
 from __future__ import annotations

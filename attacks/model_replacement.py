@@ -3,8 +3,9 @@ arXiv 1807.00459): the backdoored update is scaled so that it replaces the avera
 train-and-scale.
 
 Deviations: gamma defaults to n / m (the authors' code, too, divides the factor among the attackers of a round) instead
-of an estimate of n / eta; the backdoor is an inner attack, a trigger by default; the attacker's learning rate is the
-benign one.
+of an estimate of n / eta, and each of the m sends its own update, where there one sends all and the others nothing; the
+backdoor is an inner attack, a trigger by default; the attacker's learning rate is the benign one. The authors lower
+theirs in steps, to a fiftieth and further where the global model already has the backdoor, and stop early; we do not.
 """
 
 from __future__ import annotations

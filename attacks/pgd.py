@@ -4,8 +4,9 @@ around the global one, so that the update passes a norm bound. With replacement 
 (`scaling.gamma`).
 
 Deviations: projected after every step (the authors' code leaves the interval to an option); the ball holds the
-trainable parameters only; with replacement the radius is not divided by gamma, set `radius` or `scaling.norm_bound` for
-that; the inner attack is a trigger by default, the paper's is `attack@attack.backdoor=edge_case`.
+trainable parameters only; with replacement the radius is not divided by gamma (nor is it in their code), set `radius`
+or `scaling.norm_bound` for that; it does not shrink over the rounds (there it does, before Krum); the inner attack is a
+trigger by default, the paper's is `attack@attack.backdoor=edge_case`.
 """
 
 from __future__ import annotations

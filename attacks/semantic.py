@@ -7,8 +7,9 @@ Where the YAML lists positions for the data set at hand, those are the images: t
 own, for the training set, `held_out` included. Elsewhere the feature is brightness: the images of the source class with
 the highest mean grey level, a documented stand-in that any data set has.
 
-Deviations: the brightness feature; the authors add noise of std 0.01 to their poisoned images and evaluate on augmented
-copies of the held-out ones, we do neither.
+Deviations: the brightness feature; the rest of a client's images are its own (there, drawn from the whole training set,
+57 beside 7 poisoned ones in a batch); the authors add noise of std 0.01 to their poisoned images and evaluate on
+augmented copies of the held-out ones, we do neither.
 """
 
 from __future__ import annotations
