@@ -37,6 +37,7 @@ OVER_SETTINGS = (
     "figure_pmr",
     "figure_pdr",
     "figure_pdr_equal",
+    "figure_non_iid_equal",
     "figure_non_iid",
     "figure_noise",
     "figure_clients",
