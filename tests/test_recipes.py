@@ -12,6 +12,7 @@ from hydra import initialize_config_dir
 from omegaconf import DictConfig
 
 from flame.federation import play
+from flame.report.recipes import field_of, plan
 from flame.sweep import jobs
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -38,6 +39,14 @@ def first_job(whole: DictConfig) -> list[str]:
 @pytest.mark.parametrize("name", RECIPES)
 def test_its_header_gives_the_command(name: str) -> None:
     assert f"python train.py --config-name {name}\n" in (CONF / f"{name}.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_its_table_plans_what_hydra_sweeps(name: str) -> None:
+    swept = recipe(name).hydra.sweeper.params
+    assert plan(name) == {
+        field_of(key): tuple(value.strip() for value in str(values).split(",")) for key, values in swept.items()
+    }
 
 
 @pytest.mark.parametrize("name", RECIPES)
