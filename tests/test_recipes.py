@@ -41,6 +41,7 @@ def test_its_header_gives_the_command(name: str) -> None:
     assert f"python train.py --config-name {name}\n" in (CONF / f"{name}.yaml").read_text()
 
 
+@pytest.mark.usefixtures("compose")
 @pytest.mark.parametrize("name", RECIPES)
 def test_its_table_plans_what_hydra_sweeps(name: str) -> None:
     swept = recipe(name).hydra.sweeper.params
