@@ -8,8 +8,7 @@ Deviations and open points: the features are the last layer's parameters of this
 gradients of small networks; public re-implementations: the output layer). The two clusters of a feature are the exact
 optimum of k-means in one dimension, found by sorting, so that nothing is drawn at random. Without indicative features,
 and on features split half and half, nobody is suspicious. (FLPoison's Auror keeps the larger of two clusters of all
-indicative features at once.) BatchNorm statistics are averaged over the accepted clients,
-counters stay the server's.
+indicative features at once.) BatchNorm statistics are averaged over the accepted clients, counters stay the server's.
 """
 
 from __future__ import annotations
