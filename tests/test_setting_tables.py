@@ -12,14 +12,25 @@ import pytest
 from test_attack_tables import line
 from test_evidence import caption, of_seeds
 
-from flame.report.catalogue import OVER_SETTINGS
+from flame.report.catalogue import BY_VECTOR, OVER_SETTINGS
 from flame.report.evidence import FIGURES
 from flame.report.recipes import options, plan
 from flame.report.runs import RunRecord
 from flame.report.setting_figure import AXES, draw_setting
-from flame.report.setting_tables import SETTINGS, SettingLine, components, field_of, over_settings, step_costs, written
+from flame.report.setting_tables import (
+    SETTINGS,
+    SettingLine,
+    components,
+    field_of,
+    over_settings,
+    step_costs,
+    vectors_over_settings,
+    written,
+)
 from flame.trackers.files import ENVIRONMENT, write_json
 
+BOTH = ("flame_weights_only", "flame_all_state")
+FOUR = ("MA", "BA", "benign accepted", "malicious rejected")
 SHARES = {"ma": 0.8, "ba": 0.1, "benign_recall": 0.75, "malicious_recall": 1.0}
 
 
@@ -42,9 +53,10 @@ def test_a_line_by_hand(tmp_path: Path) -> None:
 
 def test_every_sweep_over_settings_has_a_table_and_its_own_setting_in_it() -> None:
     known = {field_of(key) for key in SETTINGS}
-    for name in (*OVER_SETTINGS, "components", "components_skewed"):
+    for name in (*OVER_SETTINGS, *BY_VECTOR, "components", "components_skewed"):
         assert set(plan(name)) - {"seed", "defense", "attack", "partition"} <= known
-    assert {key for key in AXES if field_of(key) in {f for name in OVER_SETTINGS for f in plan(name)}} == set(AXES)
+    swept = {field for name in (*OVER_SETTINGS, *BY_VECTOR) for field in plan(name)}
+    assert {key for key in AXES if field_of(key) in swept} == set(AXES)
 
 
 def test_a_recipe_starts_from_another() -> None:
@@ -66,6 +78,25 @@ def test_rows_over_a_setting_by_hand() -> None:
     assert rows[0] == ["0", "fedavg", "80.0 ± 127.1", "-", "-", "-", "2"]  # t(0.975, 1) * 14.1 / sqrt(2)
     assert rows[3] == ["0.2", "flame_all_state", "80.0", "10.0", "75.0", "100.0", "1 (1 not run)"]
     assert [row[-1] for row in rows[1:3]] == ["0 (2 not run)"] * 2
+
+
+def test_both_vectors_over_a_setting_by_hand() -> None:
+    """q = 0.8, MA of weights_only 2 and 4 points lower; at q = 0.5 one seed of one vector is there."""
+    swept = {"seed": ("0", "1"), "q": ("0.5", "0.8"), "defense": ("fedavg", *BOTH)}
+    lost = ((0, 0.02), (1, 0.04))
+    runs = [line(SettingLine, defense=BOTH[0], q="0.8", seed=seed, **{**SHARES, "ma": 0.8 - x}) for seed, x in lost]
+    runs += [line(SettingLine, defense=BOTH[1], q="0.8", seed=seed, **SHARES) for seed in (0, 1)]
+    runs += [line(SettingLine, defense=BOTH[1], q="0.5", seed=0, **SHARES)]
+    header, *rows = vectors_over_settings(runs, swept)
+    assert header[:5] == ["q", "share", "`flame_weights_only` %", "`flame_all_state` %", "`fedavg` %"]
+    assert [row[:2] for row in rows] == list(map(list, product(("0.5", "0.8"), FOUR)))
+    found = dict(zip(header, rows[4], strict=True))
+    assert found["`flame_all_state` %"] == "80.0 ± 0.0" and found["`fedavg` %"] == "-"
+    assert (found["difference"], found["95 % interval"]) == (
+        "-3.0",
+        "[-15.7, +9.7]",
+    )  # 12.706 * sqrt(2) / sqrt(2) = 12.7
+    assert (found["n"], rows[0][-1]) == ("2", "0 (2 not run)")
 
 
 def test_components_say_which_steps_are_on() -> None:

@@ -15,7 +15,7 @@ from flame.report.markup import Rows
 from flame.report.preset_tables import preset_pairs, presets
 from flame.report.recipes import Plan
 from flame.report.records import Line
-from flame.report.setting_tables import SettingLine, components, over_settings, step_costs
+from flame.report.setting_tables import SettingLine, components, over_settings, step_costs, vectors_over_settings
 from flame.report.vector_tables import (
     agreement,
     backdoored,
@@ -38,12 +38,12 @@ OVER_SETTINGS = (
     "figure_pdr",
     "figure_pdr_equal",
     "figure_non_iid",
-    "figure_non_iid_equal",
     "figure_noise",
     "figure_clients",
     "zhmzm",
     "zhmzm_fashion",
 )  # recipes, and the tables made of them
+BY_VECTOR = ("figure_non_iid_equal", "dominant_label")  # likewise, with the two vectors compared by seed
 RANKS = "Rank correlations over clients, of all {rounds} rounds"
 
 
@@ -104,6 +104,12 @@ def evaded(mark: str) -> dict[str, Block]:
         mark: Block(evasion, EVADED + fair),
         f"{mark}_across": Block(evasion_across, EVADED + "One attacker faces both vectors"),
     }
+
+
+def both_vectors(name: str) -> Table:
+    """The same, and the two vectors' runs compared by seed, share by share."""
+    blocks = {name: Block(over_settings, LAST), f"{name}_vectors": Block(vectors_over_settings, LAST)}
+    return Table(name, "RESULTS.md", SettingLine, blocks, exactly)
 
 
 def settings(name: str, rows: Callable[[Any, Plan], Rows]) -> Table:
@@ -172,5 +178,6 @@ TABLES = {
     "adaptive": Table("adaptive", "RESULTS.md", EvasionLine, evaded("adaptive"), exactly),
     "components": settings("components", components),
     "components_skewed": Table("components_skewed", "RESULTS.md", SettingLine, SKEWED, exactly),
+    **{name: both_vectors(name) for name in BY_VECTOR},
     **{name: settings(name, over_settings) for name in OVER_SETTINGS},
 }

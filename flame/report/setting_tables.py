@@ -14,7 +14,7 @@ from flame.report.markup import Rows
 from flame.report.recipes import Plan, field_of
 from flame.report.records import Line, common
 from flame.report.runs import RunRecord
-from flame.report.vector_tables import seeds
+from flame.report.vector_tables import DEFENSES, cell_fields, cells, seeds
 
 SETTINGS = {
     "poisoned_model_rate": "PMR",
@@ -71,6 +71,18 @@ def over_settings(records: Sequence[SettingLine], plan: Plan) -> Rows:
     return [[*(NAMES.get(field, field) for field in plan if field != "seed"), *SHARES.values(), "n"], *rows]
 
 
+def vectors_over_settings(records: Sequence[SettingLine], plan: Plan) -> Rows:
+    """For each planned setting and each share, the runs that one vector defended minus those of the other."""
+    contrasts = []
+    for labels, arms in cells(records, plan):
+        missing = lacking([arms[defense] for defense in DEFENSES[1:]], seeds(records, plan))
+        for name, shown in SHARES.items():
+            averaging, *sides = (finished(arms[defense], attrgetter(name)) for defense in DEFENSES)
+            contrasts.append(Contrast((*labels, shown.removesuffix(" %")), (sides[0], sides[1]), (averaging,), missing))
+    columns = [f"`{defense}` %" for defense in (*DEFENSES[1:], DEFENSES[0])]
+    return unpooled_table([*(NAMES[field] for field in cell_fields(plan)), "share"], columns, contrasts, PER_CENT)
+
+
 def arms(records: Sequence[SettingLine], plan: Plan) -> Iterator[tuple[tuple[str, ...], list[SettingLine]]]:
     """The values of each planned cell, and its runs."""
     fields = [field for field in plan if field != "seed"]
@@ -88,17 +100,17 @@ def components(records: Sequence[SettingLine], plan: Plan) -> Rows:
 
 def step_costs(records: Sequence[SettingLine], plan: Plan) -> Rows:
     """What each of FLAME's steps does to MA: runs with it minus runs without, the other steps on and off alike."""
-    cells = [field for field in plan if field not in ("seed", *OFF)]
+    fields = [field for field in plan if field not in ("seed", *OFF)]
     contrasts = []
-    for labels in product(*(plan[field] for field in cells)):
-        here = {**plan, **{field: (label,) for field, label in zip(cells, labels, strict=True)}}
+    for labels in product(*(plan[field] for field in fields)):
+        here = {**plan, **{field: (label,) for field, label in zip(fields, labels, strict=True)}}
         for field in [field for field in plan if field in OFF]:
             on = tuple(value for value in plan[field] if value != OFF[field])
             sides = [[arm for _, arm in arms(records, {**here, field: values})] for values in (on, (OFF[field],))]
             with_it, without = (averaged([finished(arm, attrgetter("ma")) for arm in side]) for side in sides)
             missing = lacking(list(chain(*sides)), seeds(records, plan))
             contrasts.append(Contrast((*labels, STEPS[field]), (with_it, without), (), missing))
-    return unpooled_table([*cells, "step"], ["MA with it %", "without %"], contrasts, PER_CENT)
+    return unpooled_table([*fields, "step"], ["MA with it %", "without %"], contrasts, PER_CENT)
 
 
 def step(value: str, left_out: str | None) -> str:
