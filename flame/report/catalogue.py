@@ -43,7 +43,11 @@ OVER_SETTINGS = (
     "zhmzm",
     "zhmzm_fashion",
 )  # recipes, and the tables made of them
-BY_VECTOR = ("figure_non_iid_equal", "dominant_label")  # likewise, with the two vectors compared by seed
+BY_VECTOR = (
+    "figure_non_iid_equal",
+    "dominant_label",
+    "forged_statistics",
+)  # likewise, with the vectors compared by seed
 RANKS = "Rank correlations over clients, of all {rounds} rounds"
 
 
