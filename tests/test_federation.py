@@ -16,6 +16,7 @@ from flame.build import build, deal
 from flame.defenses.base import average
 from flame.federation import Federation, Round, rounds
 from flame.partition import iid
+from flame.seeding import generator
 from flame.types import ServerState, Updates, Verdict, digest
 
 
@@ -70,20 +71,39 @@ def test_rounds_are_chained(history: list[Round]) -> None:
 
 
 def test_updates_are_differences(tiny: Callable, start: Callable) -> None:
-    """A benign client's row is its local model, trained by itself, minus the global one."""
+    """A client's row is its own shard's training in its own order, from the global model, minus that model."""
     cfg = tiny("attack=none")
-    with start(cfg) as (fed, state):
-        record = next(rounds(fed, state, 1))
-        bench = fed.engine._bench  # type: ignore[attr-defined]
-        client = int(record.cohort.ids[2])
-        loss, _ = bench.train(state.row, state.counters, {}, 0, client, False)
-        row, counters = torch.empty_like(state.row), torch.empty_like(state.counters)
-        bench.task.layout.flatten(bench.state, row, counters)
-        assert torch.equal(record.updates.rows[2], row - state.row)
-        assert torch.equal(record.updates.counters[2], counters)
-        assert record.updates.losses[2] == loss
-        assert record.updates.samples[2] == len(bench.task.shards[client])
-        assert int(counters[0]) == math.ceil(len(bench.task.shards[client]) / cfg.client.batch_size)
+    (record,) = play(start, cfg, 1)
+    parts = build(cfg)
+    for i, client in enumerate(record.cohort.ids.tolist()):
+        model, images = (
+            parts.task.model.to(memory_format=torch.channels_last),
+            parts.task.train[parts.task.shards[client]],
+        )
+        parts.task.layout.load(model.state_dict(), record.before.row, record.before.counters)
+        loss = parts.task.sgd.fit(model, images, parts.task.normalise, generator(cfg.seed, "shuffle", 0, client))
+        row, counters = torch.empty_like(record.before.row), torch.empty_like(record.before.counters)
+        parts.task.layout.flatten(model.state_dict(), row, counters)
+        assert torch.equal(record.updates.rows[i], row - record.before.row)
+        assert torch.equal(record.updates.counters[i], counters)
+        assert (record.updates.losses[i], record.updates.samples[i]) == (loss, len(images))
+        assert int(counters[0]) == math.ceil(len(images) / cfg.client.batch_size)
+
+
+def test_another_seed_is_another_federation(tiny: Callable) -> None:
+    """Its initial model, its images and its shards; the same seed twice is the same one."""
+    one, again, other = (build(tiny(f"seed={seed}")) for seed in (0, 0, 1))
+    assert digest(one.initial) == digest(again.initial) != digest(other.initial)
+    assert torch.equal(one.task.train.x, again.task.train.x) and not torch.equal(one.task.train.x, other.task.train.x)
+    assert torch.equal(one.task.shards[3], again.task.shards[3])
+    assert not torch.equal(one.task.shards[3], other.task.shards[3])
+
+
+def test_the_training_loss_is_that_of_benign_clients(history: list[Round]) -> None:
+    for record in history:
+        benign = record.updates.losses[~record.cohort.compromised]
+        assert record.metrics["train/loss"] == pytest.approx(float(benign.sum()) / 4)
+        assert not math.isclose(record.metrics["train/loss"], float(record.updates.losses.mean()), rel_tol=1e-6)
 
 
 def test_only_chosen_rounds_are_evaluated(tiny: Callable, start: Callable) -> None:
@@ -116,12 +136,12 @@ def test_diverged_clients_keep_the_model(tiny: Callable, start: Callable) -> Non
 
 @dataclass(frozen=True)
 class Flip(Attack):
-    """Compromised clients send the opposite of what they learnt, and count the rounds."""
+    """Compromised clients send the opposite of what they learnt, count the rounds, and remember what they drew."""
 
     def craft(self, rows: Tensor, scene: Scene, stream: Generator) -> Crafted:
         seen = scene.state.memory.get("attack/rounds", torch.zeros(1)) + 1
         assert len(rows) < scene.clients
-        return Crafted(-rows, {"attack/rounds": seen})
+        return Crafted(-rows, {"attack/rounds": seen, "attack/drawn": torch.rand(1, generator=stream)})
 
 
 def test_crafted_rows_replace_the_trained(tiny: Callable, start: Callable) -> None:
@@ -134,6 +154,9 @@ def test_crafted_rows_replace_the_trained(tiny: Callable, start: Callable) -> No
     assert torch.equal(flipped.updates.rows[bad], -plain.updates.rows[bad])
     assert torch.equal(flipped.updates.rows[~bad], plain.updates.rows[~bad])
     assert flipped.after.memory["attack/rounds"] == 1 and last.after.memory["attack/rounds"] == 2
+    for number, record in enumerate((flipped, last)):
+        drawn = torch.rand(1, generator=generator(honest.seed, "craft", number))
+        assert torch.equal(record.after.memory["attack/drawn"], drawn)
 
 
 def test_a_laboratory_is_built_for_those_who_need_it(history: list[Round], tiny: Callable, start: Callable) -> None:
