@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import hydra
+import hypothesis
 import pytest
 import torch
 from hydra import initialize_config_dir
@@ -29,6 +30,9 @@ TINY = ("experiment=smoke", "engine=sequential", "tracker=files", "train_samples
 Compose = Callable[..., DictConfig]
 Start = Callable[[DictConfig], AbstractContextManager[tuple[Federation, ServerState]]]
 Train = Callable[..., subprocess.CompletedProcess[str]]
+
+hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine is not a failure
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session", autouse=True)

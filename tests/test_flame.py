@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracles.recorded import recorded_round
 from sklearn.cluster import HDBSCAN
@@ -143,7 +143,6 @@ def test_weights_are_what_each_client_is_multiplied_by(overrides: list[str], tot
     assert found.weights.tolist() == pytest.approx(total)
 
 
-@settings(deadline=None)  # the first example composes the config
 @given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=9))
 def test_no_clipped_update_is_longer_than_the_bound(lengths: list[float]) -> None:
     norms, everyone = torch.tensor(lengths, dtype=torch.float64), torch.ones(len(lengths)).bool()

@@ -28,7 +28,7 @@ def crowd(seed: int, m: int, d: int = 60) -> tuple[Tensor, Tensor, StateLayout]:
     return (common + own) / 50, torch.randn(d + 4, generator=stream) * 4 / 50, layout
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(seed=st.integers(0, 99), m=st.integers(2, 5), adapt=st.sampled_from(["weights_only", "all_state", "both"]))
 def test_as_much_backdoor_as_the_budget_allows(seed: int, m: int, adapt: str) -> None:
     benign, backdoor, layout = crowd(seed, m)

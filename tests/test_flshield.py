@@ -175,7 +175,7 @@ class Rubbish(Attack):
 NONSENSE = [nan, inf, -inf, 0.0, -1e300, 1e300, log(2)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(words=st.lists(st.sampled_from(NONSENSE), min_size=1, max_size=7), liars=st.integers(1, 5))
 def test_no_report_breaks_a_round(words: list[float], liars: int) -> None:
     verdict = answer(BIJECTIVE, five(torch.arange(5) < liars, Rubbish(tuple(words))))

@@ -117,7 +117,7 @@ def test_products_by_hand() -> None:
     assert geometry.cosine_distances("all_state", of="update")[0, 1] == pytest.approx(1 - 1 / 28**0.5, rel=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6), n=st.integers(1, 7), scale=st.integers(-5, 2), of=st.sampled_from(["model", "update"])
 )
@@ -133,7 +133,7 @@ def test_distances_are_distances(seed: int, n: int, scale: int, of: str) -> None
         assert bool((chord[:, None, :] <= chord[:, :, None] + chord[None, :, :] + 1e-9).all())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), n=st.integers(2, 7), factor=st.floats(1e-3, 1e3))
 def test_order_and_length(seed: int, n: int, factor: float) -> None:
     """Clients may come in any order, and the cosine of updates does not see their lengths."""

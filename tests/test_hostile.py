@@ -127,7 +127,7 @@ def test_everyone_sends_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DEFENSES)
-@settings(max_examples=15, deadline=None, database=None)
+@settings(max_examples=15, database=None)
 @given(st.data())
 def test_with_an_honest_majority_the_model_stays_finite_and_refused_clients_do_not_move_it(
     name: str, data: st.DataObject
@@ -148,7 +148,7 @@ def test_with_an_honest_majority_the_model_stays_finite_and_refused_clients_do_n
 
 
 @pytest.mark.parametrize("name", [name for name in DEFENSES if name in ("flame_weights_only", "flame_all_state")])
-@settings(max_examples=25, deadline=None, database=None)
+@settings(max_examples=25, database=None)
 @given(seed=st.integers(0, 1000), trick=st.sampled_from(list(ALLOWED)))
 def test_flame_lets_no_accepted_update_exceed_the_bound(name: str, seed: int, trick: str) -> None:
     state = start_state(generator(seed, "state"))

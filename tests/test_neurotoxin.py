@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from attackers import LAYOUT, PLAIN, normed_job, scene, vector
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from attacks.neurotoxin import SEEN, Neurotoxin, bottom, clean_gradient
@@ -23,7 +23,6 @@ def test_bottom_by_hand() -> None:
     assert bottom(torch.tensor([1.0, 1, 1]), 0.67).tolist() == [True, True, False]
 
 
-@settings(deadline=None)
 @given(d=st.integers(1, 60), ratio=st.floats(0.01, 1), seed=st.integers(0, 99))
 def test_bottom_holds_the_smallest(d: int, ratio: float, seed: int) -> None:
     magnitude = torch.rand(d, generator=generator(seed, "moves"))

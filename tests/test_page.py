@@ -175,7 +175,7 @@ def test_nothing_sticks_out(page: Page, width: int) -> None:
 
 
 @given(st.integers(0, 1000), st.integers(3, 12))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_accepted_are_a_branch_of_the_tree(seed: int, n: int) -> None:
     """Their links are one less than they are, and lower than those that the others join by."""
     distances = squareform(pdist(np.random.default_rng(seed).normal(size=(n, 3))))

@@ -8,7 +8,7 @@ from math import sqrt
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -25,7 +25,6 @@ DISJOINT: dict[str, Partition] = {
 }
 ALL = DISJOINT | {"main_label": partial(main_label, q=0.6, samples_per_client=25)}
 SEEDS = st.integers(0, 2**31)
-patient = settings(deadline=None)  # a busy machine is not a failure
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -51,7 +50,6 @@ def homogeneity_z(histogram: Tensor) -> float:
 
 
 @pytest.mark.parametrize("name", DISJOINT)
-@patient
 @given(seed=SEEDS, images=st.integers(80, 600), classes=st.integers(1, 5), clients=st.integers(5, 12))
 def test_disjoint_shards_hold_every_image_once(name: str, seed: int, images: int, classes: int, clients: int) -> None:
     parts = DISJOINT[name](random_labels(images, classes, seed), clients, generator(seed))
@@ -60,7 +58,6 @@ def test_disjoint_shards_hold_every_image_once(name: str, seed: int, images: int
     assert torch.equal(parts.index.sort().values, torch.arange(images))
 
 
-@patient
 @given(seed=SEEDS, images=st.integers(1, 400), share=st.floats(0, 1), q=st.floats(0, 1), clients=st.integers(1, 30))
 def test_main_label_gives_equal_shards_without_repeats(
     seed: int, images: int, share: float, q: float, clients: int
@@ -74,7 +71,6 @@ def test_main_label_gives_equal_shards_without_repeats(
         assert labels[part].bincount().max() >= round(q * size)
 
 
-@patient
 @given(seed=SEEDS, clients=st.integers(1, 20), size=st.integers(1, 20), spare=st.integers(0, 20))
 def test_main_label_with_q_0_overlaps_only_when_the_images_run_out(
     seed: int, clients: int, size: int, spare: int
@@ -84,14 +80,12 @@ def test_main_label_with_q_0_overlaps_only_when_the_images_run_out(
     assert len(dealt.index.unique()) == clients * size
 
 
-@patient
 @given(seed=SEEDS, images=st.integers(1, 300), share=st.floats(0, 1))
 def test_iid_sizes_differ_by_at_most_one(seed: int, images: int, share: float) -> None:
     sizes = [len(part) for part in iid(torch.zeros(images), max(1, round(share * images)), generator(seed))]
     assert max(sizes) - min(sizes) <= 1
 
 
-@patient
 @given(seed=SEEDS, alpha=st.floats(0.05, 100), min_size=st.integers(1, 10))
 def test_dirichlet_keeps_its_minimum_size(seed: int, alpha: float, min_size: int) -> None:
     parts = dirichlet(random_labels(500, 10), 4, generator(seed), alpha=alpha, min_size=min_size)

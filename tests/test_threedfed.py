@@ -86,7 +86,7 @@ def test_indicators_are_in_the_last_convolution() -> None:
     assert quiet_layer(StateLayout.of(job().model)).key == "1.weight"  # nothing but a classifier
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(factors=st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=3, max_size=3), seed=st.integers(0, 99))
 def test_what_the_server_did_is_read_from_its_model(factors: list[float], seed: int) -> None:
     """Ten clients; each of three updates is taken, halved or rejected, the others hardly move the places."""
