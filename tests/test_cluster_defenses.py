@@ -110,6 +110,18 @@ def test_rflbat_rejects_updates_that_are_alike() -> None:
     assert verdict.info == {"rflbat/clusters": 2.0}
 
 
+def test_rflbat_filters_before_and_after_clustering() -> None:
+    """The fifth client's distances in its cluster add up to 52, and the median is 18."""
+    cluster, alike = [[1, 0, 0], [0, 1, 0], [-1, 0, 0], [0, -1, 0], [0, 13, 0]], [[80, 80, 0], [81, 80, 0], [80, 81, 0]]
+    lenient = RFLBAT(first_filter=1000.0, second_filter=1000.0, most_clusters=1, references=5)
+    for strict in (replace(lenient, first_filter=2.0), replace(lenient, second_filter=2.0)):
+        assert answer(strict, a_round(cluster)).accepted.tolist() == [True] * 4 + [False]
+    assert answer(lenient, a_round(cluster)).accepted.tolist() == [True] * 5
+    for factor, kept in ((2.0, False), (1000.0, True)):
+        verdict = answer(replace(lenient, second_filter=factor, most_clusters=2), a_round([*cluster, *alike]))
+        assert verdict.accepted.tolist() == [True] * 4 + [kept] + [False] * 3
+
+
 def test_deepsight_looks_at_the_output_layer() -> None:
     heads = [[3, 4], [0, 5], [0, 0], [-4, 3], [1, 3]]
     updates = a_round([[7, *head] for head in heads])
@@ -161,6 +173,26 @@ def test_deepsight_rejects_suspicious_clusters_and_loners() -> None:
         [1, 1, 0, 0],
         [1, 1, 0, 0],
     ]
+
+
+class Shifted(Constant):
+    """Its trunk moves the second logit."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.body["w"] * torch.tensor([0.0, 1.0])
+
+
+@pytest.mark.parametrize(("shift", "accepted"), [(0.0, True), (5.0, False)])
+def test_deepsight_tells_models_apart_by_their_outputs(shift: float, accepted: bool) -> None:
+    """Two suspicious clients have the output layers of five others, which hide them unless their trunks give them away.
+
+    A second class of less than 3 / sqrt(2) = 2.1213 is no exceeding. Three more clients give HDBSCAN a second cluster.
+    """
+    five, two, three = (2.1218, 2.123, 2.13, 2.14, 2.16), (2.1208, 2.12), (3.0, 3.01, 3.03)
+    rows = [[0, 3, x] for x in five] + [[shift, 3, x] for x in two] + [[0, 3, x] for x in three]
+    verdict = answer(DEEPSIGHT, a_round(rows, lab=laboratory(Shifted(), (1, 1, 1), honest(10))))
+    assert verdict.info["deepsight/suspicious"] == 2
+    assert verdict.accepted.tolist() == [True] * 5 + [accepted] * 2 + [True] * 3
 
 
 def bfgs(aggregates: Tensor) -> Tensor:

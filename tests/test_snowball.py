@@ -42,6 +42,14 @@ def test_votes_by_hand() -> None:
     assert end_layers(StateLayout.from_state(entries, entries)) == [slice(0, 2), slice(2, 3), slice(7, 10)]
 
 
+def test_votes_of_the_first_and_the_last_layer_count() -> None:
+    """Client 4 is alone in one layer and client 0 in the other: 4 + 1 votes, the rest have 4 + 4."""
+    layers = [torch.tensor([[0.0], [0], [0], [0], [10]]), torch.tensor([[10.0], [0], [0], [0], [0]])]
+    remote = torch.tensor([0.0, 3, 3, 3, 0])  # who is preferred among equals
+    rule = replace(SNOWBALL, suspects=1, elected=0.6)
+    assert rule.elect(layers, remote).tolist() == [False, True, True, True, False]
+
+
 def test_differences_by_hand() -> None:
     rows = torch.tensor([[0.0, 0], [3, 4], [6, 8]])  # squared distances 25, 100, 25
     assert typical_difference(rows) == pytest.approx(sqrt(25 / 2))
