@@ -11,6 +11,8 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from torchvision.models import resnet18
+from torchvision.models.vgg import cfgs, make_layers
 
 from models.cnn import CNN
 from models.resnet8 import ResNet8
@@ -77,6 +79,27 @@ def test_the_classifier_comes_last(name: str) -> None:
 def test_resnets_take_any_image_size(size: int, norm: str) -> None:
     for model in (ResNet8(1, 7, norm), ResNet18(1, 7, (8, 16, 16, 32), norm)):
         assert model(noise(2, 1, size, size)).shape == (2, 7)
+
+
+def assert_same_logits(ours: nn.Module, theirs: nn.Module, x: Tensor) -> None:
+    """In training, and then by the running statistics that this has left."""
+    with torch.no_grad():
+        for training in (True, False):
+            torch.testing.assert_close(ours.train(training)(x), theirs.train(training)(x), rtol=1e-4, atol=1e-5)
+
+
+def test_resnet18_is_torchvision_s_without_its_stem_for_large_images() -> None:
+    ours, theirs = seeded(lambda: ResNet18(3, 4, WIDTHS, "batch")), resnet18(num_classes=4)
+    theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    theirs.load_state_dict(ours.state_dict())
+    assert_same_logits(ours, theirs, noise(4, 3, 16, 16))
+
+
+def test_vgg_s_convolutions_are_torchvision_s() -> None:
+    ours, features = seeded(lambda: VGG19BN(3, 4, 32)), make_layers(cfgs["E"], batch_norm=True)
+    features.load_state_dict(ours.get_submodule("features").state_dict())
+    theirs = nn.Sequential(features, nn.Flatten(), ours.get_submodule("classifier"))
+    assert_same_logits(ours, theirs, noise(4, 3, 32, 32))
 
 
 @pytest.mark.parametrize("size", [6, 7, 8, 28, 32])
