@@ -56,15 +56,20 @@ def test_python_commands_in_order(tmp_path: Path) -> None:
 
 
 def test_the_options_it_names_exist() -> None:
+    """The table of choices has a line for each group of conf/ with something to choose."""
     table = README.partition("| group | options |")[2].partition("\n\n")[0]
-    for group, cell in re.findall(r"^\| `(\w+)` \| (.*) \|$", table, flags=re.MULTILINE):
+    lines = re.findall(r"^\| `([\w/]+)` \| (?:of .*?: )?(.*) \|$", table, flags=re.MULTILINE)
+    there: dict[str, set[str]] = {}
+    for path in (ROOT / "conf").glob("*/**/*.yaml"):
+        there.setdefault(path.parent.relative_to(ROOT / "conf").as_posix(), set()).add(path.stem)
+    assert sorted(group for group, _ in lines) == sorted(group for group, names in there.items() if len(names) > 1)
+    for group, cell in lines:
         named = {name for name in re.findall(r"`(\w+)`", cell) if name not in ("group", "none")}
-        there = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
-        assert named and named <= there, (group, named - there)
-    for preset in re.findall(r"`(flame_\w+)`", README):
-        assert any((ROOT / "conf" / group / f"{preset}.yaml").exists() for group in ("defense", "attack")), preset
+        assert named and named <= there[group], (group, named - there[group])
+    presets = re.findall(r"`(flame_\w+)`", README)
+    assert presets and set(presets) <= there["defense"] | there["attack"]
 
 
 def test_the_files_it_names_exist() -> None:
-    for path in re.findall(r"`((?:flame|conf|attacks|models|tests|results)/[\w/.-]+)`", README):
-        assert (ROOT / path.rstrip("/")).exists(), path
+    paths = re.findall(r"`((?:flame|conf|attacks|models|tests|results)/[\w/.-]+)`", README)
+    assert paths and not [path for path in paths if not (ROOT / path).exists()]
