@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from random import Random
 
 import pytest
 import torch
@@ -53,13 +54,22 @@ def test_floor(n: int, malicious: int, floor: float) -> None:
     assert filter_scores(torch.ones(n, dtype=torch.bool), compromised)["floor"] == pytest.approx(floor)
 
 
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30))
-def test_the_floor_is_reached_by_no_smaller_loss(clients: list[tuple[bool, bool]]) -> None:
-    accepted, compromised = torch.tensor(clients).unbind(1)
-    found = filter_scores(accepted, compromised)
-    if int(accepted.sum()) == len(clients) // 2 + 1 and bool((~compromised).any()):
-        assert 1 - found["benign_recall"] >= found["floor"] - 1e-12
-    assert all(math.isnan(v) or k == "accepted" or 0 <= v <= 1 for k, v in found.items())
+@given(st.lists(st.booleans(), min_size=1, max_size=30).filter(lambda benign: any(benign)), st.randoms())
+def test_the_floor_is_reached_by_no_smaller_loss(benign: list[bool], draws: Random) -> None:
+    """Whichever n // 2 + 1 are accepted, benign clients are lost; as few as the floor says where benign come first."""
+    n, compromised = len(benign), ~torch.tensor(benign)
+
+    def lost(order: list[int]) -> float:
+        accepted = torch.zeros(n, dtype=torch.bool)
+        accepted[order[: n // 2 + 1]] = True
+        found = filter_scores(accepted, compromised)
+        assert all(math.isnan(v) or k == "accepted" or 0 <= v <= 1 for k, v in found.items())
+        assert found["floor"] == floor
+        return 1 - found["benign_recall"]
+
+    floor = filter_scores(torch.ones(n, dtype=torch.bool), compromised)["floor"]
+    assert lost(draws.sample(range(n), n)) >= floor - 1e-12
+    assert lost(sorted(range(n), key=lambda i: not benign[i])) == pytest.approx(floor)
 
 
 def test_undefined_shares_are_nan() -> None:
