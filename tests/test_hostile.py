@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -25,7 +24,7 @@ from hostile import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torture import ROOT, names
+from torture import names
 
 from flame.defenses.base import Defense, defend
 from flame.guard import LARGEST_NORM, LARGEST_STEP, guard
@@ -179,17 +178,3 @@ def test_sample_of_torture_rounds() -> None:
 
 def test_sample_of_torture_files(tmp_path: Path) -> None:
     assert damaged_files(tmp_path, 300, seed=1) == 300
-
-
-def test_nothing_unpickles_or_evaluates() -> None:
-    calls = re.compile(
-        r"\bpickle\b|\bjoblib\.load|\beval\(|\bexec\(|allow_pickle=True|yaml\.(unsafe_)?load\(|torch\.load\("
-    )
-    found = [
-        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
-        for folder in ("flame", "attacks", "models")
-        for path in (ROOT / folder).rglob("*.py")
-        for number, line in enumerate(path.read_text().splitlines(), 1)
-        if calls.search(line.split("#")[0]) and "weights_only=True" not in line and ".eval()" not in line
-    ]
-    assert not found
