@@ -22,6 +22,9 @@ from flame.data import FASHION_MNIST, normalise
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("FLAME_DATA", ROOT / "data"))
+needs_fashion_mnist = pytest.mark.skipif(
+    FASHION_MNIST.find(DATA) is None, reason="Fashion-MNIST is not here: run `make data`"
+)
 
 
 def conf(name: str) -> dict:
@@ -61,10 +64,8 @@ def test_digits():
     assert_statistics(dataset.train.x, conf("digits"))
 
 
+@needs_fashion_mnist
 def test_fashion_mnist():
-    folder = FASHION_MNIST.find(DATA)
-    if folder is None:
-        pytest.skip("Fashion-MNIST is not here: run `make data`")
     dataset = data.fashion_mnist(str(DATA), False, **conf("fashion_mnist"))
     assert dataset.train.x.shape == (60_000, 1, 28, 28) and dataset.test.x.shape == (10_000, 1, 28, 28)
     assert dataset.train.y.bincount().tolist() == [6_000] * 10 and dataset.test.y.bincount().tolist() == [1_000] * 10
@@ -164,16 +165,20 @@ def test_a_pixel_gets_the_same_bits_in_every_batch(channels, side):
         assert all(len(values[pixels == level].unique()) == 1 for level in (0, 1, 128, 255))
 
 
-def test_the_command_fails_clearly_and_finds_what_is_there(tmp_path):
-    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", "flame.data", *arguments]
-        return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, check=False)
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "flame.data", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, check=False)
 
+
+def test_the_command_fails_clearly(tmp_path):
     missing = command("mnist", "--root", str(tmp_path))
     assert missing.returncode == 1 and str(tmp_path) in missing.stderr and "Traceback" not in missing.stderr
-    if FASHION_MNIST.find(DATA):
-        found = command("fashion_mnist", "--root", str(DATA))
-        assert found.returncode == 0 and "60,000 training and 10,000 test images" in found.stdout
+
+
+@needs_fashion_mnist
+def test_the_command_finds_what_is_there():
+    found = command("fashion_mnist", "--root", str(DATA))
+    assert found.returncode == 0 and "60,000 training and 10,000 test images" in found.stdout
 
 
 def test_importing_the_module_imports_no_data_library():
