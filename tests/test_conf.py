@@ -109,11 +109,6 @@ def test_partitions_deal(compose: Compose, option: str) -> None:
     assert len(parts) == 20 and all(len(part) > 0 and part.dtype == torch.int64 for part in parts)
 
 
-@pytest.mark.parametrize("option", options("client"))
-def test_clients_are_built(compose: Compose, option: str) -> None:
-    assert make(compose("dataset=digits", option), "client").epochs >= 1
-
-
 @pytest.mark.parametrize("option", options("attack"))
 def test_attacks_are_built(compose: Compose, option: str) -> None:
     """Their hooks take images of 28 x 28; a backdoor's test set has the attacker's labels, none of them true."""
