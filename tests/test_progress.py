@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pty
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -75,15 +76,16 @@ def test_durations(seconds: float, words: str) -> None:
 
 def on_terminal(command: list[str]) -> str:
     """All that a command prints on a terminal of 80 columns."""
-    process, terminal = pty.fork()
-    if process == 0:
-        os.execvpe(command[0], command, {**os.environ, "COLUMNS": "80", "TERM": "xterm", "PYTHONPATH": os.getcwd()})
-    seen = b""
-    try:
-        while chunk := os.read(terminal, 4096):
-            seen += chunk
-    except OSError:  # Linux says so when the other end is closed
-        pass
-    os.close(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0, seen.decode()
+    environment = {**os.environ, "COLUMNS": "80", "TERM": "xterm", "PYTHONPATH": os.getcwd()}
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        seen = b""
+        try:
+            while chunk := os.read(ours, 4096):
+                seen += chunk
+        except OSError:  # Linux says so when the other end is closed
+            pass
+        os.close(ours)
+    assert process.returncode == 0, seen.decode()
     return seen.decode()
