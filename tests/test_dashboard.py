@@ -60,8 +60,10 @@ def wandb_server(project: str) -> Iterator[tuple[str, list[Request]]]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", views
-        server.shutdown()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", views
+        finally:
+            server.shutdown()
 
 
 def without_ids(spec: Any) -> Any:

@@ -179,9 +179,11 @@ def test_a_killed_run_leaves_no_process(tmp_path: Path) -> None:
     command = [sys.executable, "train.py", "experiment=smoke", "tracker=files", "engine=pool", "engine.workers=2"]
     command += ["rounds=1000", f"paths.runs={tmp_path}"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
-        wait_for(lambda: any(p.stat().st_size for p in tmp_path.glob("*/metrics.jsonl")))
-        family = children(run.pid)
-        run.kill()
+        try:
+            wait_for(lambda: any(p.stat().st_size for p in tmp_path.glob("*/metrics.jsonl")))
+            family = children(run.pid)
+        finally:
+            run.kill()
     assert len(family) >= 3  # the fork server and two workers
     wait_for(lambda: not any(Path(f"/proc/{p}").exists() for p in family))
 

@@ -105,9 +105,7 @@ def test_a_dirichlet_that_cannot_be(smoke: Callable[..., DictConfig], alpha: flo
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "fashion_mnist"])
-def test_a_dataset_that_is_not_there(
-    compose: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
-) -> None:
+def test_a_dataset_that_is_not_there(compose: Callable[..., DictConfig], tmp_path: Path, name: str) -> None:
     cfg = compose(f"dataset={name}", f"paths.data={tmp_path}", "tracker=files")
     if name == "fashion_mnist" and Path("/usr/share/datasets/fashion-mnist").exists():
         pytest.skip("the system has it")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -118,6 +116,8 @@ def test_a_killed_run_leaves_no_file(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stdout.readline() == b"there\n"
-        os.kill(process.pid, signal.SIGKILL)
+        try:
+            assert process.stdout is not None and process.stdout.readline() == b"there\n"
+        finally:
+            process.kill()
     assert not list(tmp_path.iterdir())
