@@ -100,6 +100,12 @@ def test_a_last_batch_of_one_joins_the_one_before() -> None:
     assert [len(part) for part in batches(1, 4, Generator())] == [1]
 
 
+@pytest.mark.parametrize(("sizes", "most", "smallest"), [([1, 9], 8, 1), ([9, 2], 8, 2), ([9, 30], 8, 2), ([9], 1, 1)])
+def test_the_smallest_batch(sizes: list[int], most: int, smallest: int) -> None:
+    """A client with one image trains on it alone, whatever the others have."""
+    assert replace(SGD, batch_size=most).smallest_batch(torch.tensor(sizes)) == smallest
+
+
 def test_hooks_are_called_at_every_step() -> None:
     calls: list[str] = []
 
