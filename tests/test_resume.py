@@ -13,11 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torture import fingerprint, finish, killed_and_resumed, run_folder, start, succeed
 
 from flame.checkpoint import RunFolderError
-from flame.experiment import loop, stop_on_signals
+from flame.experiment import due, loop, record_environment, stop_on_signals
 from flame.federation import Round
 from flame.folder import CHECKPOINTS, claimed, finished
 from flame.trackers.base import NoView, RunInfo
@@ -118,6 +118,36 @@ def test_a_second_signal_changes_nothing_and_handlers_return() -> None:
     assert ended.value.code == 130 and signal.getsignal(signal.SIGINT) == before
 
 
+@pytest.mark.parametrize(
+    ("rounds", "seconds", "rounds_since", "seconds_since", "wanted"),
+    [
+        (3, 300, 2, 299.9, False),
+        (3, 300, 3, 0.1, True),
+        (3, 300, 1, 300.0, True),
+        (0, 300, 99, 299.9, False),
+        (0, 300, 1, 300.0, True),
+        (3, 0, 2, 1e9, False),
+        (3, 0, 3, 0.1, True),
+        (0, 0, 99, 1e9, False),
+    ],
+)
+def test_a_checkpoint_is_due_by_rounds_or_by_time(
+    rounds: int, seconds: int, rounds_since: int, seconds_since: float, wanted: bool
+) -> None:
+    every = OmegaConf.create({"rounds": rounds, "seconds": seconds})
+    assert bool(due(every, rounds_since, seconds_since)) is wanted
+
+
+def test_rounds_are_counted_from_the_last_checkpoint(tiny: Tiny, start: Callable, tmp_path: Path) -> None:
+    """Each third of eight rounds, and the last: 3, 6 and 8, of which two are kept."""
+    cfg = tiny("rounds=8", "checkpoint.rounds=3", "checkpoint.seconds=0")
+    info = RunInfo("a", tmp_path, "i", {}, {}, "a")
+    with stop_on_signals() as stop, start(cfg) as (federation, state):
+        loop(cfg, info, federation, state, RunFiles(tmp_path, 0), Seen(), stop)
+    kept = sorted(path.name for path in (tmp_path / CHECKPOINTS).iterdir())
+    assert kept == ["round_000006.safetensors", "round_000008.safetensors"]
+
+
 def test_damaged_newest_checkpoint_falls_back_to_the_one_before(whole: Path, copy: Path) -> None:
     spoil(checkpoints(copy)[-1])
     succeed(copy, *SOLO)
@@ -176,6 +206,20 @@ def test_foreign_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="without identity"), claimed(tmp_path, "a"):
         pass
     assert files_under(tmp_path) == {"metrics.jsonl": b"somebody's\n"}
+
+
+def test_other_software_than_before_the_interruption_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What may change the bits, not the number of workers; and nothing in a run's first sitting."""
+    before = {"commit": "a", "python": "3.11.1", "threads": 1, "engine_workers": 2}
+    record_environment(tmp_path, before, resumed=True)  # killed before it was written
+    record_environment(tmp_path, {**before, "engine_workers": 4}, resumed=True)
+    record_environment(tmp_path, {**before, "commit": "b"}, resumed=False)
+    assert caplog.messages == []
+    now = {**before, "commit": "b", "python": "3.12.0", "device": "cpu"}
+    record_environment(tmp_path, now, resumed=True)
+    said = "since the run was interrupted, ['device', 'python'] changed: the bits may not be those of one run"
+    assert caplog.messages == [said]
+    assert json.loads((tmp_path / "environment.json").read_text()) == now
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
