@@ -28,11 +28,11 @@ def recipe(name: str) -> DictConfig:
 
 
 def first_job(whole: DictConfig) -> list[str]:
-    """Its overrides, made tiny; on the recipe's own partition where that is what it sweeps."""
+    """Its overrides, made tiny; on the recipe's own partition where that has a q, which it sets or sweeps."""
     words = jobs(whole, [])[0]
-    if not any(word.startswith("partition.") for word in words):
+    if "q" not in whole.partition or any(word.startswith("partition=") for word in words):
         return [*TINY, *words]
-    small = ["partition.samples_per_client=30"] if "samples_per_client" in whole.partition else []
+    small = ["partition.samples_per_client=20"] if "samples_per_client" in whole.partition else []
     return [*TINY, f"partition={whole.hydra.runtime.choices.partition}", *small, *words]
 
 
