@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from attackers import LAYOUT, PLAIN, lp, normed_job, scene
+from attackers import LAYOUT, PLAIN, images, lp, normed_job, scene
 
+from attacks.base import share_of
 from attacks.lp import critical_layers, drawn, trainable_layers
 from attacks.snapshot import Snapshot
+from flame.evaluate import evaluate
 from flame.layout import StateLayout
 from flame.seeding import generator
 
@@ -71,6 +73,19 @@ def test_layers_are_given_up_until_the_detector_is_content(detector: str) -> Non
     assert torch.equal(blind[:, :4], rows[:, :4])
 
 
+@pytest.mark.parametrize(("detector", "content"), [("flame", True), ("krum", False)])
+def test_flames_detector_sees_statistics_and_krums_does_not(detector: str, content: bool) -> None:
+    """The weights are far off, but in a model whose statistics are far larger, and the mean of the others'."""
+    benign = torch.randn(4, 6, generator=generator(3, "benign"))
+    benign[:, 4:] *= 1000
+    rows = benign.clone()
+    rows[:, 2:4] += 50
+    places = torch.tensor([LAYOUT.entries.index(LAYERS[key]) for key in ("a.weight", "b.weight")])
+    around = scene(LAYOUT, [{"benign": u, "layers": places} for u in benign])
+    sent = lp(detector=detector).craft(rows, around, generator(0, "craft")).rows
+    assert torch.equal(sent[:, 2:4], rows[:, 2:4] if content else benign.mean(0)[2:4].expand(4, 2))
+
+
 def test_lp_trains_its_malicious_model_from_the_global_one() -> None:
     work, plain = normed_job(), normed_job()
     lp().train(work)
@@ -79,6 +94,28 @@ def test_lp_trains_its_malicious_model_from_the_global_one() -> None:
     layout = StateLayout.of(work.model)
     found = [layout.entries[i].block for i in work.notes["layers"].tolist()]
     assert set(found) <= {"trunk", "head"} and len(found) == len(set(work.notes["layers"].tolist()))
+
+
+@pytest.mark.parametrize(("seed", "fit_accuracy"), [(1, 0.9), (2, 0.9), (1, 0.0)])
+def test_critical_layers_are_sought_on_images_that_nothing_was_trained_on(seed: int, fit_accuracy: float) -> None:
+    """Steps 1 to 3 in a row, on three quarters of 160 images: three epochs of benign training, or one that will do."""
+    work, twin = (normed_job(seed=seed, images=images(160)) for _ in range(2))
+    replace(lp(), fit_accuracy=fit_accuracy).train(work)
+    held = share_of(160, 0.25, twin.stream("validation"))
+    exam = PLAIN.backdoor_set(twin.images[held])
+    training = twin.images[torch.tensor(sorted(set(range(160)) - set(held.tolist())))]
+    stream = twin.stream("identify")
+    for _ in range(3 if fit_accuracy else 1):
+        twin.sgd.fit(twin.model, training, twin.normalise, stream)
+    benign = Snapshot.of(twin.model)
+    PLAIN.train(replace(twin, images=training))
+
+    def success(model: Snapshot) -> float:
+        model.load(twin.model)
+        return evaluate(twin.model, exam, twin.normalise).accuracy
+
+    wanted = critical_layers(benign, Snapshot.of(twin.model), success, 0.95)
+    assert wanted and work.notes["layers"].tolist() == [benign.layout.entries.index(e) for e in wanted]
 
 
 def test_random_layers_are_as_many_and_nothing_else_changes() -> None:
