@@ -16,6 +16,7 @@ from attacks.base import Attack, Scene
 from attacks.lp import LP
 from attacks.scaling import Scaling
 from attacks.snapshot import Snapshot
+from attacks.threedfed import ThreeDFed
 from attacks.triggers import Painted, Square
 from flame.client import LocalJob, LocalSGD, cross_entropy
 from flame.layout import StateLayout
@@ -111,6 +112,10 @@ def trigger_loss(model: nn.Module, work: LocalJob, values: Tensor) -> float:
 
 def lp(gain: float = 1.0, detector: str = "none", layers: str = "critical") -> LP:
     return LP(PLAIN, 0.95, gain, 0.25, 0.9, 3, detector, layers)
+
+
+def threedfed(group_size: int = 2) -> ThreeDFed:
+    return ThreeDFed(PLAIN, 2, 0.6, 5.0, 0.2, 0.25, group_size, 2, 0.01, 0.0, 3.0)
 
 
 def a3fl(**changes: Any) -> A3FL:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from attackers import PLAIN, honest, lp, normed_job
+from attackers import PLAIN, honest, lp, normed_job, threedfed
 
 from attacks.a3fl import TRIGGER
 from attacks.base import Attack
@@ -61,9 +61,10 @@ def test_notes_and_moving_triggers_are_the_same_in_a_pool(moving: Any, whole: Pl
     assert torch.equal(pooled.memory[TRIGGER], whole[0].memory[TRIGGER])
 
 
-def test_the_backdoor_set_has_the_trigger_of_the_moment(tiny: Callable) -> None:
-    """Whatever was evaluated before; without a memory it is the trigger that the search starts from."""
-    parts = build(tiny("attack=a3fl"))
+@pytest.mark.parametrize("attack", [["attack=a3fl"], ["attack=model_replacement", "attack@attack.backdoor=a3fl"]])
+def test_the_backdoor_set_has_the_trigger_of_the_moment(attack: list[str], tiny: Callable) -> None:
+    """Whatever was evaluated before, by itself or inside; without a memory it is where the search starts."""
+    parts = build(tiny(*attack))
     engine, first = Sequential(parts.task), parts.task.eval_sets["backdoor"].x.clone()
     for value in (7.0, 200.0):
         memory = {TRIGGER: torch.full((1, 25), value)}
@@ -74,7 +75,7 @@ def test_the_backdoor_set_has_the_trigger_of_the_moment(tiny: Callable) -> None:
     assert torch.equal(parts.task.eval_sets["backdoor"].x, first)
 
 
-@pytest.mark.parametrize("make", [lp, lambda: FlameAware(PLAIN, "both", 1.0, None, "benign")])
+@pytest.mark.parametrize("make", [lp, threedfed, lambda: FlameAware(PLAIN, "both", 1.0, None, "benign")])
 def test_what_is_noted_is_what_a_benign_client_sends(make: Callable[[], Attack]) -> None:
     work = normed_job()
     start, wanted = Snapshot.of(work.model), honest(work)
