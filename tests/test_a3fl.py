@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from attackers import LAYOUT, PLAIN, a3fl, images, job, normed_job, scene, trigger_loss
-from torch import nn
+from attackers import LAYOUT, PLAIN, START, a3fl, images, job, normed_job, scene, trigger_loss
+from torch import Tensor, nn
 
 from attacks.a3fl import TRIGGER, similarity
 from attacks.snapshot import Snapshot
 from attacks.triggers import Painted, Square
+from flame.client import LocalSGD, cross_entropy
 from flame.seeding import generator
 
 
@@ -28,15 +30,51 @@ def test_the_search_makes_the_trigger_work(balance: float) -> None:
     assert start.tolist() == [[128.0] * 4]  # where it started is as it was
 
 
+def found(**changes: Any) -> Tensor:
+    """[1, 4] the trigger of a client that takes steps of 3 on one batch."""
+    work = job()
+    a3fl(step=3.0, rival=LocalSGD(0.1, 0.0, 0.0, 1, 40), **changes).train(work)
+    return work.notes[TRIGGER]
+
+
+def stepped(loss: Callable[[Tensor], float], values: Tensor) -> Tensor:
+    """[1, 4] each value one step of 3 against the sign of the loss's difference quotient."""
+    ends = [(values + sign * 10 * one[None]) for one in torch.eye(4) for sign in (1, -1)]
+    slopes = torch.tensor([loss(up) - loss(down) for up, down in zip(ends[::2], ends[1::2], strict=True)])
+    return values - 3 * slopes.sign()
+
+
+def gradients(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(cross_entropy(model, x, y), list(model.parameters()))
+
+
 def test_one_signed_step_by_hand() -> None:
-    """One batch and no rival: each value goes one step against the sign of its difference quotient."""
-    work, fresh = job(), job()
-    a3fl(search_epochs=1, step=3.0).train(work)
-    for i, value in enumerate(work.notes[TRIGGER][0].tolist()):
-        ends = torch.full((2, 1, 4), 128.0)
-        ends[0, 0, i], ends[1, 0, i] = 118, 138
-        slope = trigger_loss(fresh.model, fresh, ends[1]) - trigger_loss(fresh.model, fresh, ends[0])
-        assert value == (125.0 if slope > 0 else 131.0)
+    """No rival: against the global model's loss alone."""
+    fresh = job()
+    wanted = stepped(lambda values: trigger_loss(fresh.model, fresh, values), torch.full((1, 4), 128.0))
+    assert torch.equal(found(search_epochs=1), wanted)
+
+
+def test_the_second_step_is_against_the_rival_too() -> None:
+    """L + lambda L_rival: a rival one step of SGD away, lambda from the cosine of the gradients before and in it."""
+    work, rival, y = job(), job().model, images().y
+    start, first = torch.full((1, 4), 128.0), found(search_epochs=1)
+    stamped = [work.normalise(Painted(START, values).stamp(work.images.x)) for values in (start, first)]
+    own, unlearning = gradients(work.model, stamped[0], torch.full_like(y, 2)), gradients(rival, stamped[1], y)
+    with torch.no_grad():
+        for p, g in zip(rival.parameters(), unlearning, strict=True):
+            p -= 0.1 * g
+    cosine = float(own[0].flatten() @ unlearning[0].flatten() / (own[0].norm() * unlearning[0].norm()))
+
+    def second(balance: float) -> Tensor:
+        def loss(values: Tensor) -> float:
+            return sum(w * trigger_loss(m, work, values) for w, m in ((1, work.model), (balance * cosine, rival)))
+
+        return stepped(loss, first)
+
+    for balance in (0.0, 0.5, 100.0):
+        assert torch.equal(found(search_epochs=2, balance=balance), second(balance))
+    assert not torch.equal(second(0.0), second(100.0))
 
 
 def test_the_client_poisons_with_what_it_found_and_goes_on_from_it() -> None:

@@ -72,8 +72,23 @@ def test_noise_teaches_the_trigger() -> None:
     assert evaluate(work.model, exam, work.normalise).mean_loss < before - 0.5
 
 
+def test_clean_and_triggered_images_count_alike() -> None:
+    """24 and 6 of one batch: the loss of a second epoch is one mean plus the other, after the first one's step."""
+    work, one = normed_job(), normed_job()
+    x, logits, poisoned = darkfed().shadow(one)
+    loss, _ = (darkfed(sgd=LocalSGD(0.05, 0.0, 0.0, e, 40)).train(w) for e, w in ((2, work), (1, one)))
+    with torch.no_grad():
+        off = (one.model.eval()(one.normalise(x)) - logits).square()
+    clean, triggered = (float(off[flags].mean()) for flags in (~poisoned, poisoned))
+    assert int(poisoned.sum()) == 6 and clean > 0.001 and loss == pytest.approx(clean + triggered, rel=1e-5)
+
+
 def test_mimicry_makes_updates_short_and_unlike() -> None:
-    """A friend has sent the very update that the client would send; its own copy in memory does not count."""
+    """A friend has sent, or the server will make, the very update that the client would send.
+
+    The client's own copy in memory does not count. At a rate of 0.5 the forecast is the new value plus the value
+    smoothed once, minus that smoothed twice.
+    """
     free = normed_job()
     start = Snapshot.of(free.model)
     before = head(free.model, start.layout).detach().clone()
@@ -83,12 +98,13 @@ def test_mimicry_makes_updates_short_and_unlike() -> None:
     darkfed(magnitude=5.0).train(short)
     assert float(moved(short, start).norm()) < 0.8 * float(moved(free, start).norm())
     cosines = []
-    for friend in (5, 6):  # the client itself, another one
-        work = normed_job(memory={f"{KEY}/sent": update[None], f"{KEY}/clients": torch.tensor([friend])})
+    itself, friend = ({f"{KEY}/sent": update[None], f"{KEY}/clients": torch.tensor([i])} for i in (5, 6))
+    for memory in (itself, friend, {SMOOTH[0]: before + update, SMOOTH[1]: before}):
+        work = normed_job(memory=memory)
         darkfed(orthogonality=10.0).train(work)
         own = head(work.model, start.layout).detach() - before
         cosines.append(float(torch.cosine_similarity(own, update, dim=0)))
-    assert cosines[0] > 0.99 and cosines[1] < 0.8
+    assert cosines[0] > 0.99 and cosines[1] < 0.8 and cosines[2] < 0.8
 
 
 def test_what_colluders_sent_and_the_model_seen_are_remembered() -> None:

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from attackers import PLAIN, a3fl, honest, normed_job, scene
+from attackers import PLAIN, a3fl, honest, model_row, normed_job, scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from attacks.a3fl import TRIGGER
+from attacks.base import Attack
 from attacks.flame_aware import FlameAware, cosine_distances, excess, moved
 from attacks.snapshot import Snapshot
 from flame.clustering import majority_cluster
@@ -84,6 +85,14 @@ def test_statistics_and_counters_are_benign_ones() -> None:
     wanted = honest(work)
     FlameAware(replace(PLAIN, epochs=3), "both", 1.0, None, "benign").train(work)
     assert torch.equal(Snapshot.of(work.model).counters, wanted.counters)
+
+
+def test_the_backdoor_goes_on_from_the_benign_model() -> None:
+    """Bit by bit: a benign client first, then the inner attack in the model that it left."""
+    work, twice = normed_job(), normed_job()
+    loss = FlameAware(PLAIN, "both", 1.0, None, "benign").train(work)
+    Attack().train(twice)
+    assert loss == PLAIN.train(twice) and torch.equal(model_row(work), model_row(twice))
 
 
 def test_a_trigger_that_the_inner_attack_learns_is_remembered() -> None:

@@ -15,8 +15,10 @@ from attacks.snapshot import Snapshot
 from flame.build import build
 from flame.client import cross_entropy
 from flame.engine.sequential import Sequential
+from flame.evaluate import evaluate
 from flame.layout import StateLayout
 from flame.seeding import generator
+from flame.types import LabelledImages
 
 
 def iba(**changes: Any) -> IBA:
@@ -61,6 +63,16 @@ def test_the_network_learns_while_the_client_trains_as_a_benign_one() -> None:
         x = work.normalise(Noise(4, 40.0, 0, theta).stamp(work.images.x))
         losses.append(float(cross_entropy(work.model.eval(), x, torch.full((40,), 2)).detach()))
     assert losses[1] < losses[0] - 0.02
+
+
+def test_success_is_the_local_models_on_images_of_other_classes() -> None:
+    """In large noise, so that it takes some of the images; those of the target class would count otherwise."""
+    work = normed_job()
+    iba(trigger=Noise(4, 255.0, 0), search_epochs=20).train(work)
+    noise, wrong = Noise(4, 255.0, 0, work.notes[THETA]), work.images.y != 2
+    stamped = LabelledImages(noise.stamp(work.images.x), torch.full((40,), 2))
+    wanted, of_all = (evaluate(work.model, part, work.normalise).accuracy for part in (stamped[wrong], stamped))
+    assert float(work.notes["success"]) == pytest.approx(wanted) and 0 < wanted < of_all < 1
 
 
 def test_poisoning_moves_what_clean_data_leaves_alone() -> None:
