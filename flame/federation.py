@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from attacks.base import Attack, Scene
+from attacks.base import Attack, Crafted, Scene
 from flame.clustering import Clustering
 from flame.cohort import Population
 from flame.defenses.base import Defense, defend
@@ -114,6 +114,8 @@ def collude(
     shared = [noted for noted, bad in zip(notes, cohort.compromised.tolist(), strict=True) if bad]
     scene = Scene(state, updates.layout, len(updates), shared)
     crafted = fed.attack.craft(updates.rows[cohort.compromised], scene, stream)
+    if not isinstance(crafted, Crafted):
+        raise TypeError(f"attack.craft gave a {type(crafted).__name__}: must be attacks.base.Crafted(rows, memory)")
     if crafted.rows.shape != (wanted := updates.rows[cohort.compromised].shape):
         raise ValueError(f"attack.craft gave rows of {tuple(crafted.rows.shape)}: must be {tuple(wanted)}, as it got")
     updates.rows[cohort.compromised] = crafted.rows

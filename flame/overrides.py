@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
 from flame.config import RunConfig
 
@@ -36,17 +37,29 @@ def explain(arguments: Sequence[str]) -> None:
 
 
 def explain_unknown_keys(arguments: Sequence[str], conf: Path = Path(__file__).parent.parent / "conf") -> None:
-    """Exit with a hint if an override's first word is neither a config group nor a run-level key.
+    """Exit with a hint if an override's first word is no config group or run-level key, or its second none of its keys.
 
-    Hydra itself would say "Key 'defence' is not in struct".
+    Hydra itself would say "Key 'defence' is not in struct" and advise `+defence=`, which it takes without a word.
     """
-    known = {f.name for f in fields(RunConfig)} | {p.name for p in conf.iterdir() if p.is_dir()} | {"hydra"}
+    own = {f.name: f.default_factory for f in fields(RunConfig)}
+    known = {*own, *(path.name for path in conf.iterdir() if path.is_dir()), "hydra"}
     for argument in arguments:
-        found = re.match(r"([A-Za-z_]\w*)[\w./@]*=", argument)
-        if found and found[1] not in known:
-            close = difflib.get_close_matches(found[1], sorted(known), n=1)
-            hint = f"did you mean {close[0]}=?" if close else f"known are: {', '.join(sorted(known))}"
-            sys.exit(f"{argument}: there is no key {found[1]!r}; {hint}")
+        if re.match(r"~[A-Za-z_]", argument):
+            sys.exit(f"{argument}: nothing can be left out; a group has an option for that, such as attack=none")
+        found = re.match(r"\+{0,2}([A-Za-z_]\w*)(?:\.(\w+))?[\w./@]*=", argument)
+        if found is None:
+            continue
+        if found[1] not in known:
+            _refuse(argument, found[1], known)
+        part = own.get(found[1])
+        if found[2] and is_dataclass(part) and found[2] not in (keys := {f.name for f in fields(part)}):
+            _refuse(argument, found[2], keys)
+
+
+def _refuse(argument: str, key: str, known: Collection[str]) -> NoReturn:
+    close = difflib.get_close_matches(key, sorted(known), n=1)
+    hint = f"did you mean {close[0]}=?" if close else f"known are: {', '.join(sorted(known))}"
+    sys.exit(f"{argument}: there is no key {key!r}; {hint}")
 
 
 def explain_missing_launcher(arguments: Sequence[str], plugins: Mapping[str, str] = PLUGINS) -> None:

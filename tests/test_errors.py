@@ -126,6 +126,11 @@ def test_unknown_keys_are_refused_by_the_composition(compose: Callable[..., Dict
         ("defences.noise.factor=0", "did you mean defense=?"),
         ("client_per_round=3", "did you mean clients_per_round=?"),
         ("xyzzy=1", "known are: "),
+        ("+defence=fedavg", "did you mean defense=?"),
+        ("++xyzzy=1", "known are: "),
+        ("+attack_rounds.begin=1", "there is no key 'begin'; known are: every, start, stop"),
+        ("record.round=[1]", "did you mean rounds=?"),
+        ("~attack", "nothing can be left out"),
     ],
 )
 def test_did_you_mean(argument: str, hint: str) -> None:
@@ -136,7 +141,16 @@ def test_did_you_mean(argument: str, hint: str) -> None:
 
 def test_known_words_pass() -> None:
     explain_unknown_keys(
-        ["-m", "defense=fedavg", "defense.noise.factor=0", "hydra/launcher=joblib", "+client.x=1", "--help"]
+        [
+            "-m",
+            "defense=fedavg",
+            "defense.noise.factor=0",
+            "hydra/launcher=joblib",
+            "+client.x=1",
+            "attack_rounds.start=1",
+            "+experiment=smoke",
+            "--help",
+        ]
     )
 
 

@@ -42,8 +42,15 @@ def elsewhere(tmp_path: Path) -> Path:
 def run(folder: Path, seed: int = 0, **choices: Any) -> None:
     summary = {"eval/ma": 0.5, "eval/ba": 0.25, "filter/accepted": 4.0}
     write_run(folder, seed, summary=summary, **DEFAULT | choices)
+    like_recipes(folder)
     write_json(folder / ENVIRONMENT, {"commit": "1234567", "dirty": False, "processor": "P"})
     write_json(folder / SUMMARY, {**read_json(folder / SUMMARY), "state_sha256": "0123"})
+
+
+def like_recipes(folder: Path) -> None:
+    """Ten clients a round, as in all recipes but one."""
+    config = yaml.safe_load((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(yaml.safe_dump(config | {"clients_per_round": 10}))
 
 
 def cells(folder: Path) -> list[Cell]:
@@ -130,6 +137,7 @@ def test_runs_of_another_sitting_are_added(elsewhere: Path) -> None:
     run(elsewhere / "runs" / "a", attack="dba")
     publish("attacks", cells(elsewhere / "runs"), elsewhere)
     write_run(elsewhere / "later" / "a", summary=None, attack="dba", **DEFAULT)
+    like_recipes(elsewhere / "later" / "a")
     write_json(elsewhere / "later" / "a" / ENVIRONMENT, {"commit": "7654321", "dirty": False, "processor": "P"})
     run(elsewhere / "later" / "b", attack="badnets")
     publish("attacks", cells(elsewhere / "later"), elsewhere, add=True)
@@ -195,6 +203,24 @@ def trial(place: Path, rate: float, epochs: int | None) -> None:
     config = yaml.safe_load((place / CONFIG).read_text())
     attack = {"poisoned_data_rate": rate, "epochs": epochs}
     (place / CONFIG).write_text(yaml.safe_dump(config | {"attack": attack, "rounds": 3}))
+
+
+@pytest.mark.parametrize(("key", "value"), [("clients", 7), ("poisoned_model_rate", 0.4), ("train_samples", 99)])
+def test_a_run_in_another_federation_is_left_out(tmp_path: Path, key: str, value: float) -> None:
+    """Alone or beside the recipe's own: its numbers are of something else, whatever its parts are."""
+    trial(tmp_path / "runs" / "a", 0.5, 2)
+    path = tmp_path / "runs" / "a" / CONFIG
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {key: value}))
+    with pytest.raises(ValueError, match=f"{key} is {value}, and .* in conf/figure_pdr.yaml"):
+        publish("figure_pdr", cells(tmp_path / "runs"), tmp_path)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_caption_says_when_the_tree_was_dirty(elsewhere: Path) -> None:
+    run(elsewhere / "runs" / "a", attack="dba")
+    write_json(elsewhere / "runs" / "a" / ENVIRONMENT, {"commit": "12345678", "dirty": True})
+    publish("attacks", cells(elsewhere / "runs"), elsewhere)
+    assert "seed 0; commit 1234567+." in (elsewhere / "README.md").read_text()
 
 
 def test_runs_whose_attack_is_set_otherwise_are_left_out(tmp_path: Path) -> None:

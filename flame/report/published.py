@@ -115,7 +115,7 @@ def caption(name: str, numbers: str, records: Sequence[Line]) -> str:
     def each(field: str) -> str:
         return ", ".join(str(value) for value in sorted({getattr(record, field) for record in done}))
 
-    commits = ", ".join(sorted({record.commit[:7] for record in done}))
+    commits = ", ".join(sorted({record.commit[:7] + "+" * record.commit.endswith("+") for record in done}))
     what = numbers.format(mean_of_last=each("mean_of_last"), rounds=each("rounds"))
     return f"{what}; seed {each('seed')}; commit {commits}. {command}; its runs are in `results/{name}.csv`."
 

@@ -11,11 +11,13 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from flame.build import composed
-from flame.config import NAMED, identity, plain
-from flame.report.runs import flatten
+from flame.config import INCIDENTAL, NAMED, identity, plain
+from flame.report.runs import PLACES, flatten
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-PARTS = ("attack", "client", "defense", "model", "partition")  # of a config, what a cell's runs have in common
+# What two runs of a cell may differ in: the seed, what no result depends on, and the length, so that a recipe can be
+# tried in fewer rounds.
+FREE = {*INCIDENTAL, "seed", "rounds", "evaluate_every", "report_last"}
 Plan = Mapping[str, tuple[str, ...]]  # field of a record -> the values that are swept, in the recipe's order
 
 
@@ -49,13 +51,11 @@ def own_identity(recipe: str, record: Any) -> str:
 
 
 def other_settings(recipe: str, record: Any, config: Mapping[str, Any]) -> list[str]:
-    """In words, how the parts of a run (its attack, its model, ...) differ from those of its recipe in its cell.
+    """In words, how a run's settings differ from those of its recipe in its cell.
 
-    Not compared: what only one of the two knows, as another version of a part may; and run-level settings, so that a
-    recipe can be tried in fewer rounds.
+    Not compared: what only one of the two knows, as another version may, and what is `FREE`.
     """
-    ours = _own(recipe, *_cell(recipe, record))
-    theirs = flatten({part: config[part] for part in PARTS if part in config})
+    ours, theirs = _own(recipe, *_cell(recipe, record)), _compared(config)
     differing = sorted(key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key])
     return [f"{key} is {dumps(theirs[key])}, and {dumps(ours[key])} in conf/{recipe}.yaml" for key in differing]
 
@@ -68,9 +68,14 @@ def _cell(recipe: str, record: Any) -> list[str]:
 
 @cache
 def _own(recipe: str, *overrides: str) -> Mapping[str, Any]:
-    """The parts of a recipe's cell, by dotted key; composed once for all seeds."""
-    cfg = composed(overrides, recipe)
-    return flatten({part: plain(cfg[part]) for part in PARTS})
+    """The settings of a recipe's cell, by dotted key; composed once for all seeds."""
+    return _compared(plain(composed(overrides, recipe)))
+
+
+def _compared(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What `other_settings` looks at, by dotted key."""
+    flat = flatten({key: value for key, value in config.items() if key not in FREE})
+    return {key: value for key, value in flat.items() if key not in PLACES}
 
 
 def _written(recipe: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from flame.folder import IDENTITY
 from flame.trackers.files import ACCEPTANCE, CHOICES, CONFIG, SUMMARY, read_metrics
 
 Array = NDArray[np.float64]
-PLACES = ("dataset.root",)  # where something lies on this machine, not what it is
+PLACES = ("dataset.root", "dataset.download")  # where something lies on this machine or comes from, not what it is
 NO_ROUNDS = np.zeros(0, [(name, np.int64) for name in ("round", "client", "compromised", "accepted")])
 
 
