@@ -113,6 +113,11 @@ def fingerprint(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(_alike(kept), sort_keys=True).encode()).hexdigest()[:12]
 
 
+def without_seed(config: Mapping[str, Any]) -> str:
+    """What the seeds of one setting share."""
+    return fingerprint({key: value for key, value in config.items() if key != "seed"})
+
+
 def _alike(value: Any) -> Any:
     """The same value with 1.0 written as 1, which the command line may give for either."""
     if isinstance(value, dict):

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from flame.build import ConfigError, build, engine_workers, make
-from flame.checkpoint import RunFolderError, latest_checkpoint, write_checkpoint
+from flame.checkpoint import RunFolderError, latest_checkpoint, write_atomically, write_checkpoint
 from flame.config import identity
 from flame.engine.base import WorkerError
 from flame.engine.workbench import prepare_process
@@ -54,7 +54,7 @@ def execute(cfg: DictConfig, info: RunInfo, stop: Stop) -> None:
     files = RunFiles(info.folder, state.round)
     workers = engine_workers(cfg).get("workers", cfg.engine.get("workers", 1))
     record_environment(info.folder, environment(cfg.threads, workers, cfg.device), resumed=state.round > 0)
-    OmegaConf.save(OmegaConf.create(dict(info.config)), info.folder / CONFIG)
+    write_atomically(info.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(info.config))).encode())
     write_json(info.folder / CHOICES, info.choices)
     if state.round:
         log.info("resumed after round %d of %d", state.round, cfg.rounds)

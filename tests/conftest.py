@@ -113,3 +113,10 @@ def recorded_updates(seed: int, n: int, with_bn: bool = True) -> tuple[ServerSta
 def updates() -> Callable[..., tuple[ServerState, Updates]]:
     """`updates(seed, n, with_bn=True)`: a random global state and n random updates, without training."""
     return recorded_updates
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """A project of the test's own, with a README that has one table's marks."""
+    (tmp_path / "README.md").write_text("a\n<!-- table: attacks -->\nold\n<!-- end: attacks -->\nb\n")
+    return tmp_path

@@ -36,7 +36,8 @@ def folder_of(path: Path, seed: int = 0, finished: bool = True, ma: float = 0.8,
     reported = {"eval/ma": ma, "eval/ba": 0.0625, "filter/benign_recall": 0.75, "filter/accepted": 2}
     shares = {"xray/trunk/distance_share": 0.75, "xray/head/distance_share": 0.25}
     rows = [{"eval/ma": 0.5, **shares}, {"eval/ma": ma, "eval/ba": 0.0625, **shares}]
-    clients = "0,3,1,9,1,0,1\n0,7,0,9,1,1,1\n0,4,0,9,0,1,0\n1,2,0,9,1,1,1\n"
+    clients = "0,3,1,9,1,0,1\n0,7,0,9,1,1,1\n0,4,0,9,0,1,0\n"
+    clients += "1,2,0,9,1,1,1\n1,5,0,9,1,1,1\n1,6,0,9,1,1,1\n"
     write_run(path, seed=seed, rows=rows, clients=clients, summary=reported if finished else None, **choices)
     write_json(path / ENVIRONMENT, {"commit": "1234567", "dirty": True, "processor": "P"})
     return path
@@ -147,7 +148,11 @@ def test_a_round_shows_its_clients_and_verdicts(page: Page) -> None:
     ]
     assert "No round of this run was recorded" in texts(page, "#tree-note")[0]
     page.evaluate("document.querySelector('#on').click()")
-    assert texts(page, "#round-title") == ["Round 1"] and len(texts(page, "#clients tbody tr")) == 1
+    assert texts(page, "#round-title") == ["Round 1"] and texts(page, "#clients tbody td:first-child") == [
+        "2",
+        "5",
+        "6",
+    ]
     assert page.evaluate("document.querySelector('#on').disabled")
 
 

@@ -11,20 +11,18 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from test_report import write_run
 
-from flame.folder import IDENTITY, read_json
+from flame.folder import read_json
 from flame.report.accuracy_tables import accuracies, attacks
-from flame.report.admissions import AttackLine
 from flame.report.catalogue import TABLES
 from flame.report.markup import comma_separated, latex, markdown
 from flame.report.published import ROOT, derived, outdated, publish, spliced
-from flame.report.recipes import options, own_identity, plan
+from flame.report.recipes import own_identity, plan
 from flame.report.records import Line, read, write
 from flame.report.runs import Cell, find_runs, gather, read_run
-from flame.report.setting_tables import SettingLine
 from flame.trackers.files import CONFIG, ENVIRONMENT, SUMMARY, write_json
 
 NAN = math.nan
-NOT_RUN = {"zhmzm"}  # tables without a csv
+NOT_RUN = {"zhmzm", "count_or_choice", "poison_or_skew"}  # tables without a csv
 DEFAULT = {"dataset": "fashion_mnist", "partition": "main_label"}
 
 
@@ -32,18 +30,10 @@ def record(attack: str = "dba", defense: str = "fedavg", seed: int = 0, ma: floa
     return Line(attack, defense, seed, ma, ba, 1.0, 0.0, 10.0, 28, 5, "abcdef0123", "P", "hash", "id")
 
 
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Path:
-    """A project of the test's own, with a README that has one table's marks."""
-    (tmp_path / "README.md").write_text("a\n<!-- table: attacks -->\nold\n<!-- end: attacks -->\nb\n")
-    return tmp_path
-
-
 def run(folder: Path, seed: int = 0, **choices: Any) -> None:
     summary = {"eval/ma": 0.5, "eval/ba": 0.25, "filter/accepted": 4.0}
     write_run(folder, seed, summary=summary, **DEFAULT | choices)
     like_recipes(folder)
-    write_json(folder / ENVIRONMENT, {"commit": "1234567", "dirty": False, "processor": "P"})
     write_json(folder / SUMMARY, {**read_json(folder / SUMMARY), "state_sha256": "0123"})
 
 
@@ -126,7 +116,7 @@ def test_runs_become_a_table_between_its_marks(elsewhere: Path) -> None:
 
 def test_a_recipe_that_was_not_run_is_a_sentence(elsewhere: Path) -> None:
     """And no file: rows of dashes tell nobody anything."""
-    ((path, text),) = derived("attacks", elsewhere).items()
+    ((path, text),) = derived("attacks", [], elsewhere).items()
     between = text.partition("<!-- table: attacks -->\n")[2].partition("\n<!-- end: attacks -->")[0]
     assert path == elsewhere / "README.md" and "\n" not in between
     assert between.startswith("Not run yet: `python train.py --config-name table_attacks`")
@@ -150,41 +140,14 @@ def test_runs_of_another_sitting_are_added(elsewhere: Path) -> None:
     assert [line.state_sha256 for line in read(elsewhere / "results" / "attacks.csv", Line)] == ["0123", ""]
 
 
-def test_runs_with_other_options_than_the_recipe_s_are_left_out(tmp_path: Path) -> None:
-    """Another partition, another data set, another seed, a defense that is not ranked."""
-    (tmp_path / "README.md").write_text("<!-- table: strongest -->\n\n<!-- end: strongest -->\n")
-    own = {"seed": 100, "dataset": "digits", "partition": "dirichlet_05", "defense": "krum"}
-    others = [{"partition": "dirichlet_03"}, {"dataset": "mnist"}, {"seed": 0}, {"defense": "fedavg"}]
-    for number, changed in enumerate([{}, *others]):
-        run(tmp_path / "runs" / str(number), **own | changed)
-    publish("strongest", cells(tmp_path / "runs"), tmp_path)
-    (kept,) = read(tmp_path / "results" / "strongest.csv", AttackLine)
-    assert (kept.seed, kept.partition, kept.defense) == (100, "dirichlet_05", "krum")
-    assert options("strongest_digits") == {"dataset": "digits", "partition": "dirichlet_05", "model": "resnet8"}
-    assert options("norms")["attack"] == "badnets"  # the default: other recipes attack otherwise, or not at all
-
-
 def test_latex_is_written_when_asked_for_and_checked_from_then_on(elsewhere: Path) -> None:
     path = elsewhere / "results" / "tables" / "attacks.tex"
-    assert path not in derived("attacks", elsewhere)
+    assert path not in derived("attacks", [], elsewhere)
     run(elsewhere / "runs" / "a", attack="dba")
     publish("attacks", cells(elsewhere / "runs"), elsewhere, with_latex=True)
     assert r"\texttt{dba} & 50.0 / 25.0 & not run" in path.read_text()
     path.write_text("changed by hand")
     assert [line.split()[0] for line in outdated(elsewhere, ["attacks"])] == ["results/tables/attacks.tex"]
-
-
-def test_of_two_runs_of_one_cell_the_one_with_the_recipe_s_own_settings_is_taken(elsewhere: Path) -> None:
-    """The folder runs/ holds every recipe's: `norms` adds runs to the cells of `vector_question`."""
-    for name, alpha in (("a", 0.5), ("b", 0.1)):
-        run(elsewhere / "runs" / name, attack="dba", alpha=alpha)
-    with pytest.raises(ValueError, match=r"table attacks: several runs of \('dba', 'fedavg', 0\)"):
-        publish("attacks", cells(elsewhere / "runs"), elsewhere)
-    own = own_identity("table_attacks", record())
-    write_json(elsewhere / "runs" / "b" / IDENTITY, {"identity": own})
-    publish("attacks", cells(elsewhere / "runs"), elsewhere)
-    (kept,) = read(elsewhere / "results" / "attacks.csv", Line)
-    assert kept.identity == own
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -197,25 +160,6 @@ def test_a_recipe_s_own_runs_are_known_by_their_identity(name: str) -> None:
         assert own_identity(TABLES[name].recipe, record) == record.identity
 
 
-def trial(place: Path, rate: float, epochs: int | None) -> None:
-    """A run of figure_pdr (two epochs) or figure_pdr_equal (None), in fewer rounds than either recipe has."""
-    run(place, attack="badnets", defense="fedavg")
-    config = yaml.safe_load((place / CONFIG).read_text())
-    attack = {"poisoned_data_rate": rate, "epochs": epochs}
-    (place / CONFIG).write_text(yaml.safe_dump(config | {"attack": attack, "rounds": 3}))
-
-
-@pytest.mark.parametrize(("key", "value"), [("clients", 7), ("poisoned_model_rate", 0.4), ("train_samples", 99)])
-def test_a_run_in_another_federation_is_left_out(tmp_path: Path, key: str, value: float) -> None:
-    """Alone or beside the recipe's own: its numbers are of something else, whatever its parts are."""
-    trial(tmp_path / "runs" / "a", 0.5, 2)
-    path = tmp_path / "runs" / "a" / CONFIG
-    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {key: value}))
-    with pytest.raises(ValueError, match=f"{key} is {value}, and .* in conf/figure_pdr.yaml"):
-        publish("figure_pdr", cells(tmp_path / "runs"), tmp_path)
-    assert not (tmp_path / "results").exists()
-
-
 def test_a_caption_says_when_the_tree_was_dirty(elsewhere: Path) -> None:
     run(elsewhere / "runs" / "a", attack="dba")
     write_json(elsewhere / "runs" / "a" / ENVIRONMENT, {"commit": "12345678", "dirty": True})
@@ -223,41 +167,25 @@ def test_a_caption_says_when_the_tree_was_dirty(elsewhere: Path) -> None:
     assert "seed 0; commit 1234567+." in (elsewhere / "README.md").read_text()
 
 
-def test_runs_whose_attack_is_set_otherwise_are_left_out(tmp_path: Path) -> None:
-    """Recipes that differ in a setting share the folder runs/: neither fills the cells that the other lacks."""
-    trial(tmp_path / "runs" / "a", 0.5, 2)
-    trial(tmp_path / "runs" / "b", 0.1, None)
-    for table, rate in (("figure_pdr", "0.5"), ("figure_pdr_equal", "0.1")):
-        (tmp_path / "RESULTS.md").write_text(f"<!-- table: {table} -->\n\n<!-- end: {table} -->\n")
-        publish(table, cells(tmp_path / "runs"), tmp_path)
-        found = read(tmp_path / "results" / f"{table}.csv", SettingLine)
-        assert [(line.poisoned_data_rate, line.rounds) for line in found] == [(rate, 3)]
+def test_marks_that_are_missing_leave_everything_as_it_was(elsewhere: Path) -> None:
+    (elsewhere / "README.md").write_text("no table\n")
+    run(elsewhere / "runs" / "a", attack="dba")
+    with pytest.raises(ValueError, match=r"README\.md has no marks <!-- table: attacks -->"):
+        publish("attacks", cells(elsewhere / "runs"), elsewhere)
+    assert not (elsewhere / "results").exists()
 
 
-def test_how_other_recipes_set_an_attack_is_not_in_its_name(elsewhere: Path) -> None:
-    """Where they share a folder, the report tells runs apart by such settings; a table has its recipe's alone."""
-    for name, epochs in (("a", 2), ("b", None)):
-        run(elsewhere / "runs" / name, attack="badnets")
-        config = yaml.safe_load((elsewhere / "runs" / name / CONFIG).read_text())
-        (elsewhere / "runs" / name / CONFIG).write_text(yaml.safe_dump(config | {"attack": {"epochs": epochs}}))
+def test_what_no_table_makes_is_told(elsewhere: Path) -> None:
+    """Of a table that was renamed or left out: it would never be compared again."""
+    run(elsewhere / "runs" / "a", attack="dba")
     publish("attacks", cells(elsewhere / "runs"), elsewhere)
-    assert [line.attack for line in read(elsewhere / "results" / "attacks.csv", Line)] == ["badnets"]
-
-
-def test_runs_of_another_recipe_alone_are_refused_and_the_table_stays(tmp_path: Path) -> None:
-    (tmp_path / "RESULTS.md").write_text("<!-- table: figure_pdr -->\n\n<!-- end: figure_pdr -->\n")
-    trial(tmp_path / "own", 0.5, 2)
-    trial(tmp_path / "other" / "b", 0.5, None)
-    publish("figure_pdr", cells(tmp_path / "own"), tmp_path)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(
-        ValueError, match=r"table figure_pdr: no .*; b: attack.epochs is null, and 2 in conf/figure_pdr"
-    ):
-        publish("figure_pdr", cells(tmp_path / "other"), tmp_path)
-    run(tmp_path / "fedavg", attack="none", defense="fedavg")
-    with pytest.raises(ValueError, match=r"table figure_pdr: no run is one of `train.py --config-name figure_pdr`$"):
-        publish("figure_pdr", cells(tmp_path / "fedavg"), tmp_path)
-    assert {path: path.read_bytes() for path in before} == before
+    (elsewhere / "results" / "tables" / "gone.csv").write_text("a\n")
+    with open(elsewhere / "README.md", "a") as file:
+        file.write("<!-- table: gone -->\nold\n<!-- end: gone -->\n")
+    assert outdated(elsewhere, ["attacks"]) == [
+        "results/tables/gone.csv belongs to no table: delete it",
+        "README.md has marks of a table gone, which does not exist: delete what is between them",
+    ]
 
 
 def test_a_document_without_marks_is_refused() -> None:

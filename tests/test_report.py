@@ -20,7 +20,16 @@ from flame.report.run_figure import draw_run, verdict_columns
 from flame.report.runs import find_runs, gather, read_run
 from flame.report.statistics import half_width
 from flame.report.tables import comparison, estimate
-from flame.trackers.files import ACCEPTANCE, CHOICES, CONFIG, METRICS, SUMMARY, RunFiles, write_json
+from flame.trackers.files import (
+    ACCEPTANCE,
+    CHOICES,
+    CONFIG,
+    ENVIRONMENT,
+    METRICS,
+    SUMMARY,
+    RunFiles,
+    write_json,
+)
 
 CHOSEN = {"dataset": "digits", "partition": "dirichlet", "model": "resnet8", "attack": "badnets", "defense": "fedavg"}
 HEADER = "round,client,compromised,samples,accepted,shadow_weights_only,shadow_all_state"
@@ -31,21 +40,23 @@ def write_run(
     folder: Path,
     seed: int = 0,
     rows: Sequence[Mapping[str, Any]] = ({"eval/ma": 0.5},),
-    clients: str = "0,1,0,9,1,1,1\n",
+    clients: str | None = None,
     summary: Mapping[str, Any] | None = None,
     alpha: float = 0.5,
     **choices: str,
 ) -> Path:
-    """A run folder by hand; `summary` None: unfinished."""
+    """A run folder by hand; `clients` None: one in each round; `summary` None: unfinished."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {"seed": seed, "rounds": 2, "clients_per_round": 4, "partition": {"alpha": alpha}, "paths": {"runs": "r"}}
     config["dataset"] = {"root": str(folder)}  # where the data lies does not divide runs
     (folder / CONFIG).write_text(yaml.safe_dump(config))
     write_json(folder / CHOICES, CHOSEN | choices)
     write_json(folder / IDENTITY, {"identity": f"{seed}-{alpha}-{choices}"})
+    write_json(folder / ENVIRONMENT, {"commit": "1234567", "dirty": False, "processor": "P"})
     lines = [json.dumps({"round": number, "filter/floor": 0.25, **row}) + "\n" for number, row in enumerate(rows)]
     (folder / METRICS).write_text("".join(lines))
-    (folder / ACCEPTANCE).write_text(f"{HEADER}\n{clients}" if clients else "")
+    each = "".join(f"{number},1,0,9,1,1,1\n" for number in range(len(rows))) if clients is None else clients
+    (folder / ACCEPTANCE).write_text(f"{HEADER}\n{each}" if each else "")
     if summary is not None:
         write_json(
             folder / SUMMARY, {"finished": True, "mean_of_last": 1, "metrics": {"filter/floor": 0.25, **summary}}
@@ -93,6 +104,14 @@ def test_runs_are_gathered_by_all_but_the_seed(tmp_path: Path) -> None:
     assert [cell.labels for cell in cells] == [*labels, {"defense": "krum", "partition.alpha": "0.5"}]
     assert [[run.config["seed"] for run in cell.runs] for cell in cells] == [[0, 1], [0, 1], [0]]
     assert cells[0].name == "fedavg partition.alpha=0.1"
+
+
+def test_a_number_written_in_two_ways_does_not_divide_runs(tmp_path: Path) -> None:
+    """As `alpha=1` and `alpha=1.0` on the command line, which have one identity."""
+    write_run(tmp_path / "a", seed=0, alpha=1)
+    write_run(tmp_path / "b", seed=1, alpha=1.0)
+    (cell,) = gather(map(read_run, find_runs([tmp_path])))
+    assert [run.config["seed"] for run in cell.runs] == [0, 1]
 
 
 def test_of_equal_runs_the_finished_one_counts(tmp_path: Path) -> None:

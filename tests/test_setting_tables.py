@@ -23,11 +23,11 @@ from flame.report.setting_tables import (
     components,
     field_of,
     over_settings,
+    pairs_over_settings,
     step_costs,
     vectors_over_settings,
     written,
 )
-from flame.trackers.files import ENVIRONMENT, write_json
 
 BOTH = ("flame_weights_only", "flame_all_state")
 FOUR = ("MA", "BA", "benign accepted", "malicious rejected")
@@ -41,7 +41,6 @@ def test_values_are_written_as_a_recipe_writes_them() -> None:
 def test_a_line_by_hand(tmp_path: Path) -> None:
     """FLAME's settings by their last names; averaging has no noise and no clustering."""
     (run,) = of_seeds(tmp_path, 0, pdr=0.25)
-    write_json(run.folder / ENVIRONMENT, {"commit": "1", "dirty": False})
     steps = {"noise": {"factor": 0.001}, "cluster": {"min_cluster_size": None}, "clip": {"apply_to": "nothing"}}
     defended = replace(run, config={**run.config, "poisoned_model_rate": 0.2, "defense": steps})
     found = SettingLine.of(defended)
@@ -97,6 +96,37 @@ def test_both_vectors_over_a_setting_by_hand() -> None:
         "[-15.7, +9.7]",
     )  # 12.706 * sqrt(2) / sqrt(2) = 12.7
     assert (found["n"], rows[0][-1]) == ("2", "0 (2 not run)")
+
+
+def test_a_value_that_is_undefined_is_counted() -> None:
+    """As BA where nothing was evaluated: the seed is there, and its difference is not."""
+    swept = {"seed": ("0", "1"), "defense": ("fedavg", *BOTH)}
+    runs = [line(SettingLine, defense=name, seed=seed, **SHARES) for name in BOTH for seed in (0, 1)]
+    runs[0] = replace(runs[0], ba=np.nan)
+    _, *rows = vectors_over_settings(runs, swept)
+    assert {row[0]: row[-1] for row in rows} == {share: "1 (1 undefined)" if share == "BA" else "2" for share in FOUR}
+
+
+def test_one_value_against_another_by_hand() -> None:
+    """PDR 0.5 costs 2 and 4 points of MA and brings 30 and 50 of BA, under averaging; of FLAME a seed is missing."""
+    swept = {"seed": ("0", "1"), "poisoned_data_rate": ("0.5", "0"), "defense": ("fedavg", "flame_all_state")}
+    arms = {"0": {0: (0.8, 0.1), 1: (0.9, 0.1)}, "0.5": {0: (0.78, 0.4), 1: (0.86, 0.6)}}
+    runs = [
+        line(SettingLine, defense=name, poisoned_data_rate=rate, seed=seed, ma=ma, ba=ba)
+        for name in swept["defense"]
+        for rate, seeds in arms.items()
+        for seed, (ma, ba) in seeds.items()
+        if (name, rate, seed) != ("flame_all_state", "0", 1)
+    ]
+    header, *rows = pairs_over_settings(runs, swept, "poisoned_data_rate", [("0.5", "0")], ("ma", "ba"))
+    assert header[:5] == ["defense", "PDR", "share", "first %", "second %"]
+    found = [dict(zip(header, row, strict=True)) for row in rows]
+    assert [(row["defense"], row["PDR"], row["share"]) for row in found] == [
+        (name, "`0.5` minus `0`", share) for name in swept["defense"] for share in ("MA", "BA")
+    ]
+    assert [row["difference"] for row in found] == ["-3.0", "+40.0", "-2.0", "+30.0"]
+    assert found[0]["first %"] == "82.0 ± 50.8" and found[0]["95 % interval"] == "[-15.7, +9.7]"  # 12.706 * 4, * 1
+    assert [row["n"] for row in found] == ["2", "2", "1 (1 not run)", "1 (1 not run)"]
 
 
 def test_components_say_which_steps_are_on() -> None:

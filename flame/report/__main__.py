@@ -39,11 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words and words[0] in COMMANDS:
         return int(import_module(COMMANDS[words[0]]).main(words[1:]))
     given = parse(words)
-    if given.check:
-        stale = outdated()
-        print(*stale, sep="\n", end="\n" if stale else "")
-        return 1 if stale else 0
     try:
+        if given.check:
+            stale = outdated()
+            print(*stale, sep="\n", end="\n" if stale else "")
+            return 1 if stale else 0
         cells, damaged = read_cells(given.runs)
         if given.table:
             publish(given.table, cells, with_latex=given.latex, add=given.add)
@@ -79,6 +79,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error("give RUNS, or --check alone")
     if given.table is None and (given.add or given.latex):
         parser.error("--add and --latex go with --table")
+    if given.check and (given.table or given.figure):
+        parser.error("--check looks at all tables, and goes with no other option")
     return given
 
 

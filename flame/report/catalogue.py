@@ -13,9 +13,16 @@ from flame.report.admissions import AblationLine, AttackLine, EvasionLine
 from flame.report.attack_tables import evasion, evasion_across, later_attacks, strongest
 from flame.report.markup import Rows
 from flame.report.preset_tables import preset_pairs, presets
-from flame.report.recipes import Plan
+from flame.report.recipes import Plan, plan
 from flame.report.records import Line
-from flame.report.setting_tables import SettingLine, components, over_settings, step_costs, vectors_over_settings
+from flame.report.setting_tables import (
+    SettingLine,
+    components,
+    over_settings,
+    pairs_over_settings,
+    step_costs,
+    vectors_over_settings,
+)
 from flame.report.vector_tables import (
     agreement,
     backdoored,
@@ -46,6 +53,7 @@ OVER_SETTINGS = (
 BY_VECTOR = (
     "figure_non_iid_equal",
     "dominant_label",
+    "poison_or_skew",
     "forged_statistics",
 )  # likewise, with the vectors compared by seed
 RANKS = "Rank correlations over clients, of all {rounds} rounds"
@@ -113,7 +121,15 @@ def evaded(mark: str) -> dict[str, Block]:
 def both_vectors(name: str) -> Table:
     """The same, and the two vectors' runs compared by seed, share by share."""
     blocks = {name: Block(over_settings, LAST), f"{name}_vectors": Block(vectors_over_settings, LAST)}
+    if "0" in plan(name).get("poisoned_data_rate", ()):
+        blocks |= poisoned(f"{name}_poison")
     return Table(name, "RESULTS.md", SettingLine, blocks, exactly)
+
+
+def poisoned(mark: str) -> dict[str, Block]:
+    """What the poison does, beside the same clients with PDR 0."""
+    rates, shares = [("0.5", "0")], ("ma", "ba")
+    return {mark: Block(partial(pairs_over_settings, field="poisoned_data_rate", pairs=rates, shown=shares), LAST)}
 
 
 def settings(name: str, rows: Callable[[Any, Plan], Rows]) -> Table:
@@ -152,6 +168,18 @@ SKEWED = {
     "step_costs": Block(step_costs, LAST + ", and over the ways to have the other step on or off"),
     "components_skewed": Block(components, LAST),
 }
+COUNT_OR_CHOICE = (
+    ("majority_drawn", "fedavg"),  # what so few clients cost, whoever they are
+    ("majority_shortest", "majority_drawn"),  # and what it costs who they are
+    ("flame_weights_only", "majority_drawn"),
+    ("flame_weights_only", "fedavg"),
+)
+COUNTED = {
+    "count_or_choice": Block(over_settings, LAST),
+    "count_or_choice_pairs": Block(
+        partial(pairs_over_settings, field="defense", pairs=COUNT_OR_CHOICE, shown=("ma",)), LAST
+    ),
+}
 IDEAS = Block(
     ablations,
     "In per cent; BA under attack: mean of its last {mean_of_last} rounds; BA afterwards: of all rounds after its stop;"
@@ -182,6 +210,7 @@ TABLES = {
     "adaptive": Table("adaptive", "RESULTS.md", EvasionLine, evaded("adaptive"), exactly),
     "components": settings("components", components),
     "components_skewed": Table("components_skewed", "RESULTS.md", SettingLine, SKEWED, exactly),
+    "count_or_choice": Table("count_or_choice", "RESULTS.md", SettingLine, COUNTED, exactly),
     **{name: both_vectors(name) for name in BY_VECTOR},
     **{name: settings(name, over_settings) for name in OVER_SETTINGS},
 }

@@ -20,7 +20,6 @@ from flame.checkpoint import write_atomically
 from flame.report.panels import BLOCKS, LINES, VERDICTS
 from flame.report.runs import Array, Cell, RunRecord, read_cells
 from flame.report.trees import recorded_rounds
-from flame.trackers.files import ENVIRONMENT
 
 TEMPLATE = Path(__file__).with_name("page.html")
 REPORTED = {
@@ -92,7 +91,6 @@ def content(cells: Sequence[Cell]) -> dict[str, Any]:
 
 def run_content(run: RunRecord, cell: int) -> dict[str, Any]:
     """One run: what it is, what it reports, a list per metric over its rounds, a list per column over its clients."""
-    known = json.loads((run.folder / ENVIRONMENT).read_text())
     reported = {name: run.reported(metric) for name, metric in REPORTED.items()}
     shares = {block: run.metrics.get(f"xray/{block}/distance_share") for block in BLOCKS}
     return {
@@ -100,7 +98,7 @@ def run_content(run: RunRecord, cell: int) -> dict[str, Any]:
         "sweep": run.folder.absolute().parent.name,
         "folder": run.folder.name,
         "seed": run.config["seed"],
-        "commit": f"{known['commit'] or '?'}{'+' if known['dirty'] else ''}",
+        "commit": run.commit,
         "planned": run.config["rounds"],
         "n": run.config["clients_per_round"],
         "last": run.summary["mean_of_last"] if run.summary else None,

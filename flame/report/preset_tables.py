@@ -49,7 +49,7 @@ def between(records: Sequence[PresetLine], first: str, second: str, first_round:
     )
     of_seeds = []
     for seed in sorted(ours.keys() & theirs.keys()):
-        rounds = list(zip(ours[seed], theirs[seed], strict=True))[: 1 if first_round else None]
+        rounds = list(zip(ours[seed], theirs[seed], strict=False))[: 1 if first_round else None]
         of_seeds.append(np.mean([jaccard(members(a), members(b)) for a, b in rounds]))
     return "not run" if not of_seeds else f"{mean(np.array(of_seeds)):.2f}"
 

@@ -6,6 +6,7 @@ that file alone: each goes between two marks of a document, and to results/table
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
@@ -26,17 +27,25 @@ def publish(name: str, cells: Iterable[Cell], root: Path = ROOT, with_latex: boo
     """Write results/<name>.csv from runs, and all that is made from it; with `add` its lines of other runs stay.
 
     Raises:
-        ValueError: as `own_lines`, or a document lacks a table's marks.
+        ValueError: as `own_lines`, or a document lacks a table's marks. Nothing was written then.
     """
     table, place = TABLES[name], place_in(name)
     path = root / "results" / f"{name}.csv"
     before = {place(record): record for record in read(path, table.kind)} if add else {}
     given = {place(record): record for record in own_lines(name, cells)}
-    everything = before | {at: r for at, r in given.items() if r.state_sha256 or at not in before}  # finished ones stay
-    write(path, table.kind, [everything[at] for at in sorted(everything)])
-    for path, content in derived(name, root, with_latex).items():
+    stay = {at for at, old in before.items() if at in given and not supersedes(given[at], old, table.recipe)}
+    everything = {**before, **{at: record for at, record in given.items() if at not in stay}}
+    records = [everything[at] for at in sorted(everything)]
+    files = derived(name, records, root, with_latex)
+    write(path, table.kind, records)
+    for path, content in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
+
+
+def supersedes(new: Line, old: Line, recipe: str) -> bool:
+    """Whether a run takes the place of one that is published: not unfinished, nor a trial in other rounds."""
+    return bool(new.state_sha256) and (not old.state_sha256 or new.identity == own_identity(recipe, new))
 
 
 def place_in(name: str) -> Callable[[Line], Any]:
@@ -69,19 +78,41 @@ def own_lines(name: str, cells: Iterable[Cell]) -> list[Line]:
 
 
 def outdated(root: Path = ROOT, names: Iterable[str] = TABLES) -> list[str]:
-    """A sentence about every file that differs from what `results/` says."""
+    """A sentence about every file that differs from what `results/` says, and about tables that nothing makes.
+
+    Raises:
+        ValueError: a document lacks a table's marks.
+    """
+    made = {name: derived(name, read(root / "results" / f"{name}.csv", TABLES[name].kind), root) for name in names}
+    marks = {(table.document, mark) for table in TABLES.values() for mark in table.blocks}
+    stems = {mark for _, mark in marks}
     return [
-        f"{path.relative_to(root)} differs from results/{name}.csv: python -m flame.report RUNS --table {name}"
-        for name in names
-        for path, content in derived(name, root).items()
-        if not path.exists() or path.read_text() != content
+        *(
+            f"{path.relative_to(root)} differs from results/{name}.csv: python -m flame.report RUNS --table {name}"
+            for name, files in made.items()
+            for path, content in files.items()
+            if not path.exists() or path.read_text() != content
+        ),
+        *(
+            f"{path.relative_to(root)} belongs to no table: delete it"
+            for path in sorted((root / "results" / "tables").glob("*"))
+            if path.stem not in stems
+        ),
+        *(
+            f"{document} has marks of a table {mark}, which does not exist: delete what is between them"
+            for document in sorted({TABLES[name].document for name in names})
+            for mark in re.findall(r"^<!-- table: (.+) -->$", (root / document).read_text(), re.MULTILINE)
+            if (document, mark) not in marks
+        ),
     ]
 
 
-def derived(name: str, root: Path = ROOT, with_latex: bool = False) -> dict[Path, str]:
-    """Every file that is made from results/<name>.csv, and what it must hold; LaTeX where asked for, or there."""
+def derived(name: str, records: Sequence[Line], root: Path = ROOT, with_latex: bool = False) -> dict[Path, str]:
+    """Every file that is made from the lines of results/<name>.csv, and what it must hold.
+
+    LaTeX where asked for, or there.
+    """
     table, swept = TABLES[name], plan(TABLES[name].recipe)
-    records = read(root / "results" / f"{name}.csv", table.kind)
     document, files = root / table.document, {}
     text = document.read_text()
     for mark, block in table.blocks.items():

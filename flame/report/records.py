@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from flame.report.runs import RunRecord
-from flame.trackers.files import ENVIRONMENT
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,6 @@ Kind = TypeVar("Kind", bound=Line)
 
 def common(run: RunRecord) -> dict[str, Any]:
     """The fields of `Line`."""
-    known = json.loads((run.folder / ENVIRONMENT).read_text())
     summary = run.summary or {}
     return {
         "attack": run.choices["attack"],
@@ -60,8 +57,8 @@ def common(run: RunRecord) -> dict[str, Any]:
         "accepted": run.reported("filter/accepted"),
         "rounds": run.config["rounds"],
         "mean_of_last": summary.get("mean_of_last", 0),
-        "commit": f"{known['commit'] or '?'}{'+' if known['dirty'] else ''}",
-        "processor": known.get("processor", ""),
+        "commit": run.commit,
+        "processor": run.environment.get("processor", ""),
         "state_sha256": summary.get("state_sha256", ""),
         "identity": run.identity,
     }

@@ -108,7 +108,7 @@ def verdict_columns(run: RunRecord) -> Mapping[str, str]:
     same = [s for s in run.shadows if (run.acceptance[f"shadow_{s}"] == run.acceptance["accepted"]).all()]
     own = {} if same else {"accepted": f"Accepted by {run.choices['defense']} (this run)"}
     return own | {
-        f"shadow_{scope}": f"Vector {scope}" + (" (this run)" if scope in same else ", on the same updates")
+        f"shadow_{scope}": f"Vector {scope}" + (" (as this run accepted)" if scope in same else ", on the same updates")
         for scope in run.shadows
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from flame.config import INCIDENTAL, NAMED
-from flame.folder import IDENTITY
-from flame.trackers.files import ACCEPTANCE, CHOICES, CONFIG, SUMMARY, read_metrics
+from flame.config import INCIDENTAL, NAMED, without_seed
+from flame.folder import IDENTITY, read_json
+from flame.trackers.files import ACCEPTANCE, CHOICES, CONFIG, ENVIRONMENT, METRICS, SUMMARY, read_metrics
 
 Array = NDArray[np.float64]
 PLACES = ("dataset.root", "dataset.download")  # where something lies on this machine or comes from, not what it is
@@ -31,6 +30,7 @@ class RunRecord:
     identity: str
     choices: Mapping[str, str]  # config group -> option
     config: Mapping[str, Any]  # resolved
+    environment: Mapping[str, Any]  # commit, versions and machine
     metrics: Mapping[str, Array]  # name -> [rounds], NaN where undefined or not measured; "round" is one of them
     acceptance: NDArray[np.void]  # the columns of acceptance.csv by name, an entry per client and round
     summary: Mapping[str, Any] | None  # summary.json; None if the run has not finished
@@ -46,6 +46,11 @@ class RunRecord:
         return [
             name.removeprefix("shadow_") for name in self.acceptance.dtype.names or () if name.startswith("shadow_")
         ]
+
+    @property
+    def commit(self) -> str:
+        """Of the code, `?` where there was no repository; a + for what was not committed."""
+        return f"{self.environment['commit'] or '?'}{'+' if self.environment['dirty'] else ''}"
 
     def metric(self, name: str) -> Array:
         """[rounds], all NaN if the run has no such metric."""
@@ -118,21 +123,46 @@ def read_run(folder: Path) -> RunRecord:
     """What a run folder says, finished or not.
 
     Raises:
-        ValueError: a file is not what a run writes.
+        ValueError: a file is missing, or not what a run writes.
     """
     try:
-        summary = json.loads((folder / SUMMARY).read_text()) if (folder / SUMMARY).exists() else {}
-        return RunRecord(
+        summary = read_json(folder / SUMMARY) if (folder / SUMMARY).exists() else {}
+        run = RunRecord(
             folder=folder,
-            identity=json.loads((folder / IDENTITY).read_text())["identity"],
-            choices=json.loads((folder / CHOICES).read_text()),
-            config=yaml.safe_load((folder / CONFIG).read_text()),
+            identity=read_json(folder / IDENTITY)["identity"],
+            choices=read_json(folder / CHOICES),
+            config=read_config(folder / CONFIG),
+            environment={"commit": None, "dirty": None, **read_json(folder / ENVIRONMENT)},
             metrics=columns(read_metrics(folder)),
             acceptance=read_acceptance(folder / ACCEPTANCE),
             summary=summary if summary.get("finished") else None,
         )
-    except (OSError, LookupError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{folder} is not a complete run folder ({error!r}): leave it out, or run it again") from error
+        if run.summary:
+            check_whole(run)
+        return run
+    except OSError as error:
+        reason = f"{Path(error.filename or folder).name}: {error.strerror}"
+    except (LookupError, TypeError, ValueError) as error:
+        reason = str(error) if isinstance(error, ValueError) else repr(error)
+    raise ValueError(f"{folder} is not a complete run folder ({reason}): leave it out, or run it again")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """config.yaml; a ValueError if it is no mapping, as a file that was cut off at its start."""
+    try:
+        config = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path.name}: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path.name} holds no settings")
+    return config
+
+
+def check_whole(run: RunRecord) -> None:
+    """A ValueError unless acceptance.csv has the rounds that metrics.jsonl has, each with as many clients."""
+    rounds, clients = np.unique(run.acceptance["round"], return_counts=True)
+    if rounds.tolist() != run.metrics["round"].tolist() or len(set(clients.tolist())) > 1:
+        raise ValueError(f"{ACCEPTANCE} lacks clients or rounds of the {run.rounds} in {METRICS}")
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
@@ -142,10 +172,16 @@ def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
 
 
 def read_acceptance(path: Path) -> NDArray[np.void]:
-    """acceptance.csv as a structured array; whole numbers stay whole."""
-    if not path.exists() or path.stat().st_size == 0:
+    """acceptance.csv as a structured array; whole numbers stay whole. A ValueError if it is damaged."""
+    if path.stat().st_size == 0:
         return NO_ROUNDS
-    return np.genfromtxt(path, delimiter=",", names=True, dtype=None, ndmin=1)
+    try:
+        found = np.genfromtxt(path, delimiter=",", names=True, dtype=None, ndmin=1)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {' '.join(str(error).split())}") from error
+    if lacking := set(NO_ROUNDS.dtype.names or ()) - set(found.dtype.names or ()):
+        raise ValueError(f"{path.name} has no column {', '.join(sorted(lacking))}")
+    return found
 
 
 def gather(runs: Iterable[RunRecord]) -> list[Cell]:
@@ -155,7 +191,7 @@ def gather(runs: Iterable[RunRecord]) -> list[Cell]:
     """
     alike: dict[str, dict[int, RunRecord]] = defaultdict(dict)  # by all but the seed, then by seed
     for run in sorted(runs, key=lambda run: (run.summary is not None, (run.folder / CHOICES).stat().st_mtime)):
-        key = json.dumps([[run.choices[name] for name in NAMED], run.settings], sort_keys=True)
+        key = " ".join([*(run.choices[name] for name in NAMED), without_seed(run.config)])
         alike[key][run.config["seed"]] = run
     groups = [tuple(group[seed] for seed in sorted(group)) for group in alike.values()]
     labels = distinguish([group[0] for group in groups])

@@ -9,12 +9,12 @@ from operator import attrgetter
 from typing import Any, Self
 
 from flame.report.accuracy_tables import share
-from flame.report.contrasts import PER_CENT, Contrast, averaged, extent, finished, lacking, unpooled_table
+from flame.report.contrasts import PER_CENT, averaged, extent, finished, lacking, unpooled_table
 from flame.report.markup import Rows
 from flame.report.recipes import Plan, field_of
 from flame.report.records import Line, common
 from flame.report.runs import RunRecord
-from flame.report.vector_tables import DEFENSES, cell_fields, cells, seeds
+from flame.report.vector_tables import DEFENSES, cell_fields, cells, contrast, seeds
 
 SETTINGS = {
     "poisoned_model_rate": "PMR",
@@ -75,12 +75,29 @@ def vectors_over_settings(records: Sequence[SettingLine], plan: Plan) -> Rows:
     """For each planned setting and each share, the runs that one vector defended minus those of the other."""
     contrasts = []
     for labels, arms in cells(records, plan):
-        missing = lacking([arms[defense] for defense in DEFENSES[1:]], seeds(records, plan))
         for name, shown in SHARES.items():
             averaging, *sides = (finished(arms[defense], attrgetter(name)) for defense in DEFENSES)
-            contrasts.append(Contrast((*labels, shown.removesuffix(" %")), (sides[0], sides[1]), (averaging,), missing))
+            both = [arms[defense] for defense in DEFENSES[1:]]
+            row = (*labels, shown.removesuffix(" %"))
+            contrasts.append(contrast(row, sides, [averaging], both, seeds(records, plan)))
     columns = [f"`{defense}` %" for defense in (*DEFENSES[1:], DEFENSES[0])]
     return unpooled_table([*(NAMES[field] for field in cell_fields(plan)), "share"], columns, contrasts, PER_CENT)
+
+
+def pairs_over_settings(
+    records: Sequence[SettingLine], plan: Plan, field: str, pairs: Sequence[tuple[str, str]], shown: Sequence[str]
+) -> Rows:
+    """For each planned setting, the runs with one value of `field` minus those with another, share by share."""
+    others = [other for other in plan if other not in ("seed", field)]
+    contrasts = []
+    for labels, pair, name in product(product(*(plan[other] for other in others)), pairs, shown):
+        here = {other: (label,) for other, label in zip(others, labels, strict=True)}
+        found = [runs for value in pair for _, runs in arms(records, {**here, field: (value,)})]
+        sides = [finished(runs, attrgetter(name)) for runs in found]
+        row = (*labels, " minus ".join(f"`{value}`" for value in pair), SHARES[name].removesuffix(" %"))
+        contrasts.append(contrast(row, sides, [], found, seeds(records, plan)))
+    names = [NAMES.get(swept, swept) for swept in (*others, field)]
+    return unpooled_table([*names, "share"], ["first %", "second %"], contrasts, PER_CENT)
 
 
 def arms(records: Sequence[SettingLine], plan: Plan) -> Iterator[tuple[tuple[str, ...], list[SettingLine]]]:
@@ -108,8 +125,8 @@ def step_costs(records: Sequence[SettingLine], plan: Plan) -> Rows:
             on = tuple(value for value in plan[field] if value != OFF[field])
             sides = [[arm for _, arm in arms(records, {**here, field: values})] for values in (on, (OFF[field],))]
             with_it, without = (averaged([finished(arm, attrgetter("ma")) for arm in side]) for side in sides)
-            missing = lacking(list(chain(*sides)), seeds(records, plan))
-            contrasts.append(Contrast((*labels, STEPS[field]), (with_it, without), (), missing))
+            row = (*labels, STEPS[field])
+            contrasts.append(contrast(row, [with_it, without], [], list(chain(*sides)), seeds(records, plan)))
     return unpooled_table([*fields, "step"], ["MA with it %", "without %"], contrasts, PER_CENT)
 
 

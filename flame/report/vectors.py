@@ -50,7 +50,8 @@ class VectorLine(Line):
     def of(cls, run: RunRecord) -> Self:
         """The line of a run."""
         own = {field.name for field in fields(cls)} - {field.name for field in fields(Line)} - {"partition", "norm"}
-        measured = means(run) | agreements(run) | correlations(run) if run.summary else dict.fromkeys(own, np.nan)
+        known = run.summary and set(VECTORS) <= set(run.shadows)  # one without shadow verdicts is of no recipe
+        measured = means(run) | agreements(run) | correlations(run) if known else dict.fromkeys(own, np.nan)
         chosen = {"partition": run.choices["partition"], "norm": str(run.config["model"].get("norm", "-"))}
         return cls(**common(run) | chosen | measured)
 
@@ -66,9 +67,8 @@ class PresetLine(Line):
     @classmethod
     def of(cls, run: RunRecord) -> Self:
         """The line of a run."""
-        agreed = {f"agreement_{v}": mean_jaccard(run, "accepted", f"shadow_{v}") for v in VECTORS}
-        if not run.summary:
-            agreed = dict.fromkeys(agreed, np.nan)
+        known = run.summary and set(VECTORS) <= set(run.shadows)
+        agreed = {f"agreement_{v}": mean_jaccard(run, "accepted", f"shadow_{v}") if known else np.nan for v in VECTORS}
         sets = " ".join("".join(str(bit) for bit in rows["accepted"]) for rows in by_round(run))
         return cls(**common(run) | agreed, accepted_sets=sets)
 

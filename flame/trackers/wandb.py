@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flame.config import NAMED, fingerprint
+from flame.config import NAMED, without_seed
 from flame.federation import Round
 from flame.report.run_figure import acceptance_figure
 from flame.report.runs import RunRecord, read_run
@@ -172,8 +172,7 @@ def run_id(info: RunInfo) -> str:
 
 def cell(info: RunInfo) -> str:
     """What the seeds of a setting share, for W&B to group by: the choices, and a hash of all settings but the seed."""
-    shared = fingerprint({key: value for key, value in info.config.items() if key != "seed"})
-    return " ".join([*(info.choices[name] for name in NAMED), shared[:6]])
+    return " ".join([*(info.choices[name] for name in NAMED), without_seed(info.config)[:6]])
 
 
 def fit(text: str, limit: int) -> str:
