@@ -20,6 +20,7 @@ from flame.report.setting_figure import AXES, draw_setting
 from flame.report.setting_tables import (
     SETTINGS,
     SettingLine,
+    by_defense,
     components,
     field_of,
     over_settings,
@@ -127,6 +128,17 @@ def test_one_value_against_another_by_hand() -> None:
     assert [row["difference"] for row in found] == ["-3.0", "+40.0", "-2.0", "+30.0"]
     assert found[0]["first %"] == "82.0 ± 50.8" and found[0]["95 % interval"] == "[-15.7, +9.7]"  # 12.706 * 4, * 1
     assert [row["n"] for row in found] == ["2", "2", "1 (1 not run)", "1 (1 not run)"]
+
+
+def test_defenses_beside_one_another_by_hand() -> None:
+    swept = {"seed": ("0", "1"), "q": ("0", "0.5"), "defense": ("fedavg", "flame_all_state")}
+    runs = [line(SettingLine, defense="fedavg", q="0", seed=seed, **SHARES) for seed in (0, 1)]
+    runs += [line(SettingLine, defense="flame_all_state", q="0", seed=0, ma=0.7, ba=0.2)]
+    assert by_defense(runs, swept) == [
+        ["q", "`fedavg`: MA / BA", "`flame_all_state`: MA / BA", "n"],
+        ["0", "80.0 ± 0.0 / 10.0 ± 0.0", "70.0 / 20.0", "1 (1 not run)"],
+        ["0.5", "not run", "not run", "0 (2 not run)"],
+    ]
 
 
 def test_components_say_which_steps_are_on() -> None:

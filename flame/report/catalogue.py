@@ -17,6 +17,7 @@ from flame.report.recipes import Plan, plan
 from flame.report.records import Line
 from flame.report.setting_tables import (
     SettingLine,
+    by_defense,
     components,
     over_settings,
     pairs_over_settings,
@@ -202,13 +203,18 @@ TABLES = {
     "later_attacks": Table("later_attacks_digits", "README.md", AttackLine, LATER, exactly),
     "ablations": Table("ablations_digits", "RESULTS.md", AblationLine, {"ablations": IDEAS}, exactly),
     "masks": Table("masks_wide_digits", "RESULTS.md", AblationLine, {"masks": IDEAS}, exactly),
+    "colluders": Table("colluders_digits", "RESULTS.md", AblationLine, {"colluders": IDEAS}, exactly),
     "layers": Table("layers_fashion", "RESULTS.md", AblationLine, {"layers": IDEAS}, exactly),
     "durability": Table("durability_digits", "RESULTS.md", AblationLine, {"durability": IDEAS}, exactly),
+    "durability_fashion": Table(
+        "durability_fashion", "RESULTS.md", AblationLine, {"durability_fashion": IDEAS}, exactly
+    ),
     "durability_rates": Table(
         "durability_rates_digits", "RESULTS.md", AblationLine, {"durability_rates": IDEAS}, exactly
     ),
     "adaptive": Table("adaptive", "RESULTS.md", EvasionLine, evaded("adaptive"), exactly),
     "components": settings("components", components),
+    "phases": Table("phases_digits", "RESULTS.md", SettingLine, {"phases": Block(by_defense, LAST)}, exactly),
     "components_skewed": Table("components_skewed", "RESULTS.md", SettingLine, SKEWED, exactly),
     "count_or_choice": Table("count_or_choice", "RESULTS.md", SettingLine, COUNTED, exactly),
     **{name: both_vectors(name) for name in BY_VECTOR},

@@ -8,7 +8,7 @@ from itertools import chain, product
 from operator import attrgetter
 from typing import Any, Self
 
-from flame.report.accuracy_tables import share
+from flame.report.accuracy_tables import accuracies, share
 from flame.report.contrasts import PER_CENT, averaged, extent, finished, lacking, unpooled_table
 from flame.report.markup import Rows
 from flame.report.recipes import Plan, field_of
@@ -69,6 +69,17 @@ def over_settings(records: Sequence[SettingLine], plan: Plan) -> Rows:
         whole = len(seeds(records, plan)) - sum(missing.values())
         rows.append([*values, *(share(arm, name) for name in SHARES), extent(whole, missing)])
     return [[*(NAMES.get(field, field) for field in plan if field != "seed"), *SHARES.values(), "n"], *rows]
+
+
+def by_defense(records: Sequence[SettingLine], plan: Plan) -> Rows:
+    """A row for each planned setting, MA / BA under each defense beside one another."""
+    rows = []
+    for labels, arms in cells(records, plan):
+        missing = lacking(list(arms.values()), seeds(records, plan))
+        whole = len(seeds(records, plan)) - sum(missing.values())
+        rows.append([*labels, *map(accuracies, arms.values()), extent(whole, missing)])
+    names = [NAMES.get(field, field) for field in cell_fields(plan)]
+    return [[*names, *(f"`{name}`: MA / BA" for name in plan["defense"]), "n"], *rows]
 
 
 def vectors_over_settings(records: Sequence[SettingLine], plan: Plan) -> Rows:
