@@ -88,8 +88,8 @@ class Remembering:
         self, state: ServerState, cohort: Cohort, found: Tensor, known: Mapping[str, Tensor], places: Tensor
     ) -> tuple[Updates, Sequence[Notes]]:
         """The cohort's updates: those `found` [n] bool from their `places` [n] in `known`, the others trained."""
-        layout, ids, n = self._task.layout, cohort.ids, len(cohort.ids)
-        rows, counters = layout.zeros(n)
+        ids, n = cohort.ids, len(cohort.ids)
+        rows, counters = self._task.layout.zeros(n)
         losses = torch.zeros(n, dtype=torch.float64)
         notes: list[Notes] = [{} for _ in range(n)]
         sources = [(found, {name: known[name][places[found]] for name in PER_CLIENT})]
@@ -100,8 +100,7 @@ class Remembering:
                 notes[place] = note
         for where, parts in sources:
             rows[where], counters[where], losses[where] = (parts[name] for name in PER_CLIENT)
-        samples = self._task.shards.sizes[ids]
-        return Updates(layout, state.row, state.counters, ids, rows, counters, samples, losses), notes
+        return self._task.updates(state, ids, rows, counters, losses), notes
 
     def _keep(self, path: Path, updates: Updates, benign: Tensor) -> None:
         """Write them under a name that no other run has, then rename: runs side by side keep the same round at once."""

@@ -56,10 +56,8 @@ class Pool:
         done = self._run(sorted(jobs, key=lambda job: not job[-1]))
         losses, notes = zip(*(done[job] for job in range(len(jobs))), strict=True)
         loss = torch.tensor(losses, dtype=torch.float64)
-        samples = self._task.shards.sizes[cohort.ids]
-        layout = self._task.layout
         rows, counters = room.rows[: len(jobs)], room.counters[: len(jobs)]
-        updates = Updates(layout, state.row, state.counters, cohort.ids, rows, counters, samples, loss)
+        updates = self._task.updates(state, cohort.ids, rows, counters, loss)
         return updates, [to_tensors(noted) for noted in notes]
 
     def evaluate(self, state: ServerState) -> dict[str, Evaluation]:

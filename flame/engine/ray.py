@@ -54,8 +54,8 @@ class Ray:
 
     def train(self, state: ServerState, cohort: Cohort) -> tuple[Updates, list[Notes]]:
         """See `Engine.train`."""
-        layout, n = self._task.layout, len(cohort.ids)
-        rows, counters = self._store.room(n, layout)
+        n = len(cohort.ids)
+        rows, counters = self._store.room(n, self._task.layout)
         losses, notes = torch.zeros(n, dtype=torch.float64), list[Notes]([{}] * n)
         where = [self._shared, self._put(state)]  # in a list, so that workers fetch them when they need to
         order = enumerate(zip(cohort.ids.tolist(), cohort.compromised.tolist(), strict=True))
@@ -64,8 +64,7 @@ class Ray:
         jobs = {self._train.remote(where, state.round, client, bad): i for i, (client, bad) in first}
         for i, (row, ints, loss, noted) in self._results(jobs):
             rows[i], counters[i], losses[i], notes[i] = torch.tensor(row), torch.tensor(ints), loss, _copies(noted)
-        samples = self._task.shards.sizes[cohort.ids]
-        return Updates(layout, state.row, state.counters, cohort.ids, rows, counters, samples, losses), notes
+        return self._task.updates(state, cohort.ids, rows, counters, losses), notes
 
     def evaluate(self, state: ServerState) -> dict[str, Evaluation]:
         """See `Engine.evaluate`."""

@@ -22,8 +22,7 @@ class Sequential:
     @one_thread()
     def train(self, state: ServerState, cohort: Cohort) -> tuple[Updates, list[Notes]]:
         """See `Engine.train`."""
-        layout = self._task.layout
-        rows, counters = self._store.room(len(cohort.ids), layout)
+        rows, counters = self._store.room(len(cohort.ids), self._task.layout)
         losses, notes = torch.zeros(len(cohort.ids), dtype=torch.float64), []
         for i, (client, compromised) in enumerate(zip(cohort.ids.tolist(), cohort.compromised.tolist(), strict=True)):
             losses[i], noted = self._bench.train(
@@ -31,8 +30,7 @@ class Sequential:
             )
             notes.append(noted)
             self._bench.write_update(state.row, rows[i], counters[i])
-        samples = self._task.shards.sizes[cohort.ids]
-        return Updates(layout, state.row, state.counters, cohort.ids, rows, counters, samples, losses), notes
+        return self._task.updates(state, cohort.ids, rows, counters, losses), notes
 
     @one_thread()
     def evaluate(self, state: ServerState) -> dict[str, Evaluation]:

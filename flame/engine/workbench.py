@@ -18,7 +18,7 @@ from flame.engine.spill import Spill
 from flame.evaluate import Evaluation, answers, evaluate
 from flame.layout import StateLayout
 from flame.smoothing import Smoothing, vote
-from flame.types import LabelledImages, Notes, ServerState, Shards
+from flame.types import LabelledImages, Notes, ServerState, Shards, Updates
 
 BENIGN = Attack()  # its hooks do nothing
 
@@ -44,6 +44,11 @@ class Task:
     def evaluated(self, state: ServerState) -> ServerState:
         """The state whose model is evaluated: as it is, but for a defense with `randomized_smoothing`."""
         return state if self.smoothing is None else self.smoothing.centre(state)
+
+    def updates(self, state: ServerState, ids: Tensor, rows: Tensor, counters: Tensor, losses: Tensor) -> Updates:
+        """What clients `ids` [n] made of the global model: rows [n, d + b], counters [n, c], losses [n]."""
+        samples = self.shards.sizes[ids]
+        return Updates(self.layout, state.row, state.counters, ids, rows, counters, samples, losses)
 
 
 class Workbench:
