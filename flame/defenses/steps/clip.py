@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from flame.defenses.base import check_choice
+from flame.defenses.base import check_choice, clip_to
 from flame.layout import BLOCKS, COUNTERS, SCOPES, scope_blocks
 from flame.types import Updates
 
@@ -50,8 +50,7 @@ class Clip:
 
     def factors(self, norms: Tensor, bound: float, accepted: Tensor) -> Tensor:
         """[n] float64 in [0, 1], min(1, S_t / e_i); 1 for an update of length 0."""
-        lengths = norms + self.epsilon
-        return INDICES[self.index](torch.where(lengths > bound, bound / lengths, 1.0), accepted)
+        return INDICES[self.index](clip_to(bound, norms + self.epsilon), accepted)
 
     def per_block(self, factors: Tensor) -> dict[str, Tensor]:
         """For each block the factors [n] that its columns are scaled by: 1 where nothing is clipped."""
