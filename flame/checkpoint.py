@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,8 @@ def write_checkpoint(folder: Path, state: ServerState, identity: str) -> Path:
     """Write `folder/round_<r>.safetensors`; a crash at any moment leaves the older ones whole."""
     folder.mkdir(exist_ok=True)
     named = {"row": state.row, "counters": state.counters} | {f"memory/{k}": v for k, v in state.memory.items()}
-    # copies: a memory may be a view of the row, and safetensors refuses tensors that share storage
-    tensors = {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in named.items()}
-    facts = {"round": state.round, "identity": identity}
     path = folder / f"round_{state.round:06d}.safetensors"
-    # one key, because safetensors writes several in no fixed order: equal states give equal files
-    metadata = {"run": json.dumps(facts | {"sha256": seal(tensors, facts)})}
-    write_atomically(path, save(tensors, metadata))
+    write_atomically(path, sealed(named, {"round": state.round, "identity": identity}))
     _tidy(folder, path)
     return path
 
@@ -74,7 +69,22 @@ def latest_checkpoint(folder: Path, layout: StateLayout, identity: str) -> Serve
 
 
 def read_checkpoint(path: Path) -> tuple[ServerState, str]:
-    """The state in one file, and the identity of the run that wrote it.
+    """The state in one file, and the identity of the run that wrote it; RunFolderError as from `unsealed`."""
+    tensors, facts = unsealed(path, ("round", "identity"))
+    memory = {key.removeprefix("memory/"): t for key, t in tensors.items() if key.startswith("memory/")}
+    return ServerState(tensors["row"], tensors["counters"], facts["round"], memory), facts["identity"]
+
+
+def sealed(named: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
+    """The content of a file of these tensors and facts, sealed."""
+    # copies: a memory may be a view of the row, and safetensors refuses tensors that share storage
+    tensors = {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in named.items()}
+    # one key, because safetensors writes several in no fixed order: equal states give equal files
+    return save(tensors, {"run": json.dumps({**facts, "sha256": seal(tensors, facts)})})
+
+
+def unsealed(path: Path, known: Sequence[str] = ()) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What a sealed file holds: its tensors, and those facts that are `known` by name.
 
     RunFolderError if the content is not, bit for bit, what was written. Nothing in the file is executed, and nothing
     is allocated that the file does not hold.
@@ -84,14 +94,13 @@ def read_checkpoint(path: Path) -> tuple[ServerState, str]:
             run = json.loads(file.metadata()["run"])
             # copies: aligned as torch aligns, and independent of the file
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118, it is not a mapping
-        facts = {key: run[key] for key in ("round", "identity")}
+        facts = {key: run[key] for key in known}
         whole = run["sha256"] == seal(tensors, facts)
     except Exception as error:  # a damaged header makes the parser raise nearly anything
         raise RunFolderError(f"{path} is damaged: {type(error).__name__}: {error}") from error
     if not whole:
         raise RunFolderError(f"{path} is damaged: its content is not what was written")
-    memory = {key.removeprefix("memory/"): t for key, t in tensors.items() if key.startswith("memory/")}
-    return ServerState(tensors["row"], tensors["counters"], facts["round"], memory), facts["identity"]
+    return tensors, facts
 
 
 def seal(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from omegaconf import DictConfig
 from flame.build import ConfigError, Parts, build
 from flame.config import identity
 from flame.engine.base import Engine
-from flame.engine.memo import Memo, Remembering, key, recall
+from flame.engine.memo import Memo, Remembering, code, key, recall
 from flame.engine.pool import Pool
 from flame.engine.sequential import Sequential
 from flame.engine.workbench import Task
@@ -108,21 +109,44 @@ def test_whatever_training_follows_from_is_in_the_key(tiny: Compose, change: str
     assert key(build(same).task) == key(build(tiny()).task) != key(build(other).task)
 
 
-def test_pixels_and_code_are_in_the_key(tiny: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_and_the_imported_code_are_in_the_key(tiny: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     task = build(tiny()).task
     x = task.train.x.clone()
     x[7, 0, 3, 3] ^= 1
     assert key(replace(task, train=replace(task.train, x=x))) != key(task)
     before = key(task)
-    monkeypatch.setattr("flame.engine.memo.CODE", ("flame", "models"))
+    monkeypatch.setattr("flame.engine.memo.CODE", ("flame", "models"))  # as if files had been edited since
+    assert key(task) == before
+    monkeypatch.setattr("flame.engine.memo.IMPORTED", code(("flame", "models")))
     assert key(task) != before
 
 
-def test_a_damaged_file_is_written_again(tiny: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_gpu_is_in_the_key(tiny: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = replace(build(tiny()).task, device="cuda")
+    keys = set()
+    for name in ("NVIDIA A100", "NVIDIA H100"):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+        keys.add(key(task))
+    assert len(keys) == 2
+
+
+def cut(content: bytes) -> bytes:
+    return content[:100]
+
+
+def flip(content: bytes) -> bytes:
+    """One bit of the last number."""
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+@pytest.mark.parametrize("damage", [cut, flip])
+def test_a_damaged_file_is_written_again(
+    tiny: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
+) -> None:
     parts = build(tiny())
     wanted, _ = remembered(parts, tmp_path)
     for file in tmp_path.iterdir():
-        file.write_bytes(file.read_bytes()[:100])
+        file.write_bytes(damage(file.read_bytes()))
     with caplog.at_level(logging.WARNING):
         assert remembered(parts, tmp_path) == (wanted, [5, 5, 5])
     assert sum("is damaged" in record.message for record in caplog.records) == 3
@@ -150,6 +174,36 @@ def test_a_folder_that_is_deleted_under_a_run_is_made_again(tiny: Compose, tmp_p
     assert remembered(parts, tmp_path / "memo")[1] == [1, 5, 5]
 
 
+@pytest.mark.parametrize(
+    ("error", "tried", "said"),
+    [
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), 3, 0),  # deleted at just that moment
+        (OSError(errno.ENOSPC, "No space left on device"), 1, 1),
+    ],
+)
+def test_what_cannot_be_written_does_not_end_a_run(
+    tiny: Compose,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: OSError,
+    tried: int,
+    said: int,
+) -> None:
+    """A deleted folder is made anew in the next round; of a full disk the run says so once and tries no more."""
+    attempts: list[Path] = []
+
+    def fail(path: Path, content: bytes) -> None:
+        attempts.append(path)
+        raise error
+
+    monkeypatch.setattr("flame.engine.memo.write_atomically", fail)
+    parts = build(tiny())
+    assert remembered(parts, tmp_path)[1] == [5, 5, 5]
+    assert len(attempts) == tried
+    assert sum("cannot be written (No space left on device)" in message for message in caplog.messages) == said
+
+
 @pytest.mark.parametrize("below", ["", "/memo"])
 def test_what_cannot_be_a_folder_is_refused_before_a_run(tiny: Compose, tmp_path: Path, below: str) -> None:
     (tmp_path / "file").touch()
@@ -161,7 +215,10 @@ def test_no_more_is_written_than_was_allowed(tiny: Compose, tmp_path: Path) -> N
     parts = build(tiny())
     wanted, _ = remembered(parts, tmp_path / "all")
     (size,) = {file.stat().st_size for file in (tmp_path / "all").iterdir()}
-    assert remembered(parts, tmp_path / "some", gb=1.5 * size / 1e9) == (wanted, [5, 5, 5])
+    gb = 1.5 * size / 1e9
+    with closing(Memo(str(tmp_path / "some"), gb).around(Sequential)(parts.task)) as beside:
+        assert remembered(parts, tmp_path / "some", gb) == (wanted, [5, 5, 5])
+        beside.train(replace(parts.initial, round=5), parts.population.cohort(5))  # it started when nothing was there
     assert len(list((tmp_path / "some").iterdir())) == 1
     assert remembered(parts, tmp_path / "some", gb=0) == (wanted, [1, 5, 5])
 

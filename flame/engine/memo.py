@@ -4,9 +4,9 @@ twice.
 Runs that share seed, data, model and recipe meet the same global model in round 0, and again in every round for as long
 as their servers decide alike: FLAME under one attack and under another, while it rejects all attackers of both. With
 `memo.dir` they share a folder in which a round's benign updates lie under a hash of all that they follow from, the
-code and the processor's kind included, so that what is recalled is, bit for bit, what would have been trained.
-Compromised clients are always trained, and everything is evaluated. Files are written whole, so runs may go on at once;
-the folder may be deleted at any time.
+code and the kind of processor and GPU included, so that what is recalled is, bit for bit, what would have been trained.
+Compromised clients are always trained, and everything is evaluated. Files are written whole and sealed with a hash, so
+runs may go on at once and a flipped bit is not recalled; the folder may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from flame.checkpoint import write_atomically
-from flame.device import describe_processor
+from flame.checkpoint import RunFolderError, sealed, unsealed, write_atomically
+from flame.device import describe_device, describe_processor
 from flame.engine.base import Engine
 from flame.engine.workbench import Task
 from flame.evaluate import Evaluation
@@ -34,7 +32,7 @@ log = logging.getLogger(__name__)
 GB = 1e9
 ROOT = Path(__file__).parents[2]
 CODE = ("flame", "attacks", "models")  # a change of any of it forgets everything: better than one line too few
-PER_CLIENT = ("rows", "counters", "losses")  # fields of Updates that are kept
+KEPT = ("rows", "counters", "losses")  # fields of Updates
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Memo:
     """Where benign updates are kept, and how much of them."""
 
     dir: str | None  # None: nothing is
-    gb: float  # 10^9 bytes from which on nothing more is written, >= 0
+    gb: float  # 10^9 bytes from which on nothing more is written, >= 0; runs side by side may exceed it by a file each
 
     def __post_init__(self) -> None:
         if not self.gb >= 0:
@@ -66,7 +64,7 @@ class Remembering:
     def __init__(self, engine: Engine, task: Task, folder: Path, gb: float) -> None:
         self._engine, self._task, self._folder = engine, task, folder
         self._key = key(task)
-        self._left = gb * GB - sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        self._room = gb * GB  # bytes that the folder may hold
 
     def train(self, state: ServerState, cohort: Cohort) -> tuple[Updates, Sequence[Notes]]:
         """See `Engine.train`."""
@@ -80,7 +78,7 @@ class Remembering:
             updates, notes = self._engine.train(state, cohort)
         else:
             updates, notes = self._complete(state, cohort, found, known, torch.tensor([places.get(c, 0) for c in ids]))
-        if bool((~found & ~cohort.compromised).any()):
+        if self._room and bool((~found & ~cohort.compromised).any()):
             self._keep(path, updates, ~cohort.compromised)
         return updates, notes
 
@@ -92,25 +90,31 @@ class Remembering:
         rows, counters = self._task.layout.zeros(n)
         losses = torch.zeros(n, dtype=torch.float64)
         notes: list[Notes] = [{} for _ in range(n)]
-        sources = [(found, {name: known[name][places[found]] for name in PER_CLIENT})]
+        sources = [(found, {name: known[name][places[found]] for name in KEPT})]
         if not bool(found.all()):
             trained, noted = self._engine.train(state, Cohort(ids[~found], cohort.compromised[~found]))
-            sources.append((~found, {name: getattr(trained, name) for name in PER_CLIENT}))
+            sources.append((~found, {name: getattr(trained, name) for name in KEPT}))
             for place, note in zip((~found).nonzero().flatten().tolist(), noted, strict=True):
                 notes[place] = note
         for where, parts in sources:
-            rows[where], counters[where], losses[where] = (parts[name] for name in PER_CLIENT)
+            rows[where], counters[where], losses[where] = (parts[name] for name in KEPT)
         return self._task.updates(state, ids, rows, counters, losses), notes
 
     def _keep(self, path: Path, updates: Updates, benign: Tensor) -> None:
         """Write them under a name that no other run has, then rename: runs side by side keep the same round at once."""
-        content = save({"ids": updates.ids[benign], **{name: getattr(updates, name)[benign] for name in PER_CLIENT}})
-        self._left -= len(content)
-        if self._left >= 0:
-            path.parent.mkdir(parents=True, exist_ok=True)  # the folder may have been deleted
-            own = path.with_suffix(f".{secrets.token_hex(8)}")
-            write_atomically(own, content)
-            own.replace(path)
+        content = sealed({"ids": updates.ids[benign], **{name: getattr(updates, name)[benign] for name in KEPT}}, {})
+        folder, own = path.parent, path.with_suffix(f".{secrets.token_hex(8)}")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)  # it may have been deleted
+            used = sum(file.stat().st_size for file in folder.glob("*.safetensors"))  # the other runs' files too
+            if used + len(content) <= self._room:
+                write_atomically(own, content)
+                own.replace(path)
+        except FileNotFoundError:
+            log.debug("memo: %s was deleted while this round was being kept", folder)
+        except OSError as error:  # a full disk, say: the run itself may write elsewhere
+            log.warning("memo: %s cannot be written (%s); this run keeps no more updates", folder, error.strerror)
+            self._room = 0.0
 
     def evaluate(self, state: ServerState) -> Mapping[str, Evaluation]:
         """See `Engine.evaluate`."""
@@ -124,12 +128,10 @@ class Remembering:
 def recall(path: Path) -> dict[str, Tensor]:
     """What a file holds; nothing if it is not there, or damaged, in which case it will be written again."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in ("ids", *PER_CLIENT)}
-    except FileNotFoundError:
-        return {}
-    except (SafetensorError, OSError) as error:
-        log.warning("memo: %s is damaged (%s); its clients are trained again", path, error)
+        return unsealed(path)[0]
+    except RunFolderError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            log.warning("memo: %s; its clients are trained again", error)
         return {}
 
 
@@ -139,9 +141,21 @@ def key(task: Task) -> str:
     for tensor in (task.train.x, task.train.y, task.shards.index, task.shards.offsets):
         h.update(tensor.contiguous().numpy().data)
     h.update(task.normalise(task.train.x[:2]).contiguous().numpy().data)  # stands for mean and std
-    machine = (task.device, task.precision, torch.__version__, describe_processor())  # several may share a folder
+    device = describe_device(task.device)  # several machines may share a folder
+    machine = (device, task.precision, torch.__version__, describe_processor(), IMPORTED)
     facts = (task.model, task.layout, task.sgd, task.seed, *machine)
     h.update("\n".join(map(repr, facts)).encode())
-    for path in sorted(path for part in CODE for path in (ROOT / part).rglob("*.py")):
+    return h.hexdigest()
+
+
+def code(parts: Sequence[str]) -> str:
+    """sha256 of all Python files in these folders, as they are on disk."""
+    h = hashlib.sha256()
+    for path in sorted(path for part in parts for path in (ROOT / part).rglob("*.py")):
         h.update(path.read_bytes())
     return h.hexdigest()
+
+
+# Read while the process starts: an edit amid a sweep changes the files, not what was imported. The exception is what is
+# imported later: a model that no run before needed, or a pool's new workers. Let models/ alone while a sweep runs.
+IMPORTED = code(CODE)
