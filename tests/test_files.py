@@ -171,6 +171,12 @@ def test_environment() -> None:
     assert {"python", "processor", "cores"} <= set(found)
 
 
+def test_a_commit_amid_a_process_is_not_that_of_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = environment(threads=1, engine_workers=1, device="cpu")
+    monkeypatch.setattr("flame.trackers.files._git", lambda root, *arguments: "f" * 40)
+    assert environment(threads=1, engine_workers=1, device="cpu") == before
+
+
 @pytest.mark.parametrize(
     "override",
     [

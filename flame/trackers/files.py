@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -127,11 +128,10 @@ def finite_or_none(metrics: Mapping[str, float]) -> dict[str, float | None]:
 
 def environment(threads: int, engine_workers: int, device: str) -> dict[str, Any]:
     """Commit, versions and machine: what a number, or the time it took, may depend on beside the config."""
-    root = Path(__file__).parents[2]
-    commit = _git(root, "rev-parse", "HEAD")
+    commit, dirty = source()
     return {
         "commit": commit,
-        "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=normal", "--", *CODE)) if commit else None,
+        "dirty": dirty,
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
         "threads": threads,
@@ -140,6 +140,15 @@ def environment(threads: int, engine_workers: int, device: str) -> dict[str, Any
         "processor": describe_processor(),
         "cores": os.cpu_count(),
     }
+
+
+@cache
+def source() -> tuple[str | None, bool | None]:
+    """Commit, and whether the code differs from it; asked once, since a process goes on with what it has imported."""
+    root = Path(__file__).parents[2]
+    commit = _git(root, "rev-parse", "HEAD")
+    changed = _git(root, "status", "--porcelain", "--untracked-files=normal", "--", *CODE)
+    return commit, bool(changed) if commit else None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
