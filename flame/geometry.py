@@ -43,6 +43,8 @@ class Products:
         A small matrix is multiplied in float64. A large one is multiplied in float32, at the speed of a plain product,
         after a centre c that the clients share has been taken off, <U_i, U_j> = <U_i - c, U_j - c> + <U_i - c, c> +
         <U_j - c, c> + <c, c>: what rounding is left is relative to the clients' differences, not to their drift.
+        An update shorter than about a hundredth of ||c|| is an exception: its norm is a difference of terms of that
+        size, and not resolved.
         """
         n, d = rows.shape
         gram, cross, along = (rows.new_zeros(size, dtype=torch.float64) for size in ((n, n), (n,), (n,)))
@@ -114,8 +116,9 @@ class Geometry:
         return sum(parts[1:], start=parts[0])
 
     def norms(self, scope: str) -> Tensor:
-        """[n] float64, L2 norm of each update."""
-        return self.scope(scope).gram.diagonal().sqrt()
+        """[n] float64, L2 norm of each update; NaN or Inf where it holds one."""
+        # of a short update in a large block, what is left of its centre's product can round below 0
+        return self.scope(scope).gram.diagonal().clamp_min(0).sqrt()
 
     def squared_distances(self, scope: str) -> Tensor:
         """[n, n] float64, ||U_i - U_j||^2 = ||W_i - W_j||^2."""

@@ -235,3 +235,10 @@ def test_one_client_cannot_drown_the_others_distances(monkeypatch: pytest.Monkey
     found = Products.measure(rows[0], rows).gram
     assert relative_error(squared_distances(found[:7, :7]), wanted) < 1e-6
     assert not torch.isfinite(found[7, 7]) or found[7, 7] > 1e12
+
+
+def test_a_norm_that_rounds_below_zero_is_zero_and_broken_ones_show() -> None:
+    squares = torch.tensor([-1e-9, 4.0, torch.nan, torch.inf], dtype=torch.float64)
+    block = Products(torch.diag(squares), squares, squares[1])
+    norms = Geometry({"trunk": block}).norms("weights_only")
+    torch.testing.assert_close(norms, torch.tensor([0, 2, torch.nan, torch.inf]).double(), equal_nan=True)
