@@ -6,6 +6,7 @@ import itertools
 import random
 
 import torch
+from torch import Generator
 
 from flame.seeding import generator
 
@@ -40,6 +41,12 @@ def test_streams_are_stateless() -> None:
 def test_the_address_is_hashed_as_documented() -> None:
     """blake2b, 8 bytes, little-endian, of "0/cohort/3/17": a change here changes every result of the project."""
     assert generator(0, "cohort", 3, 17).initial_seed() == GOLDEN
+
+
+def test_32_bits_of_the_address_decide() -> None:
+    """As the head of `flame/seeding.py` says of torch's CPU generator."""
+    one, two = (Generator().manual_seed(5 + high * 2**32) for high in (0, 7))
+    assert torch.equal(torch.randn(100, generator=one), torch.randn(100, generator=two))
 
 
 def test_neighbouring_streams_are_independent() -> None:
