@@ -47,7 +47,11 @@ class Noise:
         return math.sqrt(2 * math.log(1.25 / self.delta)) / self.epsilon
 
     def std(self, bound: float, shares: Tensor) -> float:
-        """The standard deviation, before any factor of the tensor's own; `shares` [n] as in `Aggregate.shares`."""
+        """The standard deviation, before any factor of the tensor's own; `shares` [n] as in `Aggregate.shares`.
+
+        On the sum it is relative to the most that one client can add to it. Under sample weights, which no preset joins
+        with `at=sum`, that is lambda S_t in units of the largest weight, not of one image.
+        """
         sigma = (self.level * bound) ** (2 if self.scale == "bound_squared" else 1)
         return sigma * float(shares.max()) if self.at == "sum" else sigma
 
