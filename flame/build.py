@@ -94,10 +94,11 @@ def _build(cfg: DictConfig) -> Parts:
         seed=cfg.seed,
     )
     attack, dataset = attack.prepare(make(cfg, "dataset"), generator(cfg.seed, "prepare"))
-    train, shards = dealt(cfg, dataset, getattr(defense, "root_samples", 0))
+    root_samples = getattr(defense, "root_samples", 0)
+    train, shards = dealt(cfg, dataset, root_samples)
     model = initial_model(cfg)
     sgd = make(cfg, "client")
-    check_fit(model, dataset, sgd.smallest_batch(shards.sizes[: cfg.clients]))
+    check_fit(model, dataset, sgd.smallest_batch(shards.sizes[: cfg.clients + (root_samples > 0)]))
     layout = StateLayout.of(model)
     row, counters = layout.zeros(1)
     layout.flatten(model.state_dict(), row[0], counters[0])

@@ -212,7 +212,8 @@ def check_fit(model: torch.nn.Module, dataset: Dataset, smallest_batch: int) -> 
     except ValueError as error:
         raise ValueError(
             f"model cannot train on a batch of {smallest_batch} image(s) of dataset={dataset.name}: {error}. Set "
-            "client.batch_size >= 2, and a partition that gives every client at least two images"
+            "client.batch_size >= 2, a partition that gives every client at least two images, and a defense's "
+            "root_samples >= 2"
         ) from error
     if logits.shape != wanted:
         raise ValueError(f"model gives {tuple(logits.shape)} for 2 images of dataset={dataset.name}: must be {wanted}")

@@ -62,6 +62,7 @@ FOUND_BY_TRYING = {
     "record.rounds=[1,3]": r"record.rounds=\[3\] is out of range: the last of rounds=3 is 2",
     "model=resnet18_light model.widths=3": r"model.widths=3 has the wrong type: must be a list",
     "model=resnet18 client.batch_size=1": r"model cannot train on a batch of 1 image.*batch_size",
+    "model=resnet18 defense=fltrust defense.root_samples=1": r"model cannot train on a batch of 1 image.*root_samples",
     "model.norm=group defense=bnguard": r"bnguard reads BatchNorm statistics.*choose model.norm=batch",
     "attack.trigger=square": r"attack.trigger='square' has the wrong type: must be a part; its YAML says how",
     "attack=pgd attack.backdoor=edge_case": r"attack.backdoor='edge_case' has the wrong type: must be a part",
