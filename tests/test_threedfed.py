@@ -6,18 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from attackers import PLAIN, job, model_row, normed_job, scene, threedfed
+from attackers import PLAIN, model_row, normed_job, scene, threedfed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from attacks.base import Crafted, Scene
 from attacks.constrain_and_scale import constrained
-from attacks.indicators import ACCEPTED, CLIPPED, REJECTED, choose, curvature, quiet_layer, read
-from attacks.noise_masks import head_rows, noise_masks, with_head_rows
+from attacks.indicators import ACCEPTED, CLIPPED, REJECTED
+from attacks.noise_masks import head_rows
 from attacks.snapshot import Snapshot
 from attacks.threedfed import PREFIX, _answers, _decoys, tuned
-from flame.client import LocalSGD
 from flame.layout import StateLayout
 from flame.seeding import generator
 
@@ -41,46 +40,6 @@ def colluders(m: int, seed: int = 0) -> tuple[Tensor, Scene]:
 def sent(m: int, group_size: int = 2) -> tuple[Crafted, Scene]:
     rows, around = colluders(m)
     return threedfed(group_size).craft(rows, around, generator(0, "craft")), around
-
-
-# indicators
-
-
-def test_of_the_quietest_parameters_the_flattest_are_taken() -> None:
-    """Two are needed, twenty are looked at: 0 to 19; the flattest of them are 7 and 3, whatever lies beyond."""
-    bend = torch.ones(30)
-    bend[[3, 7, 25]] = torch.tensor([0.2, 0.1, 0.0])
-    assert choose(torch.arange(30.0), bend, 2).tolist() == [7, 3]
-    with pytest.raises(ValueError, match=r"indicators=31 .*\[1, 30\]"):
-        choose(torch.arange(30.0), bend, 31)
-
-
-def test_answers_by_hand() -> None:
-    """Ten clients, 2 planted: 0.2 arrives of a whole update, 0.1 of a halved one, 0.04 is what others may do."""
-    planted = torch.full((4,), 2.0)
-    answers = read(torch.tensor([0.2, 0.1, 0.04, 0.0]), planted, 10, 0.25)
-    assert answers is not None and answers.tolist() == [ACCEPTED, CLIPPED, REJECTED, REJECTED]
-    assert read(torch.tensor([0.2, -0.06, 0, 0]), planted, 10, 0.25) is None
-    assert read(torch.tensor([2.2, 0, 0, 0]), planted, 10, 0.25) is None
-
-
-def test_curvature_is_the_row_sum_of_the_hessian() -> None:
-    work = replace(job(), sgd=LocalSGD(0.1, 0.0, 0.0, 1, 40))
-    before, (weight, bias) = Snapshot.of(work.model).row, work.model.parameters()
-
-    def loss(w: Tensor) -> Tensor:
-        x = work.normalise(work.images.x).flatten(1)
-        return torch.nn.functional.cross_entropy(x @ w.view_as(weight).T + bias, work.images.y)
-
-    hessian = torch.autograd.functional.hessian(loss, weight.detach().flatten())
-    torch.testing.assert_close(curvature(work, work.images), hessian.sum(1).abs(), atol=1e-6, rtol=1e-3)
-    assert torch.equal(Snapshot.of(work.model).row, before)
-
-
-def test_indicators_are_in_the_last_convolution() -> None:
-    assert quiet_layer(LAYOUT).key == "conv.weight"
-    assert quiet_layer(StateLayout.of(normed_job().model)).key == "1.weight"
-    assert quiet_layer(StateLayout.of(job().model)).key == "1.weight"  # nothing but a classifier
 
 
 @settings(max_examples=20)
@@ -107,51 +66,6 @@ def test_a_noisy_server_is_not_asked_again() -> None:
         assert not bool(asked.memory[PREFIX + "planted"].any()) and asked.memory[PREFIX + "levels"].tolist() == [0, 0]
         assert int(asked.memory[PREFIX + "decoys"]) == 0
     assert float(asked.rows[:, :K].std(0).max()) == 0  # nothing planted, masks in the last layer only
-
-
-# masks
-
-
-@pytest.mark.parametrize("count", [2, 5])
-def test_masks_cancel_and_raise_the_energy_of_their_outputs(count: int) -> None:
-    update = torch.randn(5, 65, generator=generator(0, "update")) / 50
-    bold, shy = (noise_masks(update, count, alpha, 0.01, generator(1, "masks")) for alpha in (0.9, 0.0))
-    energy = [float((update + masks).abs().sum(2).mean()) for masks in (bold, shy)]
-    assert energy[0] > 1.1 * float(update.abs().sum(1).mean()) and energy[0] > energy[1]
-    assert float(bold.sum(0).norm()) < 1e-4 * float(bold.norm())
-
-
-@pytest.mark.parametrize("alpha", [0.9, 0.5])
-def test_masks_against_a_loop(alpha: float) -> None:
-    """Each mask's loss as the module head has it, and SGD written out; without the sum's term it is off by 2 % or more.
-
-    The sum is 0 at first, so that rounding decides that term's first slope: 0.05 %.
-    """
-    update = torch.randn(5, 65, generator=generator(0, "update")) / 50
-    masks = torch.randn(5, 5, 65, generator=generator(1, "masks")) / 100
-    masks, velocity, mu = masks - masks.mean(0), torch.zeros(5, 5, 65), 1.0
-    for _ in range(30):
-        masks.requires_grad_()
-        together, losses = mu * 0.01 * masks.sum(0).norm(), []
-        for mask in masks:
-            energy = sum(0.1 / (update + mask)[j].abs().sum() for j in range(5))
-            losses.append((alpha * energy + (1 - alpha) * 0.01 * mask.norm() + together) / (1 + mu))
-        (slope,) = torch.autograd.grad(torch.stack(losses).sum(), masks)
-        masks = masks.detach()
-        velocity = 0.9 * velocity + slope + 5e-4 * masks
-        masks = masks - 0.1 * velocity
-        mu += 0.1 * float(masks.sum(0).norm())
-    wanted = masks - masks.mean(0)
-    got = noise_masks(update, 5, alpha, 0.01, generator(1, "masks"))
-    assert float((got - wanted).norm()) < 0.005 * float(wanted.norm())
-
-
-def test_rows_of_the_last_layer_there_and_back() -> None:
-    row = torch.arange(float(D))
-    rows = head_rows(row, LAYOUT)
-    assert (rows[1] - K).tolist() == [6, 7, 8, 9, 10, 11, 25]
-    assert torch.equal(with_head_rows(row, rows, LAYOUT), row)
-    assert torch.equal(with_head_rows(row, rows + 1, LAYOUT)[K:], row[K:] + 1)
 
 
 def test_colluders_send_one_update_in_different_masks() -> None:
@@ -195,9 +109,6 @@ def test_without_masks_all_send_the_same_but_for_indicators() -> None:
     assert torch.equal(plain.memory[PREFIX + "planted"], masked.memory[PREFIX + "planted"])
     elsewhere = torch.ones(D, dtype=torch.bool).index_fill(0, places, False)
     assert float(plain.rows[:, elsewhere].std(0).max()) == 0 < float(masked.rows[:, elsewhere].std(0).max())
-
-
-# decoys and tuning
 
 
 @pytest.mark.parametrize(
@@ -297,9 +208,6 @@ def test_decoys_are_sent_by_the_last_colluders_and_leave_two_in_masks(m: int, k:
     assert (crafted.rows == decoy).sum(1).tolist() == [0, 0] + [D - 1] * k
     assert int(crafted.memory[PREFIX + "decoys"]) == k
     assert not torch.equal(crafted.rows[0, K:], crafted.rows[1, K:])  # masks are in the last layer
-
-
-# training
 
 
 def test_the_constrained_training_starts_at_the_global_model() -> None:
