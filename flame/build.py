@@ -29,7 +29,7 @@ from flame.engine.base import Engine
 from flame.engine.laboratory import Laboratory
 from flame.engine.memo import Memo
 from flame.engine.spill import Spill
-from flame.engine.workbench import Task
+from flame.engine.workbench import Task, prepare_process
 from flame.federation import Federation
 from flame.layout import SCOPES, StateLayout
 from flame.overrides import explain_unknown_keys, placed
@@ -74,7 +74,7 @@ class Parts:
 
 
 def build(cfg: DictConfig) -> Parts:
-    """Instantiate and check every part; ConfigError if any setting does not hold."""
+    """Instantiate and check every part, on as many threads as the run has; ConfigError if any setting does not hold."""
     try:
         return _build(cfg)
     except (ValueError, OSError) as error:  # constructors check ranges; data sets check their files
@@ -83,6 +83,7 @@ def build(cfg: DictConfig) -> Parts:
 
 def _build(cfg: DictConfig) -> Parts:
     _check_run_level(cfg)
+    prepare_process(cfg.threads)
     defense, attack = make(cfg, "defense"), make(cfg, "attack")
     population = Population(
         clients=cfg.clients,

@@ -53,6 +53,12 @@ class MemoConfig:
 
 
 @dataclass
+class PathsConfig:
+    runs: str = MISSING
+    data: str = MISSING
+
+
+@dataclass
 class RunConfig:
     """Keys of conf/config.yaml; units and ranges stand there, beside the values."""
 
@@ -64,7 +70,7 @@ class RunConfig:
     defense: Any = MISSING
     engine: Any = MISSING
     tracker: Any = MISSING
-    paths: Any = MISSING
+    paths: PathsConfig = field(default_factory=PathsConfig)
     seed: int = MISSING
     rounds: int = MISSING
     clients: int = MISSING

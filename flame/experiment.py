@@ -19,7 +19,6 @@ from flame.build import ConfigError, build, engine_workers, make
 from flame.checkpoint import RunFolderError, latest_checkpoint, write_atomically, write_checkpoint
 from flame.config import identity
 from flame.engine.base import WorkerError
-from flame.engine.workbench import prepare_process
 from flame.federation import Federation, rounds
 from flame.folder import CHECKPOINTS, claimed, explain, finished, read_json
 from flame.progress import Progress, headline
@@ -36,7 +35,6 @@ log = logging.getLogger(__name__)
 
 def run(cfg: DictConfig) -> None:
     """Run, resume or skip what `cfg` describes; the run folder is Hydra's output directory."""
-    prepare_process(cfg.threads)
     info = describe(cfg)
     with stop_on_signals() as stop, in_words(info.folder), claimed(info.folder, info.identity):
         if finished(info.folder):

@@ -167,14 +167,16 @@ def test_a_launcher_that_is_not_installed_is_named_as_pip_knows_it() -> None:
         (["defence=fedavg"], "defence=fedavg: there is no key 'defence'; did you mean defense=?"),
         (["defense=flame_all"], "Available options in 'defense':"),
         ([*SMOKE, "partition=dirichlet", "partition.alpha=0"], "partition.alpha=0 is out of range: must be > 0"),
+        ([*SMOKE, "threads=0"], "threads=0 is out of range: must be a whole number >= 1"),
+        ([*SMOKE, "paths.runs=null"], "Error merging override paths.runs=null"),
         ([*SMOKE, "hydra.run.dir=/proc/no"], "/proc/no cannot be written"),
         (["-m", *SMOKE, "seed=0,1", "hydra.sweep.dir=/proc/no"], "/proc/no cannot be written"),
     ],
-    ids=["group", "option", "range", "unwritable", "unwritable sweep"],
+    ids=["group", "option", "range", "threads", "null", "unwritable", "unwritable sweep"],
 )
 def test_the_command_line(train: Callable, tmp_path: Path, arguments: list[str], message: str) -> None:
-    """A sentence on standard error, exit code 1, no traceback, and no file that looks like a run."""
-    done = train(*arguments, f"paths.runs={tmp_path}")
+    """A sentence on standard error, exit code 1, no traceback, and nothing in the folder of runs."""
+    done = train(f"paths.runs={tmp_path}", *arguments)
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
