@@ -85,6 +85,11 @@ def _build(cfg: DictConfig) -> Parts:
     _check_run_level(cfg)
     prepare_process(cfg.threads)
     defense, attack = make(cfg, "defense"), make(cfg, "attack")
+    if attack.hostile and cfg.attack_rounds.start >= cfg.rounds:
+        raise ValueError(
+            f"attack_rounds.start={cfg.attack_rounds.start} is out of range: rounds={cfg.rounds} end before the attack"
+            " begins; lower it, raise rounds, or say attack=none"
+        )
     population = Population(
         clients=cfg.clients,
         per_round=cfg.clients_per_round,
@@ -200,7 +205,7 @@ def _check_run_level(cfg: DictConfig) -> None:
     if not -(2**63) <= cfg.seed < 2**63:
         raise ValueError(f"seed={cfg.seed} is out of range: must be a whole number of at most 64 bits")
     for key in ("rounds", "seconds"):
-        if cfg.checkpoint[key] < 0:
+        if not cfg.checkpoint[key] >= 0:  # nan
             raise ValueError(f"checkpoint.{key}={cfg.checkpoint[key]} is out of range: must be >= 0 (0: never)")
     check_device(cfg.device)
     check_precision(cfg.precision)

@@ -53,24 +53,35 @@ class Population:
             )
         if not 0 <= self.poisoned_model_rate < 1:
             raise ValueError(f"poisoned_model_rate={self.poisoned_model_rate} is out of range: must be in [0, 1)")
-        if self.hostile and self.rule == "fixed" and self.poisoned_model_rate > 0 and not self.attackers:
-            raise ValueError(
-                f"poisoned_model_rate={self.poisoned_model_rate} of clients_per_round={self.per_round} rounds to no"
-                " attacker in any round: raise one of them, or say attack=none"
-            )
         if self.rule not in ("fixed", "random"):
             raise ValueError(f"attackers={self.rule!r} is unknown: must be fixed or random")
+        if not self.hostile:
+            return
+        rate = f"poisoned_model_rate={self.poisoned_model_rate}"
+        fixed = self.rule == "fixed"
+        if self.poisoned_model_rate > 0 and not (self.attackers if fixed else self.controlled):
+            of = f"clients_per_round={self.per_round}" if fixed else f"clients={self.clients}"
+            raise ValueError(
+                f"{rate} of {of} rounds to no attacker in any round: raise one of them, or say attack=none"
+            )
+        if self.controlled == self.clients:
+            raise ValueError(f"{rate} of clients={self.clients} rounds to all of them: lower it, or raise clients")
 
     @property
     def attackers(self) -> int:
         """round(PMR * n), the attackers of a round under the rule `fixed`; there are always so many."""
         return round(self.poisoned_model_rate * self.per_round)
 
+    @property
+    def controlled(self) -> int:
+        """round(PMR * clients), the attacker's clients."""
+        return round(self.poisoned_model_rate * self.clients)
+
     def compromised(self) -> Tensor:
         """[clients] bool, the attacker's clients; the same for a whole run."""
         mask = torch.zeros(self.clients, dtype=torch.bool)
         order = torch.randperm(self.clients, generator=generator(self.seed, "compromised"))
-        mask[order[: round(self.poisoned_model_rate * self.clients)]] = True
+        mask[order[: self.controlled]] = True
         return mask
 
     def cohort(self, round_: int) -> Cohort:

@@ -176,7 +176,7 @@ def test_what_learns_while_it_trains_is_remembered(outer: str, tiny: Callable, s
 )
 @pytest.mark.parametrize("attackers", ["fixed", "random"])
 def test_schedules_of_a_config(overrides: list[str], attacked: set[int], attackers: str, tiny: Callable) -> None:
-    population = build(tiny(f"attackers={attackers}", "poisoned_model_rate=0.4", *overrides)).population
+    population = build(tiny("rounds=6", f"attackers={attackers}", "poisoned_model_rate=0.4", *overrides)).population
     quiet = [r for r in range(6) if r not in attacked]
     assert not any(bool(population.cohort(r).compromised.any()) for r in quiet)
     counts = [int(population.cohort(r).compromised.sum()) for r in sorted(attacked)]

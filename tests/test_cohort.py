@@ -28,7 +28,8 @@ POPULATION = Population(
 )
 def test_every_cohort(clients: int, share: float, pmr: float, seed: int, round_: int, rule: str) -> None:
     n = max(1, round(share * clients))
-    assume(rule == "random" or pmr == 0 or round(pmr * n) > 0)
+    assume(pmr == 0 or round(pmr * (n if rule == "fixed" else clients)) > 0)
+    assume(round(pmr * clients) < clients)
     population = Population(clients, n, pmr, rule, ALWAYS, True, seed)
     cohort, truth = population.cohort(round_), population.compromised()
     assert cohort.ids.shape == cohort.compromised.shape == (n,)
@@ -123,12 +124,20 @@ def test_too_few_attackers_or_too_few_others() -> None:
         ({"poisoned_model_rate": 1.0}, r"poisoned_model_rate=1.0 is out of range: must be in \[0, 1\)"),
         ({"poisoned_model_rate": -0.1}, r"poisoned_model_rate=-0.1 is out of range"),
         ({"poisoned_model_rate": float("nan")}, r"poisoned_model_rate=nan is out of range"),
+        ({"poisoned_model_rate": 0.995}, r"poisoned_model_rate=0.995 of clients=100 rounds to all of them: lower it"),
+        ({"poisoned_model_rate": 0.02}, r"poisoned_model_rate=0.02 of clients_per_round=20 rounds to no attacker"),
+        ({"poisoned_model_rate": 0.004, "rule": "random"}, r"=0.004 of clients=100 rounds to no attacker"),
         ({"rule": "some"}, r"attackers='some' is unknown: must be fixed or random"),
     ],
 )
 def test_population_errors(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(POPULATION, **change)
+
+
+def test_without_attack_any_rate_will_do() -> None:
+    for rate in (0.004, 0.995):
+        assert not replace(POPULATION, poisoned_model_rate=rate, hostile=False).cohort(0).compromised.any()
 
 
 @pytest.mark.parametrize(

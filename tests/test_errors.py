@@ -59,6 +59,8 @@ FOUND_BY_TRYING = {
     "defense.cluster.min_samples=0": r"defense.cluster.min_samples=0 is out of range: must be null or >= 1",
     "checkpoint.rounds=-1": r"checkpoint.rounds=-1 is out of range: must be >= 0",
     "poisoned_model_rate=0.05": r"poisoned_model_rate=0.05 of clients_per_round=5 rounds to no attacker",
+    "checkpoint.seconds=nan": r"checkpoint.seconds=nan is out of range: must be >= 0",
+    "attack_rounds.start=3": r"attack_rounds.start=3 is out of range: rounds=3 end before the attack begins",
     "record.rounds=[1,3]": r"record.rounds=\[3\] is out of range: the last of rounds=3 is 2",
     "model=resnet18_light model.widths=3": r"model.widths=3 has the wrong type: must be a list",
     "model=resnet18 client.batch_size=1": r"model cannot train on a batch of 1 image.*batch_size",

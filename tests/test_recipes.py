@@ -18,7 +18,7 @@ from flame.sweep import jobs
 CONF = Path(__file__).parents[1] / "conf"
 RECIPES = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "config")
 SMALL = ("experiment=smoke", "dataset=digits", "train_samples=300", "rounds=2", "clients=10", "clients_per_round=10")
-TINY = (*SMALL, "engine=sequential", "tracker=files")
+TINY = (*SMALL, "attack_rounds.start=0", "engine=sequential", "tracker=files")
 
 
 def recipe(name: str) -> DictConfig:
