@@ -49,19 +49,26 @@ def execute(cfg: DictConfig, info: RunInfo, stop: Stop) -> None:
     tracker: Tracker = make(cfg, "tracker")
     checkpoint = latest_checkpoint(info.folder / CHECKPOINTS, parts.task.layout, info.identity)
     state = checkpoint or parts.initial
-    files = RunFiles(info.folder, state.round)
-    workers = engine_workers(cfg).get("workers", cfg.engine.get("workers", 1))
-    record_environment(info.folder, environment(cfg.threads, workers, cfg.device), resumed=state.round > 0)
-    write_atomically(info.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(info.config))).encode())
-    write_json(info.folder / CHOICES, info.choices)
-    if state.round:
-        log.info("resumed after round %d of %d", state.round, cfg.rounds)
-    with closing(parts.start_engine(parts.task)) as engine, opened(tracker, info, state.round):
-        last = loop(cfg, info, parts.federation(engine), state, files, tracker, stop)
-        summary = files.summary(cfg.report_last, digest(last), {"identity": info.identity, **info.choices})
-        conclude(info.folder, summary, tracker)
+    with closing(parts.start_engine(parts.task)) as engine:  # before anything is written: it may refuse
+        files = record_start(cfg, info, state.round)
+        with opened(tracker, info, state.round):
+            last = loop(cfg, info, parts.federation(engine), state, files, tracker, stop)
+            summary = files.summary(cfg.report_last, digest(last), {"identity": info.identity, **info.choices})
+            conclude(info.folder, summary, tracker)
     log.info("mean of the last %d rounds: %s", summary["mean_of_last"], headline(summary["metrics"]))
     log.info("record: %s", info.folder)
+
+
+def record_start(cfg: DictConfig, info: RunInfo, first_round: int) -> RunFiles:
+    """What is known of a run before its first round, on disk; the files for the rest."""
+    files = RunFiles(info.folder, first_round)
+    workers = engine_workers(cfg).get("workers", cfg.engine.get("workers", 1))
+    record_environment(info.folder, environment(cfg.threads, workers, cfg.device), resumed=first_round > 0)
+    write_atomically(info.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(info.config))).encode())
+    write_json(info.folder / CHOICES, info.choices)
+    if first_round:
+        log.info("resumed after round %d of %d", first_round, cfg.rounds)
+    return files
 
 
 def loop(

@@ -67,9 +67,11 @@ class SweepReport(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Note how the job ended, and call it completed: Hydra would raise its error and not launch the next batch."""
-        if self._ledger is None:
-            return
         folder = Path(config.hydra.runtime.output_dir)
+        if self._ledger is None:
+            if job_return.status == JobStatus.FAILED and not any(folder.iterdir()):
+                folder.rmdir()  # refused before it wrote anything
+            return
         note = {"folder": str(folder), "error": None, "ran": not older(folder, self._began)}
         if job_return.status == JobStatus.FAILED:
             error = job_return._return_value

@@ -23,6 +23,8 @@ from flame.client import LocalJob
 from flame.engine.base import WorkerError
 from flame.engine.ray import LOCAL, Ray
 from flame.engine.sequential import Sequential
+from flame.experiment import Stop, execute
+from flame.trackers.base import RunInfo
 from flame.types import Updates
 
 PATIENCE = 240  # seconds that a round may take, a node's death included
@@ -113,3 +115,12 @@ def test_without_ray_the_error_names_the_extra(
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
     with pytest.raises(WorkerError, match=r"engine=ray needs the extra `ray` .*: pip install 'ray>=2.9'"):
         Ray(build(tiny()).task, LOCAL, workers=1)
+
+
+def test_without_ray_a_run_writes_nothing(
+    tiny: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(WorkerError, match="engine=ray needs"):
+        execute(tiny("engine=ray"), RunInfo("a", tmp_path, "i", {}, {}, "a"), Stop())
+    assert not list(tmp_path.iterdir())
