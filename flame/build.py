@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
@@ -14,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, HydraException, InstantiationException
 from hydra.types import RunMode
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -169,7 +170,7 @@ def _check_signature(key: str, node: Any) -> None:
     if not OmegaConf.is_dict(node) or "_target_" not in node:
         return
     given = {k for k in node if not k.startswith("_")}
-    target = get_object(node._target_)
+    target = _target(f"{key}._target_", str(node._target_))
     parameters = inspect.signature(target).parameters
     # a dataclass inherits fields from other modules, so its own hints are asked for, not those of its __init__
     hints = get_type_hints(target if is_dataclass(target) or not inspect.isclass(target) else target.__init__)
@@ -182,6 +183,17 @@ def _check_signature(key: str, node: Any) -> None:
     for name in given:
         _check_type(f"{key}.{name}", node[name], hints.get(name))
         _check_signature(f"{key}.{name}", node[name])
+
+
+def _target(key: str, name: str) -> Any:
+    """The class or function of that dotted name."""
+    try:
+        target = resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{key}={name} cannot be imported ({error}): leave it as the option's YAML has it") from error
+    if not callable(target):
+        raise ConfigError(f"{key}={name} is no class or function: leave it as the option's YAML has it")
+    return target
 
 
 def _check_type(key: str, value: Any, hint: Any) -> None:

@@ -79,6 +79,11 @@ FOUND_BY_TRYING = {
     "defense=fltrust defense.root_samples=1442": r"root_samples=1442 is out of range: must be in \[1, 1441\]",
     "attack=dba attack.parts=40": r"attack.parts=40 is out of range: the trigger has only 12 pixels",
     "shadow=[foo]": r"shadow=\['foo'\] is unknown: must be a list of weights_only",
+    "defense._target_=flame.defenses.flame.Flam": (
+        r"defense\._target_=flame.defenses.flame.Flam cannot be imported \(.*no attribute 'Flam'"
+    ),
+    "defense._target_=nowhere.X": r"defense\._target_=nowhere.X cannot be imported \(No module named 'nowhere'\)",
+    "defense._target_=flame.defenses": r"defense\._target_=flame.defenses is no class or function",
 }
 SMOKE = ("experiment=smoke", "engine=sequential", "tracker=files")
 
