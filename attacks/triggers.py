@@ -49,8 +49,9 @@ class Square(PixelTrigger):
     def pixels(self, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
         """See `PixelTrigger.pixels`; row by row."""
         side = torch.arange(self.size)
-        rows = _inside("row", self.row, height, self.size) + side.repeat_interleave(self.size)
-        columns = _inside("column", self.column, width, self.size) + side.repeat(self.size)
+        by = f"size={self.size}"
+        rows = _inside("row", self.row, height, self.size, by) + side.repeat_interleave(self.size)
+        columns = _inside("column", self.column, width, self.size, by) + side.repeat(self.size)
         return rows, columns, torch.full((self.size**2,), self.value, dtype=torch.uint8)
 
 
@@ -71,8 +72,9 @@ class Bars(PixelTrigger):
 
     def pixels(self, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
         """See `PixelTrigger.pixels`; upper left, upper right, lower left, lower right bar."""
-        top = _inside("row", self.row, height, self.gap + 2)
-        left = _inside("column", self.column, width, 2 * self.size + self.gap)
+        top = _inside("row", self.row, height, self.gap + 2, f"gap={self.gap}")
+        across = f"size={self.size}, attack.trigger.gap={self.gap}"
+        left = _inside("column", self.column, width, 2 * self.size + self.gap, across)
         bar = torch.arange(self.size)
         pair = torch.cat([bar, bar + self.size + self.gap])
         rows = top + torch.tensor([0, self.gap + 1]).repeat_interleave(2 * self.size)
@@ -95,8 +97,8 @@ class Pattern(PixelTrigger):
 
     def pixels(self, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
         """See `PixelTrigger.pixels`; row by row."""
-        top = _inside("row", self.row, height, len(self.picture))
-        left = _inside("column", self.column, width, max(map(len, self.picture)))
+        top = _inside("row", self.row, height, len(self.picture), "picture")
+        left = _inside("column", self.column, width, max(map(len, self.picture)), "picture")
         at = [(top + i, left + j) for i, line in enumerate(self.picture) for j, mark in enumerate(line) if mark == "#"]
         rows, columns = torch.tensor(at).unbind(1)
         return rows, columns, torch.full((len(at),), self.value, dtype=torch.uint8)
@@ -150,11 +152,14 @@ class Painted(PixelTrigger):
         return rows, columns, self.values.round().to(torch.uint8)
 
 
-def _inside(key: str, start: int, extent: int, size: int) -> int:
-    """The first pixel of `size` ones along an axis of `extent`."""
+def _inside(key: str, start: int, extent: int, size: int, by: str = "") -> int:
+    """The first pixel of `size` ones along an axis of `extent`; `by` names the keys that make it so many."""
     first = start + extent if start < 0 else start
+    if size > extent:
+        raise ValueError(f"attack.trigger.{by}: {size} pixels do not fit into {extent}; make it smaller")
     if not 0 <= first <= extent - size:
-        room = f"must be in [0, {extent - size}] or [{-extent}, {-size}]" if size <= extent else "make it smaller"
+        room = f"must be in [0, {extent - size}] or [{-extent}, {-size}]"
+        room += f", unless attack.trigger.{by} is made smaller" if by else ""
         raise ValueError(f"attack.trigger.{key}={start}: {size} pixels from there do not fit into {extent}; {room}")
     return first
 

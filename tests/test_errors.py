@@ -37,6 +37,7 @@ OUT_OF_RANGE = {
     "engine.workers=0": r"engine.workers=0 is out of range: must be auto or a whole number >= 1",
     "attack.trigger.size=0": r"attack.trigger.size=0 is out of range",
     "attack.trigger.row=7": r"attack.trigger.row=7: 5 pixels from there do not fit into 8",
+    "attack.trigger.size=9": r"attack.trigger.size=9: 9 pixels do not fit into 8; make it smaller",
     "defense.noise.factor=-1": r"defense.noise.factor=-1 is out of range: must be >= 0",
     "defense.noise.epsilon=1": r"defense.noise: give either factor, or epsilon and delta",
     "defense.vector.scope=bias": r"defense.vector.scope='bias' is unknown: must be one of weights_only",

@@ -98,9 +98,12 @@ def test_four_parts_of_the_bars_are_the_bars() -> None:
     [
         (Square(2, 4, 0, 1), r"attack.trigger.row=4: 2 pixels .* fit into 5; must be in \[0, 3\] or \[-5, -2\]"),
         (Square(2, -1, 0, 1), r"attack.trigger.row=-1: 2 pixels"),
-        (Square(6, 0, 0, 1), r"attack.trigger.row=0: 6 pixels .* into 5; make it smaller"),
-        (Bars(3, 1, 0, 0, 1), r"attack.trigger.column=0: 7 pixels .* into 6; make it smaller"),
+        (Square(2, 4, 0, 1), r"attack.trigger.row=4: .* unless attack.trigger.size=2 is made smaller"),
+        (Square(6, 0, 0, 1), r"attack.trigger.size=6: 6 pixels do not fit into 5; make it smaller"),
+        (Bars(3, 1, 0, 0, 1), r"attack.trigger.size=3, attack.trigger.gap=1: 7 pixels .* into 6; make it smaller"),
+        (Bars(1, 4, 0, 0, 1), r"attack.trigger.gap=4: 6 pixels .* into 5; make it smaller"),
         (Pattern(["####"], 0, 3, 1), r"attack.trigger.column=3: 4 pixels"),
+        (Pattern(["#" * 7], 0, 3, 1), r"attack.trigger.picture: 7 pixels"),
         (PixelList([[0, 6, 1]]), r"attack.trigger.points=6: 1 pixels"),
     ],
 )
