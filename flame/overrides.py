@@ -33,6 +33,8 @@ def placed(message: str, full_key: str) -> str:
 def explain(arguments: Sequence[str]) -> None:
     """Exit with a hint if the command line names a key or a launcher that is not there."""
     explain_unknown_keys(arguments)
+    if not any(word.startswith(("--config-dir", "-cd", "hydra.searchpath")) for word in arguments):
+        explain_unknown_options(arguments)  # unless the user has a conf of their own
     explain_missing_launcher(arguments)
 
 
@@ -56,10 +58,23 @@ def explain_unknown_keys(arguments: Sequence[str], conf: Path = Path(__file__).p
             _refuse(argument, found[2], keys)
 
 
-def _refuse(argument: str, key: str, known: Collection[str]) -> NoReturn:
-    close = difflib.get_close_matches(key, sorted(known), n=1)
-    hint = f"did you mean {close[0]}=?" if close else f"known are: {', '.join(sorted(known))}"
-    sys.exit(f"{argument}: there is no key {key!r}; {hint}")
+def explain_unknown_options(arguments: Sequence[str], conf: Path = Path(__file__).parent.parent / "conf") -> None:
+    """Exit with a hint if a group is to be one of what it has not: `defense=flam`, `defense=fedavg,flam`."""
+    for argument in arguments:
+        found = re.fullmatch(r"\+?([a-z]\w*(?:/\w+)*)(?:@[\w.]+)?=(\w+(?:,\w+)*)", argument)
+        if found is None or not (conf / found[1]).is_dir() or found[1].startswith("hydra"):
+            continue
+        known = {path.stem for path in (conf / found[1]).glob("*.yaml")}
+        for option in found[2].split(","):
+            if option not in known | {"null"}:
+                _refuse(argument, option, known, "option")
+
+
+def _refuse(argument: str, name: str, known: Collection[str], kind: str = "key") -> NoReturn:
+    close = difflib.get_close_matches(name, sorted(known), n=1)
+    mark = "=" if kind == "key" else ""
+    hint = f"did you mean {close[0]}{mark}?" if close else f"known are: {', '.join(sorted(known))}"
+    sys.exit(f"{argument}: there is no {kind} {name!r}; {hint}")
 
 
 def explain_missing_launcher(arguments: Sequence[str], plugins: Mapping[str, str] = PLUGINS) -> None:

@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from flame.build import ConfigError, build
-from flame.overrides import explain_missing_launcher, explain_unknown_keys
+from flame.overrides import explain, explain_missing_launcher, explain_unknown_keys
 
 OUT_OF_RANGE = {
     "rounds=0": r"rounds=0 is out of range: must be a whole number >= 1",
@@ -148,6 +148,26 @@ def test_did_you_mean(argument: str, hint: str) -> None:
     assert argument in str(stopped.value) and hint in str(stopped.value)
 
 
+@pytest.mark.parametrize(
+    ("argument", "hint"),
+    [
+        ("defense=flame_weight_only", "no option 'flame_weight_only'; did you mean flame_weights_only?"),
+        ("defense=fedavg,flam_all_state", "did you mean flame_all_state?"),
+        ("attack/trigger@attack.trigger=sqare", "did you mean square?"),
+        ("engine=xyzzy", "known are: pool, ray, sequential"),
+    ],
+)
+def test_did_you_mean_the_option(argument: str, hint: str) -> None:
+    with pytest.raises(SystemExit, match=argument.replace("/", ".")) as stopped:
+        explain(["experiment=smoke", argument])
+    assert hint in str(stopped.value)
+
+
+def test_known_options_pass() -> None:
+    explain(["defense=fedavg,flame_all_state", "experiment=null", "attack@attack.backdoor=dba", "seed=0,1", "-m"])
+    explain(["defense=mine", "--config-dir=conf_of_mine"])
+
+
 def test_known_words_pass() -> None:
     explain_unknown_keys(
         [
@@ -173,7 +193,7 @@ def test_a_launcher_that_is_not_installed_is_named_as_pip_knows_it() -> None:
     ("arguments", "message"),
     [
         (["defence=fedavg"], "defence=fedavg: there is no key 'defence'; did you mean defense=?"),
-        (["defense=flame_all"], "Available options in 'defense':"),
+        (["defense=flame_all"], "there is no option 'flame_all'; did you mean flame_all_state?"),
         ([*SMOKE, "partition=dirichlet", "partition.alpha=0"], "partition.alpha=0 is out of range: must be > 0"),
         ([*SMOKE, "threads=0"], "threads=0 is out of range: must be a whole number >= 1"),
         ([*SMOKE, "paths.runs=null"], "Error merging override paths.runs=null"),
