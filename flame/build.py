@@ -153,7 +153,13 @@ def composed(overrides: Sequence[str], name: str = "config") -> DictConfig:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return compose(name, overrides=list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(in_full(error)) from error
+
+
+def in_full(error: Exception) -> str:
+    """What Hydra's command line prints of an error: OmegaConf's reason stands in its cause."""
+    reason = error.__cause__
+    return f"{error}\n{reason}" if isinstance(reason, OmegaConfBaseException) else str(error)
 
 
 def compose_defense(overrides: Sequence[str]) -> Defense:

@@ -25,12 +25,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from flame.build import CONF, build, evaluated_rounds
+from flame.build import CONF, build, evaluated_rounds, in_full
 from flame.config import register
 from flame.cores import cores, cores_per_job, jobs_at_once
 from flame.duration import duration
 from flame.engine import start_fork_server
-from flame.engine.workbench import prepare_process
+from flame.experiment import in_words
 from flame.federation import play
 from flame.folder import finished
 from flame.report.tables import aligned
@@ -70,14 +70,14 @@ def estimate(arguments: Sequence[str]) -> int:
     parser.add_argument("--estimate", action="store_true")
     given = parser.parse_args(arguments)
     try:
-        found = list(planned(given.config_name or "config", given.overrides, given.multirun))
-        waiting = [job for job in found if not job.finished]
-        if found[0].cfg.engine._target_.endswith(".Pool"):
-            start_fork_server()
-        prepare_process(found[0].cfg.threads)
-        print(told(found, measured(waiting)))
+        with in_words(Path()):
+            found = list(planned(given.config_name or "config", given.overrides, given.multirun))
+            waiting = [job for job in found if not job.finished]
+            if found[0].cfg.engine._target_.endswith(".Pool"):
+                start_fork_server()
+            print(told(found, measured(waiting)))
     except (HydraException, OmegaConfBaseException, OSError) as error:
-        print(error, file=sys.stderr)
+        print(in_full(error), file=sys.stderr)
         return 1
     return 0
 
@@ -98,7 +98,7 @@ def planned(name: str, words: Sequence[str], multirun: bool) -> Iterator[Job]:
         common = set(each[0]).intersection(*each)
         for job in each:
             cfg = composed(*(word for word in job if not word.startswith("seed=")))
-            cfg.seed = next((int(word.removeprefix("seed=")) for word in job if word.startswith("seed=")), cfg.seed)
+            cfg.seed = next((word.removeprefix("seed=") for word in job if word.startswith("seed=")), cfg.seed)
             cfg.memo.dir = None  # what is measured is trained, and nothing is written
             if cfg.engine.get("workers") == "auto":
                 cfg.engine.workers = workers

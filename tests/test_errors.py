@@ -12,7 +12,7 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from flame.build import ConfigError, build
+from flame.build import ConfigError, build, composed
 from flame.overrides import explain, explain_missing_launcher, explain_unknown_keys
 
 OUT_OF_RANGE = {
@@ -126,6 +126,13 @@ def test_unknown_keys_are_refused_by_the_composition(compose: Callable[..., Dict
     for override in ("defense.lambda=1", "round=3", "attack_rounds.begin=1"):
         with pytest.raises(HydraException, match=override.partition("=")[0].rpartition(".")[2]):
             compose(override)
+
+
+def test_a_composition_that_fails_gives_the_reason() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)rounds=many.*'many'.*could not be converted to Integer"):
+        composed(["rounds=many"])
+    with pytest.raises(ConfigError, match=r"(?s)paths.runs=null.*not Optional"):
+        composed(["paths.runs=null"])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,9 +63,22 @@ def test_measured_for_real(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert [job.finished for job in planned("config", words, multirun=True)] == [True, False]
 
 
-def test_an_unknown_key_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
-    assert estimate(["--estimate", "attack.speed=3"]) == 1
-    assert "speed" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["attack.speed=3"], "speed"),
+        (["rounds=many"], "'many' of type 'str' could not be converted to Integer"),
+        (["seed=some"], "'some' of type 'str' could not be converted to Integer"),
+        ([*TINY, "threads=0"], "threads=0 is out of range: must be a whole number >= 1"),
+        ([*TINY, "engine=ray"], "engine=ray needs the extra `ray`"),
+    ],
+)
+def test_what_a_run_would_refuse_is_told_in_words(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    assert estimate(["--estimate", *words]) == 1
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
