@@ -211,7 +211,7 @@ def test_a_launcher_that_is_not_installed_is_named_as_pip_knows_it() -> None:
 )
 def test_the_command_line(train: Callable, tmp_path: Path, arguments: list[str], message: str) -> None:
     """A sentence on standard error, exit code 1, no traceback, and nothing in the folder of runs."""
-    done = train(f"paths.runs={tmp_path}", *arguments)
+    done = train(*arguments, f"paths.runs={tmp_path}")
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
