@@ -55,6 +55,8 @@ BY_VECTOR = (
     "figure_non_iid_equal",
     "dominant_label",
     "poison_or_skew",
+    "all_poisoned",
+    "all_poisoned_digits",
     "forged_statistics",
 )  # likewise, with the vectors compared by seed
 RANKS = "Rank correlations over clients, of all {rounds} rounds"
