@@ -92,7 +92,8 @@ def vectors_over_settings(records: Sequence[SettingLine], plan: Plan) -> Rows:
             row = (*labels, shown.removesuffix(" %"))
             contrasts.append(contrast(row, sides, [averaging], both, seeds(records, plan)))
     columns = [f"`{defense}` %" for defense in (*DEFENSES[1:], DEFENSES[0])]
-    return unpooled_table([*(NAMES[field] for field in cell_fields(plan)), "share"], columns, contrasts, PER_CENT)
+    names = [NAMES.get(field, field) for field in cell_fields(plan)]
+    return unpooled_table([*names, "share"], columns, contrasts, PER_CENT)
 
 
 def pairs_over_settings(
