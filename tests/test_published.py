@@ -17,7 +17,7 @@ from flame.report.catalogue import TABLES
 from flame.report.markup import comma_separated, latex, markdown
 from flame.report.published import ROOT, derived, outdated, publish, spliced
 from flame.report.recipes import own_identity, plan
-from flame.report.records import Line, read, write
+from flame.report.records import Line, csv_of, read, records_of
 from flame.report.runs import Cell, find_runs, gather, read_run
 from flame.trackers.files import CONFIG, ENVIRONMENT, SUMMARY, write_json
 
@@ -71,9 +71,20 @@ def test_a_line_names_the_processor_as_far_as_it_was_recorded(elsewhere: Path) -
 
 def test_lines_survive_a_file(tmp_path: Path) -> None:
     kept = [record(), record("none", "krum", 3, 0.5, NAN)]
-    write(tmp_path / "new" / "x.csv", Line, kept)
-    assert [repr(line) for line in read(tmp_path / "new" / "x.csv", Line)] == [repr(line) for line in kept]
-    assert read(tmp_path / "none.csv", Line) == []
+    text = csv_of(Line, kept)
+    (tmp_path / "x.csv").write_text(text)
+    assert [repr(line) for line in read(tmp_path / "x.csv", Line)] == [repr(line) for line in kept]
+    assert records_of(text, Line)[0] == kept[0] and read(tmp_path / "none.csv", Line) == []
+
+
+def test_tables_are_made_of_the_digits_on_file(elsewhere: Path) -> None:
+    """12.549999996 % is 12.5, and 12.55 with the six digits of the file, which is 12.6: what --check will compute."""
+    run(elsewhere / "runs" / "a", attack="dba")
+    summary = read_json(elsewhere / "runs" / "a" / SUMMARY)
+    summary["metrics"]["eval/ma"] = 0.12549999996
+    write_json(elsewhere / "runs" / "a" / SUMMARY, summary)
+    publish("attacks", cells(elsewhere / "runs"), elsewhere)
+    assert "| 12.6 / 25.0 |" in (elsewhere / "README.md").read_text() and outdated(elsewhere, ["attacks"]) == []
 
 
 def test_cells_by_hand() -> None:

@@ -21,7 +21,7 @@ from flame.report import recipes
 from flame.report.catalogue import TABLES
 from flame.report.holdings import holdings
 from flame.report.published import ROOT, derived, outdated, publish
-from flame.report.records import read, write
+from flame.report.records import csv_of, records_of
 from flame.report.runs import RunRecord, find_runs, gather, read_run
 from flame.report.vectors import PresetLine, VectorLine, chance_jaccard, jaccard
 from flame.trackers.files import CHOICES, CONFIG, ENVIRONMENT, SUMMARY, RunFiles, write_json
@@ -126,13 +126,12 @@ def test_accepted_sets_are_written_out(recorded: Path) -> None:
     assert len(found.accepted_sets.split()) == ROUNDS
 
 
-def test_records_survive_a_file(recorded: Path, tmp_path: Path) -> None:
+def test_records_survive_a_file(recorded: Path) -> None:
     for kind in (VectorLine, PresetLine):
         kept = [kind.of(read_run(folder)) for folder in find_runs([recorded])]
-        write(tmp_path / "a.csv", kind, kept)
-        once = read(tmp_path / "a.csv", kind)
-        write(tmp_path / "b.csv", kind, once)
-        assert (tmp_path / "a.csv").read_text() == (tmp_path / "b.csv").read_text()
+        text = csv_of(kind, kept)
+        once = records_of(text, kind)
+        assert csv_of(kind, once) == text
         assert [run.agreement_all_state if kind is PresetLine else run.agreement for run in once] == pytest.approx(
             [run.agreement_all_state if kind is PresetLine else run.agreement for run in kept], rel=1e-5
         )

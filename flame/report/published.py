@@ -17,7 +17,7 @@ from flame.report.catalogue import TABLES
 from flame.report.contrasts import BOOTSTRAP
 from flame.report.markup import Rows, comma_separated, latex, markdown
 from flame.report.recipes import options, other_settings, own_identity, plan
-from flame.report.records import Line, read, write
+from flame.report.records import Line, csv_of, read, records_of
 from flame.report.runs import Cell
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,10 +35,9 @@ def publish(name: str, cells: Iterable[Cell], root: Path = ROOT, with_latex: boo
     given = {place(record): record for record in own_lines(name, cells)}
     stay = {at for at, old in before.items() if at in given and not supersedes(given[at], old, table.recipe)}
     everything = {**before, **{at: record for at, record in given.items() if at not in stay}}
-    records = [everything[at] for at in sorted(everything)]
-    files = derived(name, records, root, with_latex)
-    write(path, table.kind, records)
-    for path, content in files.items():
+    text = csv_of(table.kind, [everything[at] for at in sorted(everything)])
+    files = derived(name, records_of(text, table.kind), root, with_latex)  # of what is on file, with its digits
+    for path, content in {path: text, **files}.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
 

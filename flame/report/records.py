@@ -64,22 +64,23 @@ def common(run: RunRecord) -> dict[str, Any]:
     }
 
 
-def write(path: Path, kind: type[Kind], records: Sequence[Kind]) -> None:
-    """One CSV line per run, under the fields of `kind`."""
+def csv_of(kind: type[Kind], records: Sequence[Kind]) -> str:
+    """One CSV line per run, under the fields of `kind`; six significant digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(field.name for field in fields(kind))
     for record in records:
         writer.writerow("" if v != v else f"{v:.6g}" if isinstance(v, float) else v for v in astuple(record))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text.getvalue())
+    return text.getvalue()
+
+
+def records_of(text: str, kind: type[Kind]) -> list[Kind]:
+    """What `csv_of` made a text of."""
+    kinds: dict[str, Callable[[str], Any]] = {"str": str, "int": int, "float": lambda text: float(text or "nan")}
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    return [kind(**{f.name: kinds[str(f.type)](row[f.name]) for f in fields(kind)}) for row in rows]
 
 
 def read(path: Path, kind: type[Kind]) -> list[Kind]:
-    """What `write` wrote; nothing if the file is not there, as before the first run."""
-    if not path.exists():
-        return []
-    kinds: dict[str, Callable[[str], Any]] = {"str": str, "int": int, "float": lambda text: float(text or "nan")}
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [kind(**{f.name: kinds[str(f.type)](row[f.name]) for f in fields(kind)}) for row in rows]
+    """The lines of a file; none if it is not there, as before the first run."""
+    return records_of(path.read_text(), kind) if path.exists() else []
