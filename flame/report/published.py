@@ -37,9 +37,9 @@ def publish(name: str, cells: Iterable[Cell], root: Path = ROOT, with_latex: boo
     everything = {**before, **{at: record for at, record in given.items() if at not in stay}}
     text = csv_of(table.kind, [everything[at] for at in sorted(everything)])
     files = derived(name, records_of(text, table.kind), root, with_latex)  # of what is on file, with its digits
-    for path, content in {path: text, **files}.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
+    for file, content in {path: text, **files}.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
 
 
 def supersedes(new: Line, old: Line, recipe: str) -> bool:
