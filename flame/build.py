@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from pkgutil import resolve_name
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -16,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from attacks.base import Attack
@@ -35,11 +33,10 @@ from flame.federation import Federation
 from flame.layout import SCOPES, StateLayout
 from flame.overrides import explain_unknown_keys, placed
 from flame.seeding import generator
+from flame.signature import check_signature
 from flame.types import Cohort, Dataset, LabelledImages, ServerState, Shards, Updates
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-PLAIN_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-PLAIN = {*PLAIN_NAMES, type(None)}
 
 
 class ConfigError(CompactHydraException):
@@ -86,20 +83,7 @@ def _build(cfg: DictConfig) -> Parts:
     _check_run_level(cfg)
     prepare_process(cfg.threads)
     defense, attack = make(cfg, "defense"), make(cfg, "attack")
-    if attack.hostile and cfg.attack_rounds.start >= cfg.rounds:
-        raise ValueError(
-            f"attack_rounds.start={cfg.attack_rounds.start} is out of range: rounds={cfg.rounds} end before the attack"
-            " begins; lower it, raise rounds, or say attack=none"
-        )
-    population = Population(
-        clients=cfg.clients,
-        per_round=cfg.clients_per_round,
-        poisoned_model_rate=cfg.poisoned_model_rate,
-        rule=cfg.attackers,
-        schedule=Schedule(**cfg.attack_rounds),
-        hostile=attack.hostile,
-        seed=cfg.seed,
-    )
+    population = _population(cfg, attack.hostile)
     attack, dataset = attack.prepare(make(cfg, "dataset"), generator(cfg.seed, "prepare"))
     root_samples = getattr(defense, "root_samples", 0)
     train, shards = dealt(cfg, dataset, root_samples)
@@ -132,10 +116,31 @@ def _build(cfg: DictConfig) -> Parts:
     return Parts(dataset, task, population, attack, defense, start, initial, shadow, evaluate_at)
 
 
+def _population(cfg: DictConfig, hostile: bool) -> Population:
+    """The clients, and when some of them attack."""
+    if hostile and cfg.attack_rounds.start >= cfg.rounds:
+        raise ValueError(
+            f"attack_rounds.start={cfg.attack_rounds.start} is out of range: rounds={cfg.rounds} end before the attack"
+            " begins; lower it, raise rounds, or say attack=none"
+        )
+    return Population(
+        clients=cfg.clients,
+        per_round=cfg.clients_per_round,
+        poisoned_model_rate=cfg.poisoned_model_rate,
+        rule=cfg.attackers,
+        schedule=Schedule(**cfg.attack_rounds),
+        hostile=hostile,
+        seed=cfg.seed,
+    )
+
+
 def make(cfg: Mapping[str, Any], group: str, **fixed: Any) -> Any:
     """Instantiate one config group, composed or as a run recorded it; the signature of its target is its schema."""
     node = cfg[group]
-    _check_signature(group, node)
+    try:
+        check_signature(group, node)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     try:
         return instantiate(node, _convert_="all", **fixed)
     except InstantiationException as error:
@@ -169,51 +174,6 @@ def compose_defense(overrides: Sequence[str]) -> Defense:
         return defense
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(str(error)) from error
-
-
-def _check_signature(key: str, node: Any) -> None:
-    """Every key of the node is a parameter of its `_target_`, and none is missing; nested nodes likewise."""
-    if not OmegaConf.is_dict(node) or "_target_" not in node:
-        return
-    given = {k for k in node if not k.startswith("_")}
-    target = _target(f"{key}._target_", str(node._target_))
-    parameters = inspect.signature(target).parameters
-    # a dataclass inherits fields from other modules, so its own hints are asked for, not those of its __init__
-    hints = get_type_hints(target if is_dataclass(target) or not inspect.isclass(target) else target.__init__)
-    if unknown := sorted(given - set(parameters)):
-        raise ConfigError(f"{key}.{unknown[0]} is not a parameter of {node._target_}: it takes {', '.join(parameters)}")
-    partial_call = node.get("_partial_", False)
-    needed = {name for name, p in parameters.items() if p.default is inspect.Parameter.empty}
-    if (missing := sorted(needed - given)) and not partial_call:
-        raise ConfigError(f"{key}.{missing[0]} is missing: {node._target_} needs it")
-    for name in given:
-        _check_type(f"{key}.{name}", node[name], hints.get(name))
-        _check_signature(f"{key}.{name}", node[name])
-
-
-def _target(key: str, name: str) -> Any:
-    """The class or function of that dotted name."""
-    try:
-        target = resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{key}={name} cannot be imported ({error}): leave it as the option's YAML has it") from error
-    if not callable(target):
-        raise ConfigError(f"{key}={name} is no class or function: leave it as the option's YAML has it")
-    return target
-
-
-def _check_type(key: str, value: Any, hint: Any) -> None:
-    """A plain value where a plain type is wanted must have it; a whole number will do for a float."""
-    if get_origin(hint) is Sequence and not OmegaConf.is_list(value):
-        raise ConfigError(f"{key}={value!r} has the wrong type: must be a list, such as [1, 2]")
-    if getattr(hint, "__module__", "").startswith(("attacks.", "flame.")) and not OmegaConf.is_dict(value):
-        raise ConfigError(f"{key}={value!r} has the wrong type: must be a part; its YAML says how to choose another")
-    wanted = set(get_args(hint)) or {hint}
-    if not wanted <= PLAIN or OmegaConf.is_config(value) or (key == "engine.workers" and value == "auto"):
-        return
-    if type(value) not in (wanted | {int} if float in wanted else wanted):
-        names = " or ".join(sorted("null" if t is type(None) else PLAIN_NAMES[t] for t in wanted))
-        raise ConfigError(f"{key}={value!r} has the wrong type: must be {names}")
 
 
 def _check_run_level(cfg: DictConfig) -> None:

@@ -81,7 +81,7 @@ def explain(error: OSError, folder: Path) -> str | None:
         return str(error)  # one of ours, in words already
     remedy = REMEDIES.get(error.errno)
     return remedy and (
-        f"{error.filename or folder}: {error.strerror}; {remedy}. "
+        f"{error.filename2 or error.filename or folder}: {error.strerror}; {remedy}. "
         "Then give the same command again: the run goes on from its last checkpoint"
     )
 

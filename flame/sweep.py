@@ -43,6 +43,7 @@ class SweepReport(Callback):
         self._ledger: Path | None = None  # one JSON line per job that has ended; travels to the jobs with this object
         self._jobs = 0  # of the sweep
         self._began = 0.0  # time.time() at its start
+        self._found = False  # whether a single run's folder was there before
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """In the process of a job, which submitit starts without train.py."""
@@ -50,7 +51,8 @@ class SweepReport(Callback):
         self.__dict__.update(state)
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Before a single run."""
+        """Before a single run, for which Hydra makes a folder."""
+        self._found = Path(config.hydra.run.dir).exists()
         must_be_writable(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
@@ -69,8 +71,9 @@ class SweepReport(Callback):
         """Note how the job ended, and call it completed: Hydra would raise its error and not launch the next batch."""
         folder = Path(config.hydra.runtime.output_dir)
         if self._ledger is None:
-            if job_return.status == JobStatus.FAILED and not any(folder.iterdir()):
-                folder.rmdir()  # refused before it wrote anything
+            refused = job_return.status == JobStatus.FAILED and folder.is_dir() and not any(folder.iterdir())
+            if refused and not self._found:
+                folder.rmdir()
             return
         note = {"folder": str(folder), "error": None, "ran": not older(folder, self._began)}
         if job_return.status == JobStatus.FAILED:

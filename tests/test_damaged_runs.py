@@ -43,9 +43,40 @@ def test_a_finished_run_whose_acceptance_is_cut_off_is_refused(tmp_path: Path, k
     """In the middle of a round or behind one; of an unfinished run it may just be being written."""
     cut = "".join(TWO_ROUNDS.splitlines(keepends=True)[:kept])
     (whole(tmp_path / "a") / ACCEPTANCE).write_text(f"{HEADER}\n{cut}")
-    with pytest.raises(ValueError, match=r"acceptance\.csv lacks clients or rounds of the 2 in metrics\.jsonl"):
+    with pytest.raises(ValueError, match=r"acceptance\.csv lacks or repeats clients or rounds of the 2 in"):
         read_run(tmp_path / "a")
     assert read_run(write_run(tmp_path / "b", rows=[{}, {}], clients=cut)).summary is None
+
+
+@pytest.mark.parametrize("share", [0.2, 0.4, 0.6, 0.8])
+@pytest.mark.parametrize("name", [CHOICES, CONFIG, SUMMARY])
+def test_a_file_that_is_cut_off_is_named(tmp_path: Path, name: str, share: float) -> None:
+    """YAML that is cut off is often YAML still, with fewer keys."""
+    path = whole(tmp_path) / name
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(ValueError, match=rf"is not a complete run folder \(.*{name}"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "lacks"),
+    [
+        (CHOICES, "{}", "dataset, "),
+        (CONFIG, "rounds: 2\n", "seed, "),
+        (SUMMARY, '{"finished": true}', "mean_of_last, "),
+    ],
+)
+def test_a_file_that_lacks_a_key_is_named(tmp_path: Path, name: str, content: str, lacks: str) -> None:
+    (whole(tmp_path) / name).write_text(content)
+    with pytest.raises(ValueError, match=rf"\({name} lacks {lacks}"):
+        read_run(tmp_path)
+
+
+def test_a_finished_run_whose_acceptance_is_doubled_is_refused(tmp_path: Path) -> None:
+    twice = "".join(2 * line for line in TWO_ROUNDS.splitlines(keepends=True))
+    (whole(tmp_path) / ACCEPTANCE).write_text(f"{HEADER}\n{twice}")
+    with pytest.raises(ValueError, match=r"acceptance\.csv lacks or repeats clients"):
+        read_run(tmp_path)
 
 
 def test_the_others_are_reported_and_the_exit_code_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

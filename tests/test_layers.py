@@ -17,6 +17,7 @@ SOURCES = [
 HYDRA_AWARE = {
     "flame/config.py",
     "flame/build.py",
+    "flame/signature.py",
     "flame/experiment.py",
     "flame/sweep.py",
     "flame/estimate.py",

@@ -19,9 +19,10 @@ from conftest import Train
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flame.config import NAMED
 from flame.federation import Round
 from flame.trackers.base import RunInfo
-from flame.trackers.files import ACCEPTANCE, CHOICES, CONFIG, SUMMARY, RunFiles, read_metrics, write_json
+from flame.trackers.files import ACCEPTANCE, CHOICES, CONFIG, ENVIRONMENT, SUMMARY, RunFiles, read_metrics, write_json
 from flame.trackers.wandb import WandB, fit, run_id
 
 CHOSEN = {"dataset": "digits", "partition": "iid", "model": "resnet8", "attack": "badnets", "defense": "krum"}
@@ -120,7 +121,9 @@ def described(folder: Path, name: str = "a-run-0123456789ab", sweep: str = "") -
     """A run folder as `flame.experiment` prepares it."""
     folder.mkdir(exist_ok=True)
     write_json(folder / CHOICES, CHOSEN)
-    (folder / CONFIG).write_text("rounds: 3\nseed: 0\n")
+    parts = "".join(f"{group}: {{}}\n" for group in NAMED)
+    (folder / CONFIG).write_text(f"rounds: 3\nseed: 0\nclients_per_round: 4\n{parts}")
+    write_json(folder / ENVIRONMENT, {"commit": "1234567", "dirty": False})
     write_json(folder / "identity.json", {"identity": "0123456789ab"})
     return RunInfo(name, folder, "0123456789ab", {"rounds": 3, "seed": 0, "dataset": {}}, CHOSEN, sweep or name)
 

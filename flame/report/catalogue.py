@@ -131,7 +131,7 @@ def both_vectors(name: str) -> Table:
 
 def poisoned(mark: str) -> dict[str, Block]:
     """What the poison does, beside the same clients with PDR 0."""
-    rates, shares = [("0.5", "0")], ("ma", "ba")
+    rates, shares = [("0.5", "0")], ("ma", "ba", "malicious_recall")
     return {mark: Block(partial(pairs_over_settings, field="poisoned_data_rate", pairs=rates, shown=shares), LAST)}
 
 

@@ -19,6 +19,8 @@ from flame.trackers.files import ACCEPTANCE, CHOICES, CONFIG, ENVIRONMENT, METRI
 
 Array = NDArray[np.float64]
 PLACES = ("dataset.root", "dataset.download")  # where something lies on this machine or comes from, not what it is
+LEAST = ("seed", "rounds", "clients_per_round", *NAMED)  # of config.yaml, with what the folder's name is made of
+REPORTED = ("mean_of_last", "metrics")  # of summary.json
 NO_ROUNDS = np.zeros(0, [(name, np.int64) for name in ("round", "client", "compromised", "accepted")])
 
 
@@ -130,12 +132,12 @@ def read_run(folder: Path) -> RunRecord:
         run = RunRecord(
             folder=folder,
             identity=read_json(folder / IDENTITY)["identity"],
-            choices=read_json(folder / CHOICES),
-            config=read_config(folder / CONFIG),
+            choices=having(NAMED, read_json(folder / CHOICES), CHOICES),
+            config=having(LEAST, read_config(folder / CONFIG), CONFIG),
             environment={"commit": None, "dirty": None, **read_json(folder / ENVIRONMENT)},
             metrics=columns(read_metrics(folder)),
             acceptance=read_acceptance(folder / ACCEPTANCE),
-            summary=summary if summary.get("finished") else None,
+            summary=having(REPORTED, summary, SUMMARY) if summary.get("finished") else None,
         )
         if run.summary:
             check_whole(run)
@@ -145,6 +147,13 @@ def read_run(folder: Path) -> RunRecord:
     except (LookupError, TypeError, ValueError) as error:
         reason = str(error) if isinstance(error, ValueError) else repr(error)
     raise ValueError(f"{folder} is not a complete run folder ({reason}): leave it out, or run it again")
+
+
+def having(keys: Iterable[str], content: dict[str, Any], name: str) -> dict[str, Any]:
+    """The content of a file; a ValueError if it lacks a key, as YAML that was cut off, which is YAML still."""
+    if lacking := [key for key in keys if key not in content]:
+        raise ValueError(f"{name} lacks {', '.join(lacking)}")
+    return content
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -159,10 +168,11 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def check_whole(run: RunRecord) -> None:
-    """A ValueError unless acceptance.csv has the rounds that metrics.jsonl has, each with as many clients."""
+    """A ValueError unless acceptance.csv has the rounds of metrics.jsonl, each with as many clients, none twice."""
     rounds, clients = np.unique(run.acceptance["round"], return_counts=True)
-    if rounds.tolist() != run.metrics["round"].tolist() or len(set(clients.tolist())) > 1:
-        raise ValueError(f"{ACCEPTANCE} lacks clients or rounds of the {run.rounds} in {METRICS}")
+    twice = len(np.unique(run.acceptance[["round", "client"]])) < len(run.acceptance)
+    if rounds.tolist() != run.metrics["round"].tolist() or len(set(clients.tolist())) > 1 or twice:
+        raise ValueError(f"{ACCEPTANCE} lacks or repeats clients or rounds of the {run.rounds} in {METRICS}")
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, Array]:

@@ -1,0 +1,65 @@
+"""What a config group may hold is what its `_target_` takes: names and types are checked before anything is made."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import is_dataclass
+from pkgutil import resolve_name
+from typing import Any, get_args, get_origin, get_type_hints
+
+from omegaconf import OmegaConf
+
+PLAIN_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+PLAIN = {*PLAIN_NAMES, type(None)}
+
+
+def check_signature(key: str, node: Any) -> None:
+    """A ValueError unless every key of the node is a parameter of its `_target_`, and none is missing.
+
+    Nested nodes likewise.
+    """
+    if not OmegaConf.is_dict(node) or "_target_" not in node:
+        return
+    given = {k for k in node if not k.startswith("_")}
+    target = _target(f"{key}._target_", str(node._target_))
+    try:
+        parameters = inspect.signature(target).parameters
+    except ValueError as error:
+        raise ValueError(f"{key}._target_={node._target_} is none of ours: {error}") from error
+    # a dataclass inherits fields from other modules, so its own hints are asked for, not those of its __init__
+    hints = get_type_hints(target if is_dataclass(target) or not inspect.isclass(target) else target.__init__)
+    if unknown := sorted(given - set(parameters)):
+        raise ValueError(f"{key}.{unknown[0]} is not a parameter of {node._target_}: it takes {', '.join(parameters)}")
+    partial_call = node.get("_partial_", False)
+    needed = {name for name, p in parameters.items() if p.default is inspect.Parameter.empty}
+    if (missing := sorted(needed - given)) and not partial_call:
+        raise ValueError(f"{key}.{missing[0]} is missing: {node._target_} needs it")
+    for name in given:
+        _check_type(f"{key}.{name}", node[name], hints.get(name))
+        check_signature(f"{key}.{name}", node[name])
+
+
+def _target(key: str, name: str) -> Any:
+    """The class or function of that dotted name."""
+    try:
+        target = resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{key}={name} cannot be imported ({error}): leave it as the option's YAML has it") from error
+    if not callable(target):
+        raise ValueError(f"{key}={name} is no class or function: leave it as the option's YAML has it")
+    return target
+
+
+def _check_type(key: str, value: Any, hint: Any) -> None:
+    """A plain value where a plain type is wanted must have it; a whole number will do for a float."""
+    if get_origin(hint) is Sequence and not OmegaConf.is_list(value):
+        raise ValueError(f"{key}={value!r} has the wrong type: must be a list, such as [1, 2]")
+    if getattr(hint, "__module__", "").startswith(("attacks.", "flame.")) and not OmegaConf.is_dict(value):
+        raise ValueError(f"{key}={value!r} has the wrong type: must be a part; its YAML says how to choose another")
+    wanted = set(get_args(hint)) or {hint}
+    if not wanted <= PLAIN or OmegaConf.is_config(value) or (key == "engine.workers" and value == "auto"):
+        return
+    if type(value) not in (wanted | {int} if float in wanted else wanted):
+        names = " or ".join(sorted("null" if t is type(None) else PLAIN_NAMES[t] for t in wanted))
+        raise ValueError(f"{key}={value!r} has the wrong type: must be {names}")
