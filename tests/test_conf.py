@@ -17,10 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 from oracles.rounds import net
 
 from attacks.base import Attack
-from flame.build import _check_signature, make
+from flame.build import make
 from flame.config import RunConfig
 from flame.federation import play
 from flame.seeding import generator
+from flame.signature import check_signature
 from flame.types import LabelledImages, ServerState, Updates
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -57,7 +58,7 @@ def test_composes_with_known_keys_only(compose: Compose, option: str) -> None:
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     group = option.partition("=")[0].partition("/")[0]
     if group != "paths":
-        _check_signature(group, cfg[group])
+        check_signature(group, cfg[group])
 
 
 @pytest.mark.parametrize("option", options(*GROUPS))
@@ -76,7 +77,7 @@ def test_experiments_compose(compose: Compose, option: str) -> None:
     cfg = compose(option)
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     for group in set(GROUPS) - {"paths"}:
-        _check_signature(group, cfg[group])
+        check_signature(group, cfg[group])
 
 
 @pytest.mark.parametrize("name", PRIMARY)
