@@ -66,6 +66,8 @@ class Population:
             )
         if self.controlled == self.clients:
             raise ValueError(f"{rate} of clients={self.clients} rounds to all of them: lower it, or raise clients")
+        if fixed and self.attackers == self.per_round:
+            raise ValueError(f"{rate} of clients_per_round={self.per_round} rounds to no benign client: lower it")
 
     @property
     def attackers(self) -> int:

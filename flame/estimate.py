@@ -19,7 +19,6 @@ from time import perf_counter
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -34,7 +33,7 @@ from flame.experiment import in_words
 from flame.federation import play
 from flame.folder import finished
 from flame.report.tables import aligned
-from flame.sweep import jobs
+from flame.sweep import jobs, parsed
 
 BUDGET = 45.0  # seconds after which no further kind is measured
 ROUNDS = 2  # timed of each kind, after the first
@@ -90,8 +89,7 @@ def planned(name: str, words: Sequence[str], multirun: bool) -> Iterator[Job]:
         return compose(name, list(words), return_hydra_config=True)
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        parsed = OverridesParser.create().parse_overrides(list(words))
-        whole = composed(*(word.input_line for word in parsed if not word.is_sweep_override()))
+        whole = composed(*(word.input_line for word in parsed(words) if not word.is_sweep_override()))
         sweeps = multirun or whole.hydra.mode == RunMode.MULTIRUN
         workers = cores_per_job(whole.hydra.launcher if sweeps else {}, cores())
         each = jobs(whole, words) if sweeps else [list(words)]

@@ -33,7 +33,7 @@ def placed(message: str, full_key: str) -> str:
 def explain(arguments: Sequence[str]) -> None:
     """Exit with a hint if the command line names a key or a launcher that is not there."""
     explain_unknown_keys(arguments)
-    if not any(word.startswith(("--config-dir", "-cd", "hydra.searchpath")) for word in arguments):
+    if not any(re.match(r"--config-[dp]|-c[dp]|\+*hydra\.searchpath", word) for word in arguments):
         explain_unknown_options(arguments)  # unless the user has a conf of their own
     explain_missing_launcher(arguments)
 

@@ -22,7 +22,9 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
 from hydra.experimental.callback import Callback
@@ -103,8 +105,13 @@ class SweepReport(Callback):
 def jobs(config: DictConfig, words: Sequence[str]) -> list[list[str]]:
     """The overrides of each job of a sweep, in order: the recipe's `hydra.sweeper.params`, then the command line's."""
     swept = [f"{key}={values}" for key, values in (config.hydra.sweeper.get("params") or {}).items()]
-    overrides = OverridesParser.create().parse_overrides([*swept, *words])
-    return list(chain.from_iterable(BasicSweeper.split_arguments(overrides, None)))
+    return list(chain.from_iterable(BasicSweeper.split_arguments(parsed([*swept, *words]), None)))
+
+
+def parsed(words: Sequence[str]) -> list[Override]:
+    """The overrides of a command line; `glob(...)` asks Hydra, where it has started, what options there are."""
+    hydra = GlobalHydra.instance()
+    return OverridesParser.create(hydra.config_loader() if hydra.is_initialized() else None).parse_overrides([*words])
 
 
 def standing(notes: Sequence[Mapping[str, Any]], jobs: int, seconds: float) -> str:

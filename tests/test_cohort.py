@@ -124,6 +124,7 @@ def test_too_few_attackers_or_too_few_others() -> None:
         ({"poisoned_model_rate": 1.0}, r"poisoned_model_rate=1.0 is out of range: must be in \[0, 1\)"),
         ({"poisoned_model_rate": -0.1}, r"poisoned_model_rate=-0.1 is out of range"),
         ({"poisoned_model_rate": float("nan")}, r"poisoned_model_rate=nan is out of range"),
+        ({"per_round": 3, "poisoned_model_rate": 0.9}, r"0.9 of clients_per_round=3 rounds to no benign client"),
         ({"poisoned_model_rate": 0.995}, r"poisoned_model_rate=0.995 of clients=100 rounds to all of them: lower it"),
         ({"poisoned_model_rate": 0.02}, r"poisoned_model_rate=0.02 of clients_per_round=20 rounds to no attacker"),
         ({"poisoned_model_rate": 0.004, "rule": "random"}, r"=0.004 of clients=100 rounds to no attacker"),

@@ -72,6 +72,14 @@ def test_a_file_that_lacks_a_key_is_named(tmp_path: Path, name: str, content: st
         read_run(tmp_path)
 
 
+def test_a_last_cell_that_is_cut_is_seen(tmp_path: Path) -> None:
+    """A norm of 0.123 in place of 0.123456 is a number still."""
+    path = whole(tmp_path) / ACCEPTANCE
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"acceptance\.csv is cut off in its last line"):
+        read_run(tmp_path)
+
+
 def test_a_finished_run_whose_acceptance_is_doubled_is_refused(tmp_path: Path) -> None:
     twice = "".join(2 * line for line in TWO_ROUNDS.splitlines(keepends=True))
     (whole(tmp_path) / ACCEPTANCE).write_text(f"{HEADER}\n{twice}")

@@ -172,7 +172,15 @@ def test_did_you_mean_the_option(argument: str, hint: str) -> None:
 
 def test_known_options_pass() -> None:
     explain(["defense=fedavg,flame_all_state", "experiment=null", "attack@attack.backdoor=dba", "seed=0,1", "-m"])
-    explain(["defense=mine", "--config-dir=conf_of_mine"])
+    for own in (
+        "--config-dir=mine",
+        "--config-path=mine",
+        "-cd",
+        "-cp",
+        "hydra.searchpath=[mine]",
+        "+hydra.searchpath=x",
+    ):
+        explain(["defense=mine", own])
 
 
 def test_known_words_pass() -> None:
@@ -216,3 +224,9 @@ def test_the_command_line(train: Callable, tmp_path: Path, arguments: list[str],
     assert message in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_a_refused_run_leaves_the_user_s_own_folder(train: Callable, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    assert train(*SMOKE, "threads=0", f"hydra.run.dir={tmp_path / 'mine'}", f"paths.runs={tmp_path}").returncode == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]

@@ -35,6 +35,14 @@ def test_a_run_costs_its_rounds_and_evaluations(found: list[Job]) -> None:
     assert COST.run(found[0].cfg) == 10 + 23 * 2 + 2 * 5 == 66
 
 
+def test_options_found_by_a_pattern(tmp_path: Path) -> None:
+    """Which they are, only Hydra's own loader knows."""
+    register()
+    words = [*TINY, "defense=glob([flame_a*,flame_w*])", f"paths.runs={tmp_path}"]
+    chosen = [job.cfg.hydra.runtime.choices.defense for job in planned("config", words, multirun=True)]
+    assert chosen == ["flame_all_state", "flame_weights_only"]
+
+
 def test_what_is_finished_costs_nothing(found: list[Job]) -> None:
     """Six runs of 66 s, one after the other."""
     text = told([replace(job, finished=i in (0, 5)) for i, job in enumerate(found)], {"attack=none": COST})

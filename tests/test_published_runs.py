@@ -109,8 +109,11 @@ def test_a_trial_in_other_rounds_takes_no_published_run_s_place(elsewhere: Path)
         write_json(elsewhere / name / "a" / SUMMARY, {**summary, "state_sha256": state})
         if own:
             write_json(elsewhere / name / "a" / IDENTITY, {"identity": own_identity("table_attacks", record())})
-        publish("attacks", cells(elsewhere / name), elsewhere, add=True)
+        left_out = publish("attacks", cells(elsewhere / name), elsewhere, add=True)
         (line,) = read(elsewhere / "results" / "attacks.csv", Line)
+        assert [words.split(" is left out")[0] for words in left_out] == (
+            [] if line.state_sha256 == state else ["table attacks: dba fedavg 0"]
+        )
         return line.state_sha256
 
     assert added("trial", "01", own=False) == "01"
@@ -118,6 +121,7 @@ def test_a_trial_in_other_rounds_takes_no_published_run_s_place(elsewhere: Path)
     assert added("own", "03", own=True) == "03"
     assert added("third trial", "04", own=False) == "03"
     assert added("own again", "05", own=True) == "05"
+    assert added("own, unfinished", "", own=True) == "05"
 
 
 @pytest.mark.parametrize("table", ["norms", "presets"])

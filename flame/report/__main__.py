@@ -45,8 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(*stale, sep="\n", end="\n" if stale else "")
             return 1 if stale else 0
         cells, damaged = read_cells(given.runs)
-        if given.table:
-            publish(given.table, cells, with_latex=given.latex, add=given.add)
+        left_out = publish(given.table, cells, with_latex=given.latex, add=given.add) if given.table else []
         figure = given.figure or Path(
             os.path.commonpath([run.folder.absolute().parent for cell in cells for run in cell.runs]), COMPARISON
         )
@@ -57,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     print(comparison(cells))
     print("", f"figure  {figure}", *(run_line(run.folder) for cell in cells for run in cell.runs), sep="\n")
-    print(*damaged, sep="\n", end="\n" if damaged else "", file=sys.stderr)
+    print(*left_out, *damaged, sep="\n", end="\n" if left_out or damaged else "", file=sys.stderr)
     return 1 if damaged else 0
 
 

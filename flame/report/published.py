@@ -23,8 +23,12 @@ from flame.report.runs import Cell
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def publish(name: str, cells: Iterable[Cell], root: Path = ROOT, with_latex: bool = False, add: bool = False) -> None:
+def publish(
+    name: str, cells: Iterable[Cell], root: Path = ROOT, with_latex: bool = False, add: bool = False
+) -> list[str]:
     """Write results/<name>.csv from runs, and all that is made from it; with `add` its lines of other runs stay.
+
+    A sentence about each run that took no place, because a finished one of other rounds, or another one, has it.
 
     Raises:
         ValueError: as `own_lines`, or a document lacks a table's marks. Nothing was written then.
@@ -40,6 +44,8 @@ def publish(name: str, cells: Iterable[Cell], root: Path = ROOT, with_latex: boo
     for file, content in {path: text, **files}.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content)
+    why = "unfinished, or not in the recipe's own rounds, and a finished run is published there"
+    return [f"table {name}: {' '.join(map(str, at))} is left out: {why}" for at in sorted(stay)]
 
 
 def supersedes(new: Line, old: Line, recipe: str) -> bool:

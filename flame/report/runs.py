@@ -171,6 +171,8 @@ def check_whole(run: RunRecord) -> None:
     """A ValueError unless acceptance.csv has the rounds of metrics.jsonl, each with as many clients, none twice."""
     rounds, clients = np.unique(run.acceptance["round"], return_counts=True)
     twice = len(np.unique(run.acceptance[["round", "client"]])) < len(run.acceptance)
+    if not (run.folder / ACCEPTANCE).read_bytes().endswith(b"\n"):
+        raise ValueError(f"{ACCEPTANCE} is cut off in its last line")
     if rounds.tolist() != run.metrics["round"].tolist() or len(set(clients.tolist())) > 1 or twice:
         raise ValueError(f"{ACCEPTANCE} lacks or repeats clients or rounds of the {run.rounds} in {METRICS}")
 

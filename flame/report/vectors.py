@@ -50,8 +50,7 @@ class VectorLine(Line):
     def of(cls, run: RunRecord) -> Self:
         """The line of a run."""
         own = {field.name for field in fields(cls)} - {field.name for field in fields(Line)} - {"partition", "norm"}
-        known = run.summary and set(VECTORS) <= set(run.shadows)  # one without shadow verdicts is of no recipe
-        measured = means(run) | agreements(run) | correlations(run) if known else dict.fromkeys(own, np.nan)
+        measured = means(run) | agreements(run) | correlations(run) if judged(run) else dict.fromkeys(own, np.nan)
         chosen = {"partition": run.choices["partition"], "norm": str(run.config["model"].get("norm", "-"))}
         return cls(**common(run) | chosen | measured)
 
@@ -67,10 +66,15 @@ class PresetLine(Line):
     @classmethod
     def of(cls, run: RunRecord) -> Self:
         """The line of a run."""
-        known = run.summary and set(VECTORS) <= set(run.shadows)
-        agreed = {f"agreement_{v}": mean_jaccard(run, "accepted", f"shadow_{v}") if known else np.nan for v in VECTORS}
+        whole = judged(run)
+        agreed = {f"agreement_{v}": mean_jaccard(run, "accepted", f"shadow_{v}") if whole else np.nan for v in VECTORS}
         sets = " ".join("".join(str(bit) for bit in rows["accepted"]) for rows in by_round(run))
         return cls(**common(run) | agreed, accepted_sets=sets)
+
+
+def judged(run: RunRecord) -> bool:
+    """Whether a run is finished and has both vectors' verdicts; one with `shadow=[]` has none, and is of no recipe."""
+    return bool(run.summary) and set(VECTORS) <= set(run.shadows)
 
 
 def means(run: RunRecord) -> dict[str, float]:
