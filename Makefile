@@ -8,7 +8,7 @@ BIN := .venv/bin
 DEMO := defense=fedavg,flame_all_state,flame_weights_only
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data demo test slow torture rehearse bench check format
+.PHONY: help setup data demo test slow explore torture rehearse bench check format
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test: $(BIN)/.installed-dev  ## the whole test suite; no network, no GPU
 
 slow: $(BIN)/.installed-dev  ## the tests that the suite leaves out: Ray, submitit and Slurm, as far as they are installed
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+explore: $(BIN)/.installed-dev  ## the property tests on examples of today, ten times as many: finds what the suite's fixed ones do not
+	$(BIN)/python -m pytest -n 2 -m "hypothesis and not slow" --hypothesis-profile=explore $(ARGS)
 
 torture: $(BIN)/.installed-dev  ## 50 kills and resumes, 10,000 hostile rounds, 10,000 damaged files: up to 20 minutes
 	$(BIN)/python tests/torture.py --kills 50 --rounds 10000 --files 10000 $(ARGS)

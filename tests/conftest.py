@@ -31,8 +31,10 @@ Compose = Callable[..., DictConfig]
 Start = Callable[[DictConfig], AbstractContextManager[tuple[Federation, ServerState]]]
 Train = Callable[..., subprocess.CompletedProcess[str]]
 
-hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine is not a failure
-hypothesis.settings.load_profile("patient")
+# The suite draws the same examples everywhere, so that what passed here passes there; `make explore` draws new ones.
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)  # a busy machine is not a failure
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000, print_blob=True)
+hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flame.cohort import Population, Schedule
@@ -26,10 +26,15 @@ POPULATION = Population(
     round_=st.integers(0, 500),
     rule=st.sampled_from(["fixed", "random"]),
 )
+@example(clients=3, share=0.5, pmr=0.75, seed=0, round_=0, rule="fixed")  # 2 of 2: no benign client, 1 is left at home
 def test_every_cohort(clients: int, share: float, pmr: float, seed: int, round_: int, rule: str) -> None:
     n = max(1, round(share * clients))
-    assume(pmr == 0 or round(pmr * (n if rule == "fixed" else clients)) > 0)
-    assume(round(pmr * clients) < clients)
+    of = n if rule == "fixed" else clients
+    hostile = round(pmr * of)  # some, where PMR is not 0, and not all
+    if (pmr > 0 and hostile == 0) or hostile == of or round(pmr * clients) == clients:
+        with pytest.raises(ValueError, match="poisoned_model_rate"):
+            Population(clients, n, pmr, rule, ALWAYS, True, seed)
+        return
     population = Population(clients, n, pmr, rule, ALWAYS, True, seed)
     cohort, truth = population.cohort(round_), population.compromised()
     assert cohort.ids.shape == cohort.compromised.shape == (n,)

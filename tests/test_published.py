@@ -22,7 +22,7 @@ from flame.report.runs import Cell, find_runs, gather, read_run
 from flame.trackers.files import CONFIG, ENVIRONMENT, SUMMARY, write_json
 
 NAN = math.nan
-NOT_RUN = {"zhmzm", "durability_fashion"}  # tables without a csv
+NOT_RUN = {"zhmzm", "durability_fashion", "later_attacks_equal"}  # tables without a csv
 DEFAULT = {"dataset": "fashion_mnist", "partition": "main_label"}
 
 
@@ -202,6 +202,12 @@ def test_what_no_table_makes_is_told(elsewhere: Path) -> None:
 def test_a_document_without_marks_is_refused() -> None:
     with pytest.raises(ValueError, match=r"README\.md has no marks <!-- table: attacks -->"):
         spliced("text", "attacks", "content", "README.md")
+
+
+@pytest.mark.parametrize("between", ["", "an old table\n\nits caption\n"])
+def test_what_is_between_the_marks_is_replaced(between: str) -> None:
+    start, end = "before\n<!-- table: attacks -->\n", "<!-- end: attacks -->\nafter"
+    assert spliced(start + between + end, "attacks", "content", "README.md") == f"{start}content\n{end}"
 
 
 ROWS = [["`a_b` %", "n"], ["1 ± 2", "x, y & {z} < 3"]]

@@ -161,12 +161,9 @@ PRESETS = {
 }
 ATTACKS, DEFENSES = {"attacks": Block(attacks, LAST)}, {"defenses": Block(defenses, LAST)}
 STRONGEST = {"strongest": Block(strongest, LAST + "; ranked by the mean MA - BA in percentage points")}
-LATER = {
-    "later_attacks": Block(
-        later_attacks,
-        LAST + "; malicious admitted: of all rounds; the largest mean BA under either vector first",
-    )
-}
+LATER = Block(
+    later_attacks, LAST + "; malicious admitted: of all rounds; the largest mean BA under either vector first"
+)
 SKEWED = {
     "step_costs": Block(step_costs, LAST + ", and over the ways to have the other step on or off"),
     "components_skewed": Block(components, LAST),
@@ -202,7 +199,10 @@ TABLES = {
     "presets": Table("presets", "RESULTS.md", PresetLine, PRESETS, exactly),
     "evasion": Table("evasion_digits", "RESULTS.md", EvasionLine, evaded("evasion"), exactly),
     "strongest": Table("strongest_digits", "README.md", AttackLine, STRONGEST, exactly),
-    "later_attacks": Table("later_attacks_digits", "README.md", AttackLine, LATER, exactly),
+    "later_attacks": Table("later_attacks_digits", "README.md", AttackLine, {"later_attacks": LATER}, exactly),
+    "later_attacks_equal": Table(
+        "later_attacks_equal_digits", "README.md", AttackLine, {"later_attacks_equal": LATER}, exactly
+    ),
     "ablations": Table("ablations_digits", "RESULTS.md", AblationLine, {"ablations": IDEAS}, exactly),
     "masks": Table("masks_wide_digits", "RESULTS.md", AblationLine, {"masks": IDEAS}, exactly),
     "colluders": Table("colluders_digits", "RESULTS.md", AblationLine, {"colluders": IDEAS}, exactly),

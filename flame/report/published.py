@@ -162,9 +162,9 @@ def spliced(text: str, mark: str, content: str, document: str) -> str:
     Raises:
         ValueError: the marks are not there.
     """
-    start, end = f"<!-- table: {mark} -->\n", f"\n<!-- end: {mark} -->"
+    start, end = f"<!-- table: {mark} -->\n", f"<!-- end: {mark} -->"
     before, found, rest = text.partition(start)
     _, closed, after = rest.partition(end)
     if not (found and closed):
-        raise ValueError(f"{document} has no marks {start.strip()} and {end.strip()}: put them where the table goes")
-    return f"{before}{start}{content}{end}{after}"
+        raise ValueError(f"{document} has no marks {start.strip()} and {end}: put them where the table goes")
+    return f"{before}{start}{content}\n{end}{after}"
