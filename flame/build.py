@@ -31,7 +31,7 @@ from flame.engine.spill import Spill
 from flame.engine.workbench import Task, prepare_process
 from flame.federation import Federation
 from flame.layout import SCOPES, StateLayout
-from flame.overrides import explain_unknown_keys, placed
+from flame.overrides import explain_unknown_keys, nested, placed
 from flame.seeding import generator
 from flame.signature import check_signature
 from flame.types import Cohort, Dataset, LabelledImages, ServerState, Shards, Updates
@@ -76,7 +76,7 @@ def build(cfg: DictConfig) -> Parts:
     try:
         return _build(cfg)
     except (ValueError, OSError) as error:  # constructors check ranges; data sets check their files
-        raise ConfigError(str(error)) from error
+        raise ConfigError(nested(str(error), cfg.attack)) from error
 
 
 def _build(cfg: DictConfig) -> Parts:

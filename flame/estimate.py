@@ -96,7 +96,8 @@ def planned(name: str, words: Sequence[str], multirun: bool) -> Iterator[Job]:
         common = set(each[0]).intersection(*each)
         for job in each:
             cfg = composed(*(word for word in job if not word.startswith("seed=")))
-            cfg.seed = next((word.removeprefix("seed=") for word in job if word.startswith("seed=")), cfg.seed)
+            for seed in parsed([word for word in job if word.startswith("seed=")]):
+                cfg.seed = seed.value()
             cfg.memo.dir = None  # what is measured is trained, and nothing is written
             if cfg.engine.get("workers") == "auto":
                 cfg.engine.workers = workers

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from flame.config import RunConfig
 
@@ -28,6 +28,17 @@ def placed(message: str, full_key: str) -> str:
     if inside is None or not message.startswith(f"{inside[1]}."):
         return message
     return inside[0] + message.removeprefix(inside[1])
+
+
+def nested(message: str, attack: Mapping[str, Any]) -> str:
+    """The same for what an attack finds once it sees the data: `attack.trigger` may be inside a `backdoor`."""
+    found = re.match(r"attack\.(\w+)", message)
+    if found is None:
+        return message
+    inside = "attack"
+    while found[1] not in attack and "backdoor" in attack:
+        inside, attack = f"{inside}.backdoor", attack["backdoor"]
+    return message.replace(found[0], f"{inside}.{found[1]}")
 
 
 def explain(arguments: Sequence[str]) -> None:
@@ -71,9 +82,10 @@ def explain_unknown_options(arguments: Sequence[str], conf: Path = Path(__file__
 
 
 def _refuse(argument: str, name: str, known: Collection[str], kind: str = "key") -> NoReturn:
-    close = difflib.get_close_matches(name, sorted(known), n=1)
     mark = "=" if kind == "key" else ""
-    hint = f"did you mean {close[0]}{mark}?" if close else f"known are: {', '.join(sorted(known))}"
+    begun = sorted(other for other in known if other.startswith(name))
+    meant = [f"{other}{mark}" for other in begun or difflib.get_close_matches(name, sorted(known), n=1)]
+    hint = f"did you mean {' or '.join(meant)}?" if meant else f"known are: {', '.join(sorted(known))}"
     sys.exit(f"{argument}: there is no {kind} {name!r}; {hint}")
 
 

@@ -77,6 +77,10 @@ FOUND_BY_TRYING = {
     "defense=nnm defense.malicious_share=1": r"^defense\.malicious_share=1",
     "attack=pgd attack@attack.backdoor=dba attack.backdoor.epochs=0": r"^attack\.backdoor\.epochs=0",
     "attack=pgd attack.backdoor.trigger.size=0": r"^attack\.backdoor\.trigger\.size=0",
+    "attack=pgd attack.backdoor.trigger.row=7": (
+        r"^attack\.backdoor\.trigger\.row=7: 5 pixels .*, unless attack\.backdoor\.trigger\.size=5 is made smaller"
+    ),
+    "attack=forged_statistics attack@attack.backdoor=dba attack.backdoor.parts=40": r"^attack\.backdoor\.parts=40",
     "defense=fltrust defense.root_samples=1442": r"root_samples=1442 is out of range: must be in \[1, 1441\]",
     "attack=dba attack.parts=40": r"attack.parts=40 is out of range: the trigger has only 12 pixels",
     "shadow=[foo]": r"shadow=\['foo'\] is unknown: must be a list of weights_only",
@@ -162,6 +166,8 @@ def test_did_you_mean(argument: str, hint: str) -> None:
         ("defense=fedavg,flam_all_state", "did you mean flame_all_state?"),
         ("attack/trigger@attack.trigger=sqare", "did you mean square?"),
         ("engine=xyzzy", "known are: pool, ray, sequential"),
+        ("attack=bad", "did you mean badnets or badnets_slow?"),
+        ("partition=dirichlet_0", "did you mean dirichlet_015 or dirichlet_03 or dirichlet_05?"),
     ],
 )
 def test_did_you_mean_the_option(argument: str, hint: str) -> None:

@@ -43,6 +43,10 @@ def test_options_found_by_a_pattern(tmp_path: Path) -> None:
     assert chosen == ["flame_all_state", "flame_weights_only"]
 
 
+def test_seeds_as_hydra_takes_them() -> None:
+    assert [job.cfg.seed for job in planned("config", ["experiment=smoke", "seed='7',8"], multirun=True)] == [7, 8]
+
+
 def test_what_is_finished_costs_nothing(found: list[Job]) -> None:
     """Six runs of 66 s, one after the other."""
     text = told([replace(job, finished=i in (0, 5)) for i, job in enumerate(found)], {"attack=none": COST})

@@ -14,7 +14,7 @@ from flame.report.published import publish
 from flame.report.recipes import options, own_identity
 from flame.report.records import Line, read
 from flame.report.setting_tables import SettingLine
-from flame.trackers.files import CONFIG, SUMMARY, write_json
+from flame.trackers.files import CONFIG, ENVIRONMENT, SUMMARY, write_json
 
 
 def trial(place: Path, rate: float, epochs: int | None) -> None:
@@ -101,10 +101,15 @@ def test_runs_of_another_recipe_alone_are_refused_and_the_table_stays(tmp_path: 
 
 
 def test_a_trial_in_other_rounds_takes_no_published_run_s_place(elsewhere: Path) -> None:
-    """With `add`: the recipe's own run does, if it is made again; where none was finished, the trial stands in."""
+    """With `add`: the recipe's own run does, if it is made again; where none was finished, the trial stands in.
 
-    def added(name: str, state: str, own: bool) -> str:
+    Nor does what uncommitted code made.
+    """
+
+    def added(name: str, state: str, own: bool, dirty: bool = False) -> str:
         run(elsewhere / name / "a", attack="dba")
+        environment = read_json(elsewhere / name / "a" / ENVIRONMENT)
+        write_json(elsewhere / name / "a" / ENVIRONMENT, {**environment, "dirty": dirty})
         summary = read_json(elsewhere / name / "a" / SUMMARY)
         write_json(elsewhere / name / "a" / SUMMARY, {**summary, "state_sha256": state})
         if own:
@@ -118,6 +123,7 @@ def test_a_trial_in_other_rounds_takes_no_published_run_s_place(elsewhere: Path)
 
     assert added("trial", "01", own=False) == "01"
     assert added("second trial", "02", own=False) == "01"
+    assert added("own, of uncommitted code", "03", own=True, dirty=True) == "01"
     assert added("own", "03", own=True) == "03"
     assert added("third trial", "04", own=False) == "03"
     assert added("own again", "05", own=True) == "05"

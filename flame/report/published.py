@@ -44,13 +44,17 @@ def publish(
     for file, content in {path: text, **files}.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content)
-    why = "unfinished, or not in the recipe's own rounds, and a finished run is published there"
+    why = "unfinished, of uncommitted code or not in the recipe's own rounds, and a better one is published there"
     return [f"table {name}: {' '.join(map(str, at))} is left out: {why}" for at in sorted(stay)]
 
 
 def supersedes(new: Line, old: Line, recipe: str) -> bool:
-    """Whether a run takes the place of one that is published: not unfinished, nor a trial in other rounds."""
-    return bool(new.state_sha256) and (not old.state_sha256 or new.identity == own_identity(recipe, new))
+    """Whether a run takes the place of one that is published: a finished one of no worse origin.
+
+    Not of a finished one's: a trial in other rounds, and uncommitted code where the published run is of a commit.
+    """
+    worse = new.commit.endswith("+") > old.commit.endswith("+") or new.identity != own_identity(recipe, new)
+    return bool(new.state_sha256) and not (old.state_sha256 and worse)
 
 
 def place_in(name: str) -> Callable[[Line], Any]:
