@@ -109,6 +109,11 @@ def question(prefix: str) -> dict[str, Block]:
     return {prefix + mark: block for mark, block in found.items()}
 
 
+def asked(prefix: str, *marks: str) -> dict[str, Block]:
+    """Those blocks of the question that have these marks."""
+    return {prefix + mark: block for mark, block in question("").items() if mark in marks}
+
+
 def evaded(mark: str) -> dict[str, Block]:
     """The blocks of an attacker who knows FLAME, on one data set."""
     fair = (
@@ -150,11 +155,7 @@ CRAFTED = {
     "crafted_caught": Block(caught, SHARES),
     "crafted_ma": Block(partial(defended, metric="ma"), LAST),
 }
-EQUAL = {
-    f"equal_{mark}": block
-    for mark, block in question("").items()
-    if mark in ("rejected", "caught", "defended_ma", "defended_ba", "defended_malicious_recall", "backdoored")
-}
+UNDER_ATTACK = ("caught", "defended_ma", "defended_ba", "defended_malicious_recall", "backdoored")
 PRESETS = {
     "presets": Block(presets, LAST + "; agreement over all rounds"),
     "preset_pairs": Block(preset_pairs, INDICES),
@@ -193,7 +194,11 @@ TABLES = {
     ),
     "vector_question": Table("vector_question", "RESULTS.md", VectorLine, question(""), planned),
     "vector_question_digits": Table("vector_question_digits", "RESULTS.md", VectorLine, question("digits_"), planned),
-    "vector_question_equal": Table("vector_question_equal", "RESULTS.md", VectorLine, EQUAL, planned),
+    "vector_question_equal": Table(
+        "vector_question_equal", "RESULTS.md", VectorLine, asked("equal_", "rejected", *UNDER_ATTACK), planned
+    ),
+    "shrunk": Table("shrunk", "RESULTS.md", VectorLine, asked("shrunk_", *UNDER_ATTACK), exactly),
+    "shrunk_digits": Table("shrunk_digits", "RESULTS.md", VectorLine, asked("shrunk_digits_", *UNDER_ATTACK), exactly),
     "crafted": Table("crafted_digits", "RESULTS.md", VectorLine, CRAFTED, planned),
     "norms": Table("norms", "RESULTS.md", VectorLine, NORMS, planned),
     "presets": Table("presets", "RESULTS.md", PresetLine, PRESETS, exactly),
