@@ -24,7 +24,12 @@ def test_replacement_replaces_the_average() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "sent"), [("shrunk", [1, -2, 3, 4, 5, -6]), ("shrunk_weights", [1, -2, 3, 4, 20, -24])]
+    ("option", "sent"),
+    [
+        ("shrunk", [1, -2, 3, 4, 5, -6]),
+        ("shrunk_weights", [1, -2, 3, 4, 20, -24]),
+        ("shrunk_forged", [1, -2, 3, 4, 20, -24]),
+    ],
 )
 def test_a_quarter_of_an_update(compose: Callable[..., DictConfig], option: str, sent: list[float]) -> None:
     """The last two columns are BatchNorm's running mean and variance."""
