@@ -44,6 +44,7 @@ def test_options_found_by_a_pattern(tmp_path: Path) -> None:
 
 
 def test_seeds_as_hydra_takes_them() -> None:
+    register()
     assert [job.cfg.seed for job in planned("config", ["experiment=smoke", "seed='7',8"], multirun=True)] == [7, 8]
 
 
