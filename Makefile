@@ -28,7 +28,7 @@ test: $(BIN)/.installed-dev  ## the whole test suite; no network, no GPU
 slow: $(BIN)/.installed-dev  ## the tests that the suite leaves out: Ray, submitit and Slurm, as far as they are installed
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-explore: $(BIN)/.installed-dev  ## the property tests on examples of today, ten times as many: finds what the suite's fixed ones do not
+explore: $(BIN)/.installed-dev  ## the property tests on examples of today: finds what the suite's fixed ones do not
 	$(BIN)/python -m pytest -n 2 -m "hypothesis and not slow" --hypothesis-profile=explore $(ARGS)
 
 torture: $(BIN)/.installed-dev  ## 50 kills and resumes, 10,000 hostile rounds, 10,000 damaged files: up to 20 minutes

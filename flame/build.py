@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attacks.base import Attack
@@ -76,7 +76,7 @@ def build(cfg: DictConfig) -> Parts:
     try:
         return _build(cfg)
     except (ValueError, OSError) as error:  # constructors check ranges; data sets check their files
-        raise ConfigError(nested(str(error), cfg.attack)) from error
+        raise ConfigError(nested(str(error), cast(Mapping[str, Any], OmegaConf.to_container(cfg.attack)))) from error
 
 
 def _build(cfg: DictConfig) -> Parts:

@@ -92,6 +92,8 @@ def planned(name: str, words: Sequence[str], multirun: bool) -> Iterator[Job]:
         whole = composed(*(word.input_line for word in parsed(words) if not word.is_sweep_override()))
         sweeps = multirun or whole.hydra.mode == RunMode.MULTIRUN
         workers = cores_per_job(whole.hydra.launcher if sweeps else {}, cores())
+        if not sweeps:
+            composed(*words)  # a list of seeds without -m is refused in Hydra's words
         each = jobs(whole, words) if sweeps else [list(words)]
         common = set(each[0]).intersection(*each)
         for job in each:

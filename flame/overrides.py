@@ -24,6 +24,8 @@ PLUGINS = {  # hydra/launcher=KEY needs hydra_plugins.VALUE
 
 def placed(message: str, full_key: str) -> str:
     """What a part says of its own keys, as they are called inside another one: `defense.size`, `defense.rule.size`."""
+    if full_key.startswith("attack.") and message.startswith("client."):  # an optimiser of the attack's own
+        return full_key + message.removeprefix("client")
     inside = re.match(r"(\w+)(\.rule|\.backdoor)+", full_key)
     if inside is None or not message.startswith(f"{inside[1]}."):
         return message
@@ -36,7 +38,7 @@ def nested(message: str, attack: Mapping[str, Any]) -> str:
     if found is None:
         return message
     inside = "attack"
-    while found[1] not in attack and "backdoor" in attack:
+    while "backdoor" in attack and str(attack.get(found[1], "${")).startswith("${"):  # not there, or taken from there
         inside, attack = f"{inside}.backdoor", attack["backdoor"]
     return message.replace(found[0], f"{inside}.{found[1]}")
 

@@ -63,7 +63,10 @@ class SweepReport(Callback):
         folder, name = Path(config.hydra.sweep.dir).absolute(), f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
         os.environ[SWEEP] = f"sweep-{name}"
         self._ledger = folder / f".sweep-{name}.jsonl"
-        self._jobs, self._began = len(jobs(config, config.hydra.overrides.task)), time.time()
+        try:
+            self._jobs, self._began = len(jobs(config, config.hydra.overrides.task)), time.time()
+        except CompactHydraException as error:  # Hydra would make a warning of it and go on
+            sys.exit(str(error))
         sweeper = config.hydra.sweeper
         if "max_batch_size" in sweeper and sweeper.max_batch_size is None:  # Hydra's own, and not set by the user
             with read_write(config):
@@ -103,9 +106,17 @@ class SweepReport(Callback):
 
 
 def jobs(config: DictConfig, words: Sequence[str]) -> list[list[str]]:
-    """The overrides of each job of a sweep, in order: the recipe's `hydra.sweeper.params`, then the command line's."""
+    """The overrides of each job of a sweep, in order: the recipe's `hydra.sweeper.params`, then the command line's.
+
+    Raises:
+        CompactHydraException: one of them, a pattern, matches nothing, so that there is no job.
+    """
     swept = [f"{key}={values}" for key, values in (config.hydra.sweeper.get("params") or {}).items()]
-    return list(chain.from_iterable(BasicSweeper.split_arguments(parsed([*swept, *words]), None)))
+    overrides = parsed([*swept, *words])
+    for word in overrides:
+        if word.is_sweep_override() and not any(True for _ in word.sweep_string_iterator()):
+            raise CompactHydraException(f"{word.input_line} matches no option: see `ls conf/{word.key_or_group}`")
+    return list(chain.from_iterable(BasicSweeper.split_arguments(overrides, None)))
 
 
 def parsed(words: Sequence[str]) -> list[Override]:

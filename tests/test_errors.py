@@ -77,6 +77,8 @@ FOUND_BY_TRYING = {
     "defense=nnm defense.malicious_share=1": r"^defense\.malicious_share=1",
     "attack=pgd attack@attack.backdoor=dba attack.backdoor.epochs=0": r"^attack\.backdoor\.epochs=0",
     "attack=pgd attack.backdoor.trigger.size=0": r"^attack\.backdoor\.trigger\.size=0",
+    "attack=threedfed attack.backdoor.target_class=12": r"^attack\.backdoor\.target_class=12",
+    "attack=darkfed attack.sgd.lr=0": r"^attack\.sgd\.lr=0 is out of range",
     "attack=pgd attack.backdoor.trigger.row=7": (
         r"^attack\.backdoor\.trigger\.row=7: 5 pixels .*, unless attack\.backdoor\.trigger\.size=5 is made smaller"
     ),

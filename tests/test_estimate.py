@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hydra.errors import CompactHydraException, HydraException
 
 from flame.config import register
 from flame.estimate import Cost, Job, estimate, planned, told
@@ -41,6 +42,19 @@ def test_options_found_by_a_pattern(tmp_path: Path) -> None:
     words = [*TINY, "defense=glob([flame_a*,flame_w*])", f"paths.runs={tmp_path}"]
     chosen = [job.cfg.hydra.runtime.choices.defense for job in planned("config", words, multirun=True)]
     assert chosen == ["flame_all_state", "flame_weights_only"]
+
+
+def test_a_pattern_that_matches_nothing() -> None:
+    register()
+    with pytest.raises(CompactHydraException, match=r"^defense=glob\(flam_\*\) matches no option"):
+        list(planned("config", ["experiment=smoke", "defense=glob(flam_*)"], multirun=True))
+
+
+def test_a_list_of_seeds_for_one_run() -> None:
+    """Hydra's own sentence."""
+    register()
+    with pytest.raises(HydraException, match="add --multirun"):
+        list(planned("config", ["experiment=smoke", "seed=0,1"], multirun=False))
 
 
 def test_seeds_as_hydra_takes_them() -> None:

@@ -44,7 +44,7 @@ def publish(
     for file, content in {path: text, **files}.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content)
-    why = "unfinished, of uncommitted code or not in the recipe's own rounds, and a better one is published there"
+    why = "unfinished, of uncommitted code or not in the recipe's own rounds, and another is published there"
     return [f"table {name}: {' '.join(map(str, at))} is left out: {why}" for at in sorted(stay)]
 
 
@@ -53,7 +53,8 @@ def supersedes(new: Line, old: Line, recipe: str) -> bool:
 
     Not of a finished one's: a trial in other rounds, and uncommitted code where the published run is of a commit.
     """
-    worse = new.commit.endswith("+") > old.commit.endswith("+") or new.identity != own_identity(recipe, new)
+    unknown = ("+", "?")  # code of no commit
+    worse = new.commit.endswith(unknown) > old.commit.endswith(unknown) or new.identity != own_identity(recipe, new)
     return bool(new.state_sha256) and not (old.state_sha256 and worse)
 
 
