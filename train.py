@@ -5,9 +5,9 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from flame.config import register
 from flame.engine import start_fork_server
-from flame.overrides import explain
+from flame.run.config import register
+from flame.run.overrides import explain
 
 register()
 
@@ -17,7 +17,7 @@ def main(cfg: DictConfig) -> None:
     """One job; Hydra composes `cfg` from conf/ and the command line."""
     if cfg.engine._target_.endswith(".Pool"):
         start_fork_server()  # first, so that it imports torch while this process does
-    from flame.experiment import run  # here, so that --help does not wait for torch
+    from flame.run.experiment import run  # here, so that --help does not wait for torch
 
     run(cfg)
 
@@ -26,7 +26,7 @@ if __name__ == "__main__":
     explain(sys.argv[1:])
     try:
         if "--estimate" in sys.argv:
-            from flame.estimate import estimate
+            from flame.run.estimate import estimate
 
             sys.exit(estimate(sys.argv[1:]))
         main()

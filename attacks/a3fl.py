@@ -33,9 +33,9 @@ from torch import Generator, Tensor, nn
 from attacks.base import require
 from attacks.learned_trigger import LearnedTrigger
 from attacks.triggers import Painted
-from flame.client import LocalJob, LocalSGD, batches
-from flame.device import device_of
-from flame.types import LabelledImages
+from flame.data.samples import LabelledImages
+from flame.round.client import LocalJob, LocalSGD, batches
+from flame.round.device import device_of
 
 TRIGGER = "attack/a3fl"  # [C, k] float32 grey levels, in the attack's memory
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from torch import Generator, Tensor
 
 from attacks.base import Attack, Crafted, Scene
-from flame.client import LocalJob
-from flame.types import Dataset, LabelledImages, Notes
+from flame.data.samples import Dataset, LabelledImages
+from flame.round.client import LocalJob
+from flame.round.types import Notes
 
 
 @dataclass(frozen=True)

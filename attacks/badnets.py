@@ -12,8 +12,8 @@ from torch import Generator, Tensor
 
 from attacks.base import Attack, check_class, check_poisoning, require, share_of, with_recipe
 from attacks.triggers import Trigger
-from flame.client import LocalJob
-from flame.types import Dataset, LabelledImages
+from flame.data.samples import Dataset, LabelledImages
+from flame.round.client import LocalJob
 
 
 @dataclass(frozen=True)

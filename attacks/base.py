@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from flame.client import LocalJob
-from flame.layout import StateLayout
-from flame.types import Dataset, LabelledImages, Notes, ServerState
+from flame.data.samples import Dataset, LabelledImages
+from flame.geometry.layout import StateLayout
+from flame.round.client import LocalJob
+from flame.round.types import Notes, ServerState
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import require
-from flame.seeding import generator
+from flame.round.seeding import generator
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ from attacks.collusion import others, own_updates, remembered
 from attacks.constrain_and_scale import flat, l2_distance
 from attacks.learned_trigger import LearnedTrigger
 from attacks.snapshot import Snapshot
-from flame.client import LocalJob, batches, cross_entropy
-from flame.layout import StateLayout
+from flame.geometry.layout import StateLayout
+from flame.round.client import LocalJob, batches, cross_entropy
 
 
 @dataclass(frozen=True)

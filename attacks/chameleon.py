@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from attacks.around import Around
 from attacks.base import require
-from flame.client import LocalJob, LocalSGD
-from flame.layout import StateLayout
+from flame.geometry.layout import StateLayout
+from flame.round.client import LocalJob, LocalSGD
 
 
 @dataclass(frozen=True)

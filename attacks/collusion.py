@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import Crafted, Scene, require
-from flame.client import LocalJob
+from flame.round.client import LocalJob
 
 DIRECTIONS = ("std", "unit", "sign")
 

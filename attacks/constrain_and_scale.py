@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from attacks.base import require
 from attacks.model_replacement import ModelReplacement
-from flame.client import LocalJob, Objective, cross_entropy
+from flame.round.client import LocalJob, Objective, cross_entropy
 
 
 def l2_distance(local: Tensor, start: Tensor) -> Tensor:

@@ -39,9 +39,9 @@ from attacks.collusion import others, remembered
 from attacks.constrain_and_scale import flat
 from attacks.noise_masks import head_entries
 from attacks.triggers import Trigger
-from flame.client import LocalJob, LocalSGD
-from flame.layout import StateLayout
-from flame.types import Dataset, LabelledImages
+from flame.data.samples import Dataset, LabelledImages
+from flame.geometry.layout import StateLayout
+from flame.round.client import LocalJob, LocalSGD
 
 KEY = "attack/darkfed"
 SMOOTH = (f"{KEY}/once", f"{KEY}/twice")  # [h] the last layer of the global models seen, smoothed

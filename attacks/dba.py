@@ -20,8 +20,8 @@ from attacks.badnets import BadNets
 from attacks.base import Attack, Crafted, Scene, require
 from attacks.scaling import Scaling
 from attacks.triggers import Part, PixelTrigger
-from flame.client import LocalJob
-from flame.types import Dataset
+from flame.data.samples import Dataset
+from flame.round.client import LocalJob
 
 
 @dataclass(frozen=True)

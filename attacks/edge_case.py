@@ -26,7 +26,7 @@ from torch import Generator, Tensor
 
 from attacks.base import Attack, check_class, check_poisoning, require
 from attacks.subpopulation import SubPopulation, split_off
-from flame.types import Dataset, LabelledImages
+from flame.data.samples import Dataset, LabelledImages
 
 CHUNK = 1024  # rows of the distance matrix at a time
 

@@ -22,7 +22,7 @@ from torch import Generator, Tensor
 
 from attacks.base import Attack, Crafted, Scene, require
 from attacks.collusion import mean_and_std, own_updates, send
-from flame.geometry import squared_distances
+from flame.geometry.products import squared_distances
 
 FORMS = ("krum", "trimmed_mean")
 NEAR, FAR = 3.0, 4.0  # standard deviations between which the trimmed-mean form draws (section 3.3)

@@ -32,8 +32,8 @@ from attacks.around import Around
 from attacks.base import Crafted, Scene, require
 from attacks.collusion import benign_updates
 from attacks.snapshot import Snapshot
-from flame.client import LocalJob
-from flame.geometry import Geometry
+from flame.geometry.products import Geometry
+from flame.round.client import LocalJob
 
 VECTORS = {"weights_only": ("weights_only",), "all_state": ("all_state",), "both": ("weights_only", "all_state")}
 STATISTICS = ("benign", "trained")

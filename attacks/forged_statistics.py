@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from attacks.around import Around
 from attacks.snapshot import Snapshot
-from flame.client import LocalJob
+from flame.round.client import LocalJob
 
 
 @dataclass(frozen=True)

@@ -37,10 +37,11 @@ from attacks.base import Attack, Crafted, Scene, require
 from attacks.learned_trigger import black_and_white
 from attacks.neurotoxin import bottom, clean_gradient, projection
 from attacks.snapshot import Snapshot
-from flame.client import LocalJob, batches, cross_entropy
-from flame.evaluate import evaluate
-from flame.seeding import generator
-from flame.types import Dataset, Notes
+from flame.data.samples import Dataset
+from flame.round.client import LocalJob, batches, cross_entropy
+from flame.round.evaluate import evaluate
+from flame.round.seeding import generator
+from flame.round.types import Notes
 
 THETA = "attack/iba/theta"  # [p] float32, parameters of T
 ROUNDS = "attack/iba/rounds"  # int64, rounds of phase 2 begun

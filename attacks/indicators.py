@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from attacks.base import require
-from flame.client import LocalJob, batches, cross_entropy
-from flame.layout import Entry, StateLayout
-from flame.types import LabelledImages
+from flame.data.samples import LabelledImages
+from flame.geometry.layout import Entry, StateLayout
+from flame.round.client import LocalJob, batches, cross_entropy
 
 REJECTED, CLIPPED, ACCEPTED = range(3)
 WHOLE = 0.8  # of the largest feedback: less means clipped; the authors' code

@@ -15,8 +15,8 @@ import torch
 from torch import Generator, Tensor
 
 from attacks.base import Attack, check_class, check_poisoning, share_of, with_recipe
-from flame.client import LocalJob
-from flame.types import Dataset, LabelledImages
+from flame.data.samples import Dataset, LabelledImages
+from flame.round.client import LocalJob
 
 
 @dataclass(frozen=True)

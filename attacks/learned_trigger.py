@@ -16,8 +16,9 @@ from torch import Generator, Tensor
 from attacks.badnets import BadNets
 from attacks.base import Crafted, Scene
 from attacks.triggers import Painted, PixelTrigger
-from flame.client import LocalJob
-from flame.types import LabelledImages, Notes
+from flame.data.samples import LabelledImages
+from flame.round.client import LocalJob
+from flame.round.types import Notes
 
 
 @dataclass(frozen=True)

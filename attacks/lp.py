@@ -42,12 +42,12 @@ from attacks.base import Crafted, Scene, require, share_of
 from attacks.collusion import benign_updates
 from attacks.fang import krum_selects_crafted
 from attacks.snapshot import Snapshot
-from flame.client import LocalJob
-from flame.clustering import majority_cluster
-from flame.evaluate import evaluate
-from flame.geometry import Geometry
-from flame.layout import Entry, StateLayout
-from flame.types import LabelledImages
+from flame.data.samples import LabelledImages
+from flame.geometry.clustering import majority_cluster
+from flame.geometry.layout import Entry, StateLayout
+from flame.geometry.products import Geometry
+from flame.round.client import LocalJob
+from flame.round.evaluate import evaluate
 
 DETECTORS = ("none", "krum", "flame")
 LAYERS = ("critical", "random")

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from attacks.base import Attack, Crafted, Scene
 from attacks.collusion import check_direction, push
-from flame.geometry import squared_distances
+from flame.geometry.products import squared_distances
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from torch import Generator, Tensor, nn
 from attacks.around import Around
 from attacks.base import Crafted, Scene, require
 from attacks.snapshot import Snapshot
-from flame.client import LocalJob, ModelHook, batches, cross_entropy
-from flame.device import device_of
-from flame.layout import StateLayout
+from flame.geometry.layout import StateLayout
+from flame.round.client import LocalJob, ModelHook, batches, cross_entropy
+from flame.round.device import device_of
 
 SEEN = "attack/neurotoxin"  # [d] in the attack's memory: the trainable part of the last global model it was sent
 OBSERVE = ("update", "gradient")

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from flame.layout import Entry, StateLayout
+from flame.geometry.layout import Entry, StateLayout
 
 STEPS = 30
 LR, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4

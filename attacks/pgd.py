@@ -18,7 +18,7 @@ from torch import nn
 
 from attacks.base import require
 from attacks.model_replacement import ModelReplacement
-from flame.client import LocalJob
+from flame.round.client import LocalJob
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from torch import Generator, Tensor
 
 from attacks.base import Attack, check_class, check_poisoning, require
 from attacks.subpopulation import SubPopulation, split_off, without
-from flame.types import Dataset
+from flame.data.samples import Dataset
 
 
 @dataclass(frozen=True)

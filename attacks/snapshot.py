@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from flame.layout import Entry, StateLayout
+from flame.geometry.layout import Entry, StateLayout
 
 
 @dataclass(frozen=True)

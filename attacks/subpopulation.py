@@ -13,8 +13,8 @@ import torch
 from torch import Generator, Tensor
 
 from attacks.base import Attack, share_of, with_recipe
-from flame.client import LocalJob
-from flame.types import Dataset, LabelledImages
+from flame.data.samples import Dataset, LabelledImages
+from flame.round.client import LocalJob
 
 Score = Callable[[Tensor, Tensor, bool], Tensor]  # (images [Q, ...], class members [R, ...], same images?) -> [Q]
 

@@ -42,7 +42,7 @@ from attacks.constrain_and_scale import constrained
 from attacks.indicators import ACCEPTED, REJECTED, choose, curvature, quiet_layer, read
 from attacks.noise_masks import head_rows, noise_masks, with_head_rows
 from attacks.snapshot import Snapshot
-from flame.client import LocalJob, cross_entropy
+from flame.round.client import LocalJob, cross_entropy
 
 PREFIX = "attack/threedfed/"
 MAJORITY = 0.8  # of a group's members whose acceptance makes the group accepted

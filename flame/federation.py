@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 import torch
 
 from attacks.base import Attack, Crafted, Scene
-from flame.clustering import Clustering
-from flame.cohort import Population
 from flame.defenses.base import Defense, defend
 from flame.engine.base import Engine
-from flame.evaluate import Evaluation
-from flame.score import score
-from flame.seeding import generator
-from flame.shadow import shadow_verdicts, xray
-from flame.types import Cohort, Lab, Notes, ServerState, Updates, Verdict
+from flame.geometry.clustering import Clustering
+from flame.round.cohort import Population
+from flame.round.evaluate import Evaluation
+from flame.round.score import score
+from flame.round.seeding import generator
+from flame.round.shadow import shadow_verdicts, xray
+from flame.round.types import Cohort, Lab, Notes, ServerState, Updates, Verdict
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Try any defense on a recorded round (`record.rounds` of a run writes them, see `flame/recording.py`).
+"""Try any defense on a recorded round (`record.rounds` of a run writes them, see `flame/run/recording.py`).
 
     python -m flame.replay updates=FILE defense=flame_zhmzm [defense.noise.factor=0] [out=FILE]
     python -m flame.replay --compare FILE... [--defenses flame_weights_only,flame_all_state,krum]
@@ -22,14 +22,14 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from flame.build import CONF, ConfigError, compose_defense
-from flame.checkpoint import write_atomically
 from flame.defenses.base import Defense, defend
-from flame.overrides import explain_unknown_keys
-from flame.recording import RecordedRound, read_round
-from flame.seeding import generator
-from flame.shadow import xray
-from flame.types import Verdict
+from flame.round.checkpoint import write_atomically
+from flame.round.seeding import generator
+from flame.round.shadow import xray
+from flame.round.types import Verdict
+from flame.run.build import CONF, ConfigError, compose_defense
+from flame.run.overrides import explain_unknown_keys
+from flame.run.recording import RecordedRound, read_round
 
 OWN = ("updates", "out")  # settings of this command; all others are Hydra's
 Sets = Mapping[str, frozenset[int]]  # defense -> accepted positions

@@ -18,10 +18,11 @@ from attacks.scaling import Scaling
 from attacks.snapshot import Snapshot
 from attacks.threedfed import ThreeDFed
 from attacks.triggers import Painted, Square
-from flame.client import LocalJob, LocalSGD, cross_entropy
-from flame.layout import StateLayout
-from flame.seeding import generator
-from flame.types import Dataset, LabelledImages, Notes, ServerState
+from flame.data.samples import Dataset, LabelledImages
+from flame.geometry.layout import StateLayout
+from flame.round.client import LocalJob, LocalSGD, cross_entropy
+from flame.round.seeding import generator
+from flame.round.types import Notes, ServerState
 
 CORNER = Square(size=2, row=0, column=0, value=255)
 START = Square(size=2, row=1, column=1, value=128)  # where learned triggers start from

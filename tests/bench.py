@@ -32,11 +32,11 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from benching import run  # noqa: E402
 
-from flame.build import Parts, build, composed  # noqa: E402
-from flame.client import LocalSGD  # noqa: E402
+from flame.data.samples import LabelledImages  # noqa: E402
 from flame.engine.workbench import prepare_process  # noqa: E402
 from flame.federation import play  # noqa: E402
-from flame.types import LabelledImages  # noqa: E402
+from flame.round.client import LocalSGD  # noqa: E402
+from flame.run.build import Parts, build, composed  # noqa: E402
 
 ROUND = ("clients=10", "clients_per_round=10", "partition=iid", "client.epochs=2", "client.batch_size=64")
 WORKLOADS = {  # name -> overrides; benign and compromised clients train equally long, so that a loop can do the same

@@ -29,13 +29,13 @@ import torch  # noqa: E402
 from benching import run  # noqa: E402
 from torch import nn  # noqa: E402
 
-from flame.build import build, composed  # noqa: E402
-from flame.clustering import majority_cluster  # noqa: E402
 from flame.defenses.base import average, defend  # noqa: E402
 from flame.engine.spill import Spill  # noqa: E402
 from flame.engine.workbench import prepare_process  # noqa: E402
-from flame.layout import StateLayout  # noqa: E402
-from flame.types import ServerState, Updates  # noqa: E402
+from flame.geometry.clustering import majority_cluster  # noqa: E402
+from flame.geometry.layout import StateLayout  # noqa: E402
+from flame.round.types import ServerState, Updates  # noqa: E402
+from flame.run.build import build, composed  # noqa: E402
 from models.cnn import CNN  # noqa: E402
 from models.resnet8 import ResNet8  # noqa: E402
 from models.resnet18 import ResNet18  # noqa: E402

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from bench_aggregation import MODELS, a_round, timed
 
-from flame.build import build, composed
 from flame.defenses.base import defend
 from flame.engine.spill import Spill
 from flame.engine.workbench import prepare_process
+from flame.run.build import build, composed
 
 
 class Peak:

@@ -18,12 +18,12 @@ from hydra import initialize_config_dir
 from omegaconf import DictConfig
 from oracles.rounds import random_round
 
-from flame.build import build
-from flame.config import register
 from flame.engine.workbench import prepare_process
 from flame.federation import Federation, Round, rounds
-from flame.layout import StateLayout
-from flame.types import ServerState, Updates
+from flame.geometry.layout import StateLayout
+from flame.round.types import ServerState, Updates
+from flame.run.build import build
+from flame.run.config import register
 
 ROOT = Path(__file__).parents[1]
 TINY = ("experiment=smoke", "engine=sequential", "tracker=files", "train_samples=300")  # a round: 0.1 s
@@ -64,7 +64,7 @@ def tiny(compose: Compose) -> Compose:
 
 @pytest.fixture(scope="session")
 def start() -> Start:
-    """`with start(cfg) as (federation, initial_state)`: built and closed as `flame.experiment` does."""
+    """`with start(cfg) as (federation, initial_state)`: built and closed as `flame.run.experiment` does."""
 
     @contextmanager
     def started(cfg: DictConfig) -> Iterator[tuple[Federation, ServerState]]:

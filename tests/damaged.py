@@ -13,10 +13,10 @@ import torch
 from hostile import start_state
 from torch import Tensor
 
-from flame.checkpoint import RunFolderError, read_checkpoint, write_checkpoint
-from flame.folder import claimed, read_json
-from flame.seeding import generator
-from flame.trackers.files import RunFiles, read_metrics
+from flame.round.checkpoint import RunFolderError, read_checkpoint, write_checkpoint
+from flame.round.seeding import generator
+from flame.run.folder import claimed, read_json
+from flame.run.trackers.files import RunFiles, read_metrics
 
 
 def damage(content: bytes, draw: random.Random) -> bytes:

@@ -6,7 +6,7 @@ import os
 import signal
 
 from attacks.base import Attack
-from flame.client import LocalJob
+from flame.round.client import LocalJob
 
 
 class Deadly(Attack):

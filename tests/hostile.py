@@ -14,12 +14,12 @@ from labs import Tiny, laboratory
 from labs import honest as nobody
 from torch import Generator
 
-from flame.build import make
-from flame.config import register
 from flame.defenses.base import Defense, defend
-from flame.layout import StateLayout
-from flame.seeding import generator
-from flame.types import ServerState, Updates, Verdict
+from flame.geometry.layout import StateLayout
+from flame.round.seeding import generator
+from flame.round.types import ServerState, Updates, Verdict
+from flame.run.build import make
+from flame.run.config import register
 
 ROOT = Path(__file__).resolve().parents[1]
 NET = Tiny(inputs=2, hidden=3, classes=4)

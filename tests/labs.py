@@ -8,13 +8,14 @@ import torch
 from torch import Generator, Tensor, nn
 
 from attacks.base import Attack
-from flame.client import LocalSGD
-from flame.data import normalise
+from flame.data.datasets import normalise
+from flame.data.samples import LabelledImages, Shards
 from flame.engine.laboratory import Laboratory
 from flame.engine.spill import Spill
 from flame.engine.workbench import Task
-from flame.layout import StateLayout
-from flame.types import Cohort, LabelledImages, ServerState, Shards
+from flame.geometry.layout import StateLayout
+from flame.round.client import LocalSGD
+from flame.round.types import Cohort, ServerState
 
 PER_CLIENT = 12  # images of each client
 

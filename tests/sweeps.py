@@ -15,7 +15,7 @@ from pathlib import Path
 
 from torture import OFTEN, PATIENCE, ROOT, TINY, fingerprint, succeed
 
-from flame.folder import finished
+from flame.run.folder import finished
 
 SOLO = ("engine=sequential", "defense=flame_all_state", "attack=dba")
 

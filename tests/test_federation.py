@@ -12,12 +12,12 @@ import torch
 from torch import Generator, Tensor
 
 from attacks.base import Attack, Crafted, Scene
-from flame.build import build, deal
 from flame.defenses.base import average
 from flame.federation import Federation, Round, rounds
-from flame.partition import iid
-from flame.seeding import generator
-from flame.types import ServerState, Updates, Verdict, digest
+from flame.partition.rules import iid
+from flame.round.seeding import generator
+from flame.round.types import ServerState, Updates, Verdict, digest
+from flame.run.build import build, deal
 
 
 def play(start: Callable, cfg: object, count: int) -> list[Round]:

@@ -14,20 +14,32 @@ SOURCES = [
     "train.py",
     *sorted(p.relative_to(ROOT).as_posix() for name in PACKAGES for p in (ROOT / name).rglob("*.py")),
 ]
+ROOMS = (  # in the order in which data flow: a room knows those before it
+    "flame.data",
+    "flame.geometry",
+    "flame.round",
+    "flame.partition",
+    "attacks",
+    "flame.defenses",
+    "flame.engine",
+    "flame.federation",
+    "flame.run",
+    "flame.replay",
+    "flame.report",
+)
 HYDRA_AWARE = {
-    "flame/config.py",
-    "flame/build.py",
-    "flame/signature.py",
-    "flame/experiment.py",
-    "flame/sweep.py",
-    "flame/estimate.py",
+    "flame/run/config.py",
+    "flame/run/build.py",
+    "flame/run/signature.py",
+    "flame/run/experiment.py",
+    "flame/run/sweep.py",
+    "flame/run/estimate.py",
     "train.py",
 }
 PRINTS = {
-    "flame/sweep.py",
-    "flame/estimate.py",
+    "flame/run/sweep.py",
+    "flame/run/estimate.py",
     "flame/report/dashboard.py",
-    "flame/report/partition_figure.py",
     "flame/report/page.py",
     "flame/report/evidence.py",
 }  # beside files that are commands themselves
@@ -67,6 +79,27 @@ def calls(path: str) -> Iterator[ast.Call]:
     return (node for node in ast.walk(tree(path)) if isinstance(node, ast.Call))
 
 
+def room(module: str) -> str | None:
+    """The room that a module is in; None for what is not ours, and for models, which know nothing of ours."""
+    return next((name for name in ROOMS if f"{module}.".startswith(f"{name}.")), None)
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if not path.endswith("__main__.py")])
+def test_a_room_knows_only_those_before_it(path: str) -> None:
+    """Commands (`__main__.py`) stand above all rooms."""
+    own = room(path.removesuffix(".py").replace("/", "."))
+    if own is None:
+        return
+    later = ROOMS[ROOMS.index(own) + 1 :]
+    assert not [name for name in imports(path) if room(name) in later]
+
+
+def test_ten_rooms() -> None:
+    entries = {path.stem for path in (ROOT / "flame").iterdir()} - {"__init__", "__pycache__"}
+    assert entries == {name.removeprefix("flame.") for name in ROOMS if name.startswith("flame.")}
+    assert len(entries) <= 10
+
+
 @pytest.mark.parametrize("path", SOURCES)
 def test_only_the_edge_knows_hydra(path: str) -> None:
     aware = {name for name in imports(path) if name.partition(".")[0] in ("hydra", "omegaconf")}
@@ -81,12 +114,16 @@ def test_models_know_nothing_of_ours(path: str) -> None:
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.startswith("flame/defenses/")])
 def test_defenses_do_not_know_the_truth(path: str) -> None:
     assert not {"compromised", "Cohort", "score"} & set(names(path))
-    assert not [name for name in imports(path) if name.startswith(("attacks", "flame.cohort", "flame.score"))]
+    assert not [
+        name for name in imports(path) if name.startswith(("attacks", "flame.round.cohort", "flame.round.score"))
+    ]
 
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.startswith("attacks/")])
 def test_attacks_do_not_know_the_defense(path: str) -> None:
-    assert not [name for name in imports(path) if name.startswith(("flame.defenses", "flame.shadow", "flame.score"))]
+    assert not [
+        name for name in imports(path) if name.startswith(("flame.defenses", "flame.round.shadow", "flame.round.score"))
+    ]
 
 
 @pytest.mark.parametrize("path", SOURCES)
@@ -116,7 +153,7 @@ def test_no_global_randomness(path: str) -> None:
     for call in calls(path):
         name, line = ast.unparse(call.func), f"{path}:{call.lineno}"
         assert not name.startswith(("np.random.", "numpy.random.")) or name.endswith("default_rng"), line
-        assert name not in ("torch.manual_seed", "torch.seed") or path == "flame/build.py", line
+        assert name not in ("torch.manual_seed", "torch.seed") or path == "flame/run/build.py", line
         if name in {f"torch.{draw}" for draw in DRAWS} or name.endswith(tuple(f".{draw}" for draw in DRAWS_IN_PLACE)):
             assert any(k.arg == "generator" for k in call.keywords), line
         assert "dropout" not in name.lower(), line  # takes no generator

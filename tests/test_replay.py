@@ -14,8 +14,8 @@ from oracles.rounds import random_round
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from flame.recording import read_round
 from flame.replay import comparison, jaccard, main, replay
+from flame.run.recording import read_round
 
 ROOT = Path(__file__).parent.parent
 

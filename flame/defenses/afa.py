@@ -24,7 +24,7 @@ from torch import Generator, Tensor
 
 from flame.defenses.base import average, check_choice
 from flame.defenses.per_client import recall, remember
-from flame.types import ServerState, Updates, Verdict
+from flame.round.types import ServerState, Updates, Verdict
 
 RECORD = "defense/afa"  # per client: good rounds, bad rounds
 ROUNDING = 1e-12

@@ -24,7 +24,7 @@ from torch import Generator, Tensor
 
 from flame.defenses.base import average, clip_to, uniform
 from flame.defenses.columns import columnwise
-from flame.types import ServerState, Updates, Verdict
+from flame.round.types import ServerState, Updates, Verdict
 
 ROUNDING = 1e-9
 

@@ -20,7 +20,7 @@ import torch
 from torch import Generator, Tensor
 
 from flame.defenses.base import average, uniform
-from flame.types import ServerState, Updates, Verdict
+from flame.round.types import ServerState, Updates, Verdict
 
 FEATURES = "defense/auror"  # [h] bool in the server's memory, the indicative features
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from flame.types import Lab, ServerState, Updates, Verdict
+from flame.round.types import Lab, ServerState, Updates, Verdict
 
 
 class Defense(Protocol):

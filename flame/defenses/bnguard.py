@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from flame.defenses.base import average, uniform
 from flame.defenses.points import furthest_first, kmeans
-from flame.types import ServerState, Updates, Verdict
+from flame.round.types import ServerState, Updates, Verdict
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from torch import Generator, Tensor
 from flame.defenses.base import uniform
 from flame.defenses.columns import columnwise
 from flame.defenses.krum import krum_scores
-from flame.types import ServerState, Updates, Verdict
+from flame.round.types import ServerState, Updates, Verdict
 
 
 @dataclass(frozen=True)

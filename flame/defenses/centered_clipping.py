@@ -19,7 +19,7 @@ import torch
 from torch import Generator, Tensor
 
 from flame.defenses.base import average
-from flame.types import ServerState, Updates, Verdict
+from flame.round.types import ServerState, Updates, Verdict
 
 CENTRE = "defense/centered_clipping"  # [d] float32 in the server's memory, v after the last round
 

@@ -6,11 +6,12 @@ after averaging, the global model itself is clipped and perturbed, and it answer
 The paper perturbs in all rounds but the last, and certifies the last model. Here every evaluation takes its round for
 the last: the copies are made of the clipped model without the round's noise, which the state remembers for it.
 
-The certified rate is that at radius 0 (`flame/smoothing.py`). The paper's radius, the size of a trigger that could not
-have changed an answer, is not computed: it takes a convex loss of known smoothness, a single attacked round, and the
-attackers' number, boost and share of poisoned data, which no defense knows. It comes from a bound on how far the model
-itself may be moved, sigma_T sqrt(-2 log(1 - (sqrt(p_A) - sqrt(p_B))^2)) (from memory): with the default sigma_T and
-alpha and unanimous copies 0.0017 for 20 of them and 0.012 for 1,000, far less than a benign update moves it.
+The certified rate is that at radius 0 (`flame/round/smoothing.py`). The paper's radius, the size of a trigger that
+could not have changed an answer, is not computed: it takes a convex loss of known smoothness, a single attacked round,
+and the attackers' number, boost and share of poisoned data, which no defense knows. It comes from a bound on how far
+the model itself may be moved, sigma_T sqrt(-2 log(1 - (sqrt(p_A) - sqrt(p_B))^2)) (from memory): with the default
+sigma_T and alpha and unanimous copies 0.0017 for 20 of them and 0.012 for 1,000, far less than a benign update moves
+it.
 
 Deviations and open points: uniform mean as in FLAME and in the authors' code (the paper: by sample counts). With growth
 the bound starts at `bound` and has no ceiling (that code: a step later, and one). Trainable parameters are clipped and
@@ -27,8 +28,8 @@ import torch
 from torch import Generator
 
 from flame.defenses.base import average, uniform
-from flame.smoothing import NOISELESS, Smoothing
-from flame.types import ServerState, Updates, Verdict
+from flame.round.smoothing import NOISELESS, Smoothing
+from flame.round.types import ServerState, Updates, Verdict
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,11 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from flame.clustering import cluster_labels
 from flame.defenses.base import average, clip_to, laboratory, uniform
 from flame.defenses.foolsgold import cosines
 from flame.defenses.points import distances
-from flame.types import ServerState, Updates, Verdict
+from flame.geometry.clustering import cluster_labels
+from flame.round.types import ServerState, Updates, Verdict
 
 LEAST_FRACTION = 0.01  # of the largest NEUP that counts as exceeding, however many classes there are
 MOST_LOG = 100.0  # of a ratio of probabilities

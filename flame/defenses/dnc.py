@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 from flame.defenses.base import average, uniform
 from flame.defenses.krum import lowest
 from flame.defenses.points import embed
-from flame.types import ServerState, Updates, Verdict
+from flame.round.types import ServerState, Updates, Verdict
 
 
 @dataclass(frozen=True)

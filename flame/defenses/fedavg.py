@@ -8,7 +8,7 @@ import torch
 from torch import Generator
 
 from flame.defenses.base import average, check_choice
-from flame.types import ServerState, Updates, Verdict
+from flame.round.types import ServerState, Updates, Verdict
 
 
 @dataclass(frozen=True)

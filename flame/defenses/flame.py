@@ -19,7 +19,7 @@ from flame.defenses.steps.aggregate import Aggregate
 from flame.defenses.steps.clip import Clip
 from flame.defenses.steps.noise import Noise
 from flame.defenses.steps.vector import Cluster, Vector
-from flame.types import ServerState, Updates, Verdict
+from flame.round.types import ServerState, Updates, Verdict
 
 
 @dataclass(frozen=True)

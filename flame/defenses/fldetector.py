@@ -29,7 +29,7 @@ from flame.defenses.auror import two_means
 from flame.defenses.base import average, uniform
 from flame.defenses.per_client import recall, remember
 from flame.defenses.points import gap_clusters
-from flame.types import ServerState, Updates, Verdict
+from flame.round.types import ServerState, Updates, Verdict
 
 LAST = "defense/fldetector/update"  # per client: its last update
 SCORES = "defense/fldetector/scores"  # per client: how many there are, then the last N, newest first

@@ -35,8 +35,8 @@ from torch import Generator, Tensor
 from flame.defenses.base import average, check_choice, clip_to, laboratory, uniform
 from flame.defenses.krum import lowest
 from flame.defenses.points import furthest_first, kmeans
-from flame.geometry import Geometry
-from flame.types import ServerState, Updates, Verdict
+from flame.geometry.products import Geometry
+from flame.round.types import ServerState, Updates, Verdict
 
 FEWEST = 10  # clients that are clustered
 MOST_CLUSTERS = 14

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from torch import Generator
 
 from flame.defenses.base import average
-from flame.types import ServerState, Updates, Verdict
+from flame.round.types import ServerState, Updates, Verdict
 
 SHORTEST_NORM = 1e-20  # keeps the factor to the server's length within float32
 

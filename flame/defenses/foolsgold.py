@@ -22,7 +22,7 @@ from torch import Generator, Tensor
 
 from flame.defenses.base import average
 from flame.defenses.per_client import recall, remember
-from flame.types import ServerState, Updates, Verdict
+from flame.round.types import ServerState, Updates, Verdict
 
 HISTORY = "defense/foolsgold"
 ROUNDING = 1e-9  # a dissimilarity below this is not one

@@ -7,10 +7,10 @@ Deviations and open points: no code of the authors is known to us, and public re
 is one DCT-II over the flat vector of trainable parameters, in the row's order (there, also of the last layer, `scope:
 head`, or tensor by tensor); it is of local models (there, of updates; the abstract's "model updates (i.e., weights)"
 can be read as either). As it is linear, the distances come from the transformed updates and the transformed global
-model, in the stable form of `flame/geometry.py`. min_cluster_size, min_samples and allow_single_cluster are FLAME's, by
-the same group, with which there is always a largest cluster; they are not traced to the paper (there, the library's
-defaults, or clusters from two clients on). Uniform mean. BatchNorm statistics are averaged over the accepted clients,
-counters stay the server's.
+model, in the stable form of `flame/geometry/products.py`. min_cluster_size, min_samples and allow_single_cluster are
+FLAME's, by the same group, with which there is always a largest cluster; they are not traced to the paper (there, the
+library's defaults, or clusters from two clients on). Uniform mean. BatchNorm statistics are averaged over the accepted
+clients, counters stay the server's.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from torch import Generator, Tensor
 
 from flame.defenses.base import average, check_choice, uniform
 from flame.defenses.steps.vector import Cluster
-from flame.geometry import Products
-from flame.types import ServerState, Updates, Verdict
+from flame.geometry.products import Products
+from flame.round.types import ServerState, Updates, Verdict
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from flame.defenses.base import average, uniform
-from flame.types import ServerState, Updates, Verdict
+from flame.round.types import ServerState, Updates, Verdict
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from dataclasses import replace
 from torch import Tensor
 
 from flame.defenses.base import Defense
-from flame.smoothing import Smoothing
-from flame.types import Updates, Verdict
+from flame.round.smoothing import Smoothing
+from flame.round.types import Updates, Verdict
 
 
 class PreAggregation:

@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 from flame.defenses.base import Defense
 from flame.defenses.mixing import PreAggregation, mix, unmix
-from flame.types import ServerState, Updates, Verdict
+from flame.round.types import ServerState, Updates, Verdict
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from flame.geometry import squared_distances
+from flame.geometry.products import squared_distances
 
 STEPS = 100  # of Lloyd's algorithm; a few suffice for a round's clients
 ROUNDING = 1e-9  # of the largest value; points closer than that are one

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from torch import Generator, Tensor
 
 from flame.defenses.base import average
-from flame.types import ServerState, Updates, Verdict
+from flame.round.types import ServerState, Updates, Verdict
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from torch import Generator, Tensor
 
 from flame.defenses.base import average, uniform
 from flame.defenses.points import distances, embed, furthest_first, gap_clusters, kmeans
-from flame.types import ServerState, Updates, Verdict
+from flame.round.types import ServerState, Updates, Verdict
 
 
 @dataclass(frozen=True)

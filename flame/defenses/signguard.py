@@ -22,7 +22,7 @@ import torch
 from torch import Generator, Tensor
 
 from flame.defenses.base import average, clip_to, uniform
-from flame.types import ServerState, Updates, Verdict
+from flame.round.types import ServerState, Updates, Verdict
 
 
 @dataclass(frozen=True)

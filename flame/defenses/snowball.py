@@ -37,9 +37,9 @@ from flame.defenses.base import average, uniform
 from flame.defenses.krum import lowest
 from flame.defenses.points import distances, embed, kmeans, within
 from flame.defenses.vae import VAE, errors, fit
-from flame.geometry import squared_distances
-from flame.layout import StateLayout
-from flame.types import ServerState, Updates, Verdict
+from flame.geometry.layout import StateLayout
+from flame.geometry.products import squared_distances
+from flame.round.types import ServerState, Updates, Verdict
 
 
 @dataclass(frozen=True)

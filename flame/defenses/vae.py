@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from flame.device import one_thread
+from flame.round.device import one_thread
 
 BATCH = 8
 LEARNING_RATE = 1e-3

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from flame.evaluate import Evaluation
-from flame.types import Cohort, Notes, ServerState, Updates
+from flame.round.evaluate import Evaluation
+from flame.round.types import Cohort, Notes, ServerState, Updates
 
 
 class WorkerError(RuntimeError):
@@ -25,7 +25,7 @@ class Engine(Protocol):
     def evaluate(self, state: ServerState) -> Mapping[str, Evaluation]:
         """The global model on every evaluation set of the task, the backdoor set as the attack stamps it by now.
 
-        For a defense with `randomized_smoothing`, the vote of its copies (`flame/smoothing.py`).
+        For a defense with `randomized_smoothing`, the vote of its copies (`flame/round/smoothing.py`).
         """
 
     def close(self) -> None:

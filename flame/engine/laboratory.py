@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flame.device import one_thread
 from flame.engine.workbench import Task, Workbench
-from flame.types import Cohort, ServerState
+from flame.round.device import one_thread
+from flame.round.types import Cohort, ServerState
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flame.checkpoint import RunFolderError, sealed, unsealed, write_atomically
-from flame.device import describe_device, describe_processor
 from flame.engine.base import Engine
 from flame.engine.workbench import Task
-from flame.evaluate import Evaluation
-from flame.types import Cohort, Notes, ServerState, Updates, digest
+from flame.round.checkpoint import RunFolderError, sealed, unsealed, write_atomically
+from flame.round.device import describe_device, describe_processor
+from flame.round.evaluate import Evaluation
+from flame.round.types import Cohort, Notes, ServerState, Updates, digest
 
 log = logging.getLogger(__name__)
 GB = 1e9

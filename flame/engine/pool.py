@@ -19,12 +19,12 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
-from flame.device import one_thread
 from flame.engine.base import WorkerError
 from flame.engine.sharing import Room, empty_room, shared, to_arrays, to_tensors
 from flame.engine.workbench import Task, Workbench, prepare_process, restamp
-from flame.evaluate import Evaluation, slices, total
-from flame.types import Cohort, Notes, ServerState, Updates
+from flame.round.device import one_thread
+from flame.round.evaluate import Evaluation, slices, total
+from flame.round.types import Cohort, Notes, ServerState, Updates
 
 log = logging.getLogger(__name__)
 MAX_DEATHS = 3  # per call, before the run stops

@@ -20,13 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flame.device import one_thread
+from flame.data.samples import LabelledImages
 from flame.engine.base import WorkerError
 from flame.engine.sharing import to_arrays
 from flame.engine.spill import Store
 from flame.engine.workbench import Task, Workbench, prepare_process
-from flame.evaluate import Evaluation, slices, total
-from flame.types import Cohort, LabelledImages, Notes, ServerState, Updates
+from flame.round.device import one_thread
+from flame.round.evaluate import Evaluation, slices, total
+from flame.round.types import Cohort, Notes, ServerState, Updates
 
 RETRIES = 3  # of one client or slice, when its worker or node is lost
 LOCAL = "local"

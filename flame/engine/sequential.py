@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from flame.device import one_thread
 from flame.engine.spill import Store
 from flame.engine.workbench import Task, Workbench, restamp
-from flame.evaluate import Evaluation, slices, total
-from flame.types import Cohort, Notes, ServerState, Updates
+from flame.round.device import one_thread
+from flame.round.evaluate import Evaluation, slices, total
+from flame.round.types import Cohort, Notes, ServerState, Updates
 
 
 class Sequential:

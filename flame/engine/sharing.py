@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flame.data.samples import LabelledImages, Shards
 from flame.engine.spill import Spill, SpilledRows
 from flame.engine.workbench import Task
-from flame.types import LabelledImages, Shards
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 The file has no name (O_TMPFILE, or unlinked at once), so that nothing is left of it however the run ends. Everything
 reads it through a mapping, as a plain tensor: the kernel keeps in memory what fits and writes back or drops the rest.
 
-A pass over chunks of columns (`flame/geometry.py`, `flame/defenses/columns.py`) touches every row: with n = 1,000 and
-2,048 columns, a thousand pieces of 8 KB. They are not what the disk sees. Each fault reads ahead in its row, 128 KB by
-default (/sys/block/*/queue/read_ahead_kb), and the next 15 chunks find their columns there, as long as n windows fit
-into the page cache: 128 MB here. So the disk is read once, in pieces of 128 KB, and there is no second buffer. Chunks
-are the same as in memory, and so are the bits.
+A pass over chunks of columns (`flame/geometry/products.py`, `flame/defenses/columns.py`) touches every row: with n =
+1,000 and 2,048 columns, a thousand pieces of 8 KB. They are not what the disk sees. Each fault reads ahead in its row,
+128 KB by default (/sys/block/*/queue/read_ahead_kb), and the next 15 chunks find their columns there, as long as n
+windows fit into the page cache: 128 MB here. So the disk is read once, in pieces of 128 KB, and there is no second
+buffer. Chunks are the same as in memory, and so are the bits.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from flame.layout import StateLayout
+from flame.geometry.layout import StateLayout
 
 log = logging.getLogger(__name__)
 GB = 1e9

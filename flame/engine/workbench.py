@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from attacks.base import Attack
-from flame.client import LocalJob, LocalSGD, Normalise
-from flame.device import device_of, on
+from flame.data.samples import LabelledImages, Shards
 from flame.engine.spill import Spill
-from flame.evaluate import Evaluation, answers, evaluate
-from flame.layout import StateLayout
-from flame.smoothing import Smoothing, vote
-from flame.types import LabelledImages, Notes, ServerState, Shards, Updates
+from flame.geometry.layout import StateLayout
+from flame.round.client import LocalJob, LocalSGD, Normalise
+from flame.round.device import device_of, on
+from flame.round.evaluate import Evaluation, answers, evaluate
+from flame.round.smoothing import Smoothing, vote
+from flame.round.types import Notes, ServerState, Updates
 
 BENIGN = Attack()  # its hooks do nothing
 

@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from flame.build import ConfigError
 from flame.report.catalogue import TABLES
 from flame.report.figures import draw_comparison
 from flame.report.published import outdated, publish
-from flame.report.run_figure import FIGURE
-from flame.report.runs import read_cells
 from flame.report.tables import comparison
+from flame.run.build import ConfigError
+from flame.run.figure import FIGURE
+from flame.run.record import read_cells
 
 COMPARISON = "comparison.png"
 COMMANDS = {  # first word -> module with a main

@@ -9,8 +9,8 @@ from typing import Any, Self
 import numpy as np
 
 from flame.report.records import Line, common
-from flame.report.runs import RunRecord
 from flame.report.vectors import VECTORS, mean
+from flame.run.record import RunRecord
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import numpy as np
 
 from flame.report.markup import Rows
 from flame.report.records import Kind, Line
-from flame.report.runs import Array
 from flame.report.statistics import bootstrap_interval, half_width, hedges_g, holm, sign_flip_p, student_interval
+from flame.run.record import Array
 
 BOOTSTRAP = "bootstrap 95 %"
 INFERENCE = ("difference", "95 % interval", BOOTSTRAP, "p", "p (Holm)", "effect g", "n")

@@ -1,8 +1,8 @@
 """`python -m flame.report dashboard --project P`: a saved W&B workspace over the runs of a project.
 
-A line of a panel is a cell (`flame.trackers.wandb.cell`, all of a config but its seed): the mean over the seeds with a
-band of one standard deviation, over rounds. Without a key the workspace is written as JSON, in the form in which W&B
-stores it. docs/dashboard.md tells the way from offline runs to here.
+A line of a panel is a cell (`flame.run.trackers.wandb.cell`, all of a config but its seed): the mean over the seeds
+with a band of one standard deviation, over rounds. Without a key the workspace is written as JSON, in the form in which
+W&B stores it. docs/dashboard.md tells the way from offline runs to here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flame.trackers.wandb import PICTURE, TABLE
+from flame.run.trackers.wandb import PICTURE, TABLE
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 PACKAGE = "wandb-workspaces>=0.4.13"
 TITLE = "FLAME: who is accepted, and what it costs"
 MOST_LINES = 100  # cells in one panel; W&B's default of 10 would drop some without a word
-BLOCKS = ("trunk", "head", "running_mean", "running_var")  # of `flame.layout`; our models have no other buffers
+BLOCKS = (
+    "trunk",
+    "head",
+    "running_mean",
+    "running_var",
+)  # of `flame.geometry.layout`; our models have no other buffers
 VECTORS = ("weights_only", "all_state")  # what conf/config.yaml records as `shadow`
 
 SECTIONS: Mapping[str, Mapping[str, str]] = {  # section -> metric -> title of its panel

@@ -19,11 +19,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flame.build import ConfigError
 from flame.report.question_figures import draw_accuracies, draw_benign_recall, draw_phases, draw_xray
-from flame.report.runs import read_cells
 from flame.report.setting_figure import draw_setting
 from flame.report.skew_figure import draw_rejections
+from flame.run.build import ConfigError
+from flame.run.record import read_cells
 
 FIGURES = {
     "benign_recall": draw_benign_recall,

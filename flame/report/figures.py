@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flame.report import panels
-from flame.report.runs import Array, Cell, RunRecord
+from flame.run import panels
+from flame.run.record import Array, Cell, RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from flame.build import dealt, make
-from flame.report.partition_figure import label_histogram, label_skew
-from flame.report.runs import Array, RunRecord
-from flame.seeding import generator
-from flame.types import Dataset
+from flame.data.samples import Dataset
+from flame.partition.figure import label_histogram, label_skew
+from flame.round.seeding import generator
+from flame.run.build import dealt, make
+from flame.run.record import Array, RunRecord
 
 DEALT_BY = ("dataset", "partition", "attack", "clients", "train_samples", "seed")  # beside the server's own images
 

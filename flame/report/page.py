@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from flame.checkpoint import write_atomically
-from flame.report.panels import BLOCKS, LINES, VERDICTS
-from flame.report.runs import Array, Cell, RunRecord, read_cells
 from flame.report.trees import recorded_rounds
+from flame.round.checkpoint import write_atomically
+from flame.run.panels import BLOCKS, LINES, VERDICTS
+from flame.run.record import Array, Cell, RunRecord, read_cells
 
 TEMPLATE = Path(__file__).with_name("page.html")
 REPORTED = {

@@ -18,7 +18,7 @@ from flame.report.contrasts import BOOTSTRAP
 from flame.report.markup import Rows, comma_separated, latex, markdown
 from flame.report.recipes import options, other_settings, own_identity, plan
 from flame.report.records import Line, csv_of, read, records_of
-from flame.report.runs import Cell
+from flame.run.record import Cell
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flame.report import panels
-from flame.report.runs import Array, RunRecord
 from flame.report.samples import (
     DEFENSES,
     VECTORS,
@@ -25,6 +23,8 @@ from flame.report.samples import (
     of,
     over_alpha,
 )
+from flame.run import panels
+from flame.run.record import Array, RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from flame.build import composed
-from flame.config import INCIDENTAL, NAMED, identity, plain
-from flame.report.runs import PLACES, flatten
+from flame.run.build import composed
+from flame.run.config import INCIDENTAL, NAMED, identity, plain
+from flame.run.record import PLACES, flatten
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 # What two runs of a cell may differ in: the seed, what no result depends on, and the length, so that a recipe can be

@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from flame.report.runs import RunRecord
+from flame.run.record import RunRecord
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flame.report import panels
-from flame.report.runs import Array, RunRecord
 from flame.report.statistics import half_width
 from flame.report.tables import span
+from flame.run import panels
+from flame.run.record import Array, RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flame.report.question_figures import new_figure, shared_legend
-from flame.report.runs import Array
 from flame.report.samples import DEFENSES, Runs, captioned, interval
 from flame.report.setting_tables import written
+from flame.run.record import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,8 +13,8 @@ from flame.report.contrasts import PER_CENT, averaged, extent, finished, lacking
 from flame.report.markup import Rows
 from flame.report.recipes import Plan, field_of
 from flame.report.records import Line, common
-from flame.report.runs import RunRecord
 from flame.report.vector_tables import DEFENSES, cell_fields, cells, contrast, seeds
+from flame.run.record import RunRecord
 
 SETTINGS = {
     "poisoned_model_rate": "PMR",

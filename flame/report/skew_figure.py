@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flame.report import panels
 from flame.report.holdings import holdings
 from flame.report.question_figures import new_figure, over_rounds, shared_legend
-from flame.report.runs import Array, RunRecord
 from flame.report.samples import VECTORS, Runs, captioned, chosen, interval, levels, named, of
+from flame.run import panels
+from flame.run.record import Array, RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

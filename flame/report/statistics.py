@@ -15,7 +15,7 @@ from itertools import product
 
 import numpy as np
 
-from flame.report.runs import Array
+from flame.run.record import Array
 
 LEAST = 6  # differences: fewer cannot reach p < 0.05 in a two-sided sign-flip test, 2 / 2^5 = 0.0625
 EXACT = 12  # differences of which all 2^n sign patterns are gone through; of more, so many random ones

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flame.report.runs import Array, Cell, RunRecord
 from flame.report.statistics import half_width
+from flame.run.record import Array, Cell, RunRecord
+from flame.run.text import aligned
 
 SHARES = {
     "MA %": "eval/ma",
@@ -78,16 +79,3 @@ def span(numbers: Array, form: str) -> str:
     """The range of some numbers, or the one that they all are."""
     low, high = format(numbers.min(), form), format(numbers.max(), form)
     return low if low == high else f"{low} to {high}"
-
-
-def aligned(rows: Sequence[Sequence[str]], left: int) -> str:
-    """Rows of text under a header row; the first `left` columns flush left, the others right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            text.ljust(width) if i < left else text.rjust(width)
-            for i, (text, width) in enumerate(zip(cells, widths, strict=True))
-        ).rstrip()
-        for cells in rows
-    ]
-    return "\n".join([lines[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]])

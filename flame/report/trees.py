@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flame.recording import FOLDER, read_round
-from flame.report.runs import Array
-from flame.shadow import shadow_verdicts
-from flame.types import Updates
+from flame.round.shadow import shadow_verdicts
+from flame.round.types import Updates
+from flame.run.record import Array
+from flame.run.recording import FOLDER, read_round
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from flame.report.holdings import holdings
 from flame.report.records import Line, common
-from flame.report.runs import Array, RunRecord
 from flame.report.statistics import rank_correlation
+from flame.run.record import Array, RunRecord
 
 VECTORS = ("weights_only", "all_state")
 BLOCKS = ("trunk", "head", "running_mean", "running_var")

@@ -12,7 +12,7 @@ from oracles.rounds import Round, random_round
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flame.recording import RecordedRound, assemble, packed
+from flame.run.recording import RecordedRound, assemble, packed
 
 Fields = dict[str, object]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from flame.defenses.base import check_choice
-from flame.layout import COUNTERS
-from flame.types import Updates
+from flame.geometry.layout import COUNTERS
+from flame.round.types import Updates
 
 
 @dataclass(frozen=True)

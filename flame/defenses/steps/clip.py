@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from flame.defenses.base import check_choice, clip_to
-from flame.layout import BLOCKS, COUNTERS, SCOPES, scope_blocks
-from flame.types import Updates
+from flame.geometry.layout import BLOCKS, COUNTERS, SCOPES, scope_blocks
+from flame.round.types import Updates
 
 
 @dataclass(frozen=True)

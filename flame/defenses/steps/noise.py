@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from flame.defenses.base import check_choice
-from flame.layout import SCOPES, StateLayout, scope_blocks
+from flame.geometry.layout import SCOPES, StateLayout, scope_blocks
 
 
 @dataclass(frozen=True)

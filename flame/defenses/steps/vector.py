@@ -2,7 +2,8 @@
 
 1 - cos of federated models is 1e-2 to 1e-6, and float32 resolves cos near 1 to 6e-8. Below about 1e-4 the rounding
 decides who is accepted, and with it the order of coordinates and the formula. So each float32 variant is computed as
-public code does, client by client in state_dict order; Algorithm 1 uses the stable float64 form of `flame/geometry.py`.
+public code does, client by client in state_dict order; Algorithm 1 uses the stable float64 form of
+`flame/geometry/products.py`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flame.clustering import majority_cluster
 from flame.defenses.base import check_choice
-from flame.layout import SCOPES, scope_blocks
-from flame.types import Updates
+from flame.geometry.clustering import majority_cluster
+from flame.geometry.layout import SCOPES, scope_blocks
+from flame.round.types import Updates
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Data sets, whole and in memory."""

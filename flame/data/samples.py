@@ -1,0 +1,66 @@
+"""What a data set is: images in memory, their labels, and which client holds which.
+
+Letters: N images, C H W their axes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images in memory, raw; normalisation happens per batch."""
+
+    x: Tensor  # [N, C, H, W] uint8
+    y: Tensor  # [N] int64, class indices
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def to(self, device: torch.device) -> LabelledImages:
+        """The same images on a device; nothing is copied when they are there."""
+        return LabelledImages(self.x.to(device), self.y.to(device))
+
+    def __getitem__(self, index: Tensor | slice) -> LabelledImages:
+        """The sub-set picked by a slice, an index tensor or a mask."""
+        return LabelledImages(self.x[index], self.y[index])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A train and a test set with the facts that the YAML states once."""
+
+    name: str
+    train: LabelledImages
+    test: LabelledImages
+    mean: tuple[float, ...]  # [C], of pixels scaled to [0, 1]
+    std: tuple[float, ...]  # [C]
+    classes: int
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Which training images belong to which client, as two arrays, so that 100,000 clients cost no objects."""
+
+    index: Tensor  # [sum of sizes] int64, positions in the training set, client after client
+    offsets: Tensor  # [clients + 1] int64
+
+    @classmethod
+    def cut(cls, index: Tensor, sizes: Tensor) -> Shards:
+        """`index` cut into parts of `sizes` [clients]."""
+        return cls(index, torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, client: int) -> Tensor:
+        return self.index[self.offsets[client] : self.offsets[client + 1]]
+
+    @property
+    def sizes(self) -> Tensor:
+        """[clients] int64."""
+        return self.offsets.diff()

@@ -1,0 +1,1 @@
+"""Updates as rows of one matrix: layout, inner products, clustering, and what arithmetic can be done with."""

@@ -1,0 +1,166 @@
+"""Everything that reads the n x d update matrix: inner products per block, and what follows from them.
+
+The Gram matrix is computed once per block in float64; squared distances, norms and cosine distances of any scope are
+sums over blocks, so that every scope costs one pass together. Cosine distances of whole models come out of the updates
+(U_i = W_i - G, a_i = ||W_i||):
+
+    1 - cos(W_i, W_j) = (||U_i - U_j||^2 - (a_i - a_j)^2) / (2 a_i a_j)
+    a_i - a_j         = (2 G.(U_i - U_j) + ||U_i||^2 - ||U_j||^2) / (a_i + a_j)
+
+Every term is small and well scaled, where 1 - cos of float32 models (1e-4 to 1e-6) drowns in the rounding of cos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flame.geometry.layout import COUNTERS, StateLayout, scope_blocks
+
+CHUNK_ELEMENTS = 1 << 20  # working set of one chunk: 8 MB in float64, whatever the number of clients
+EXACT_ELEMENTS = 1 << 24  # of rows [n, d], up to which float64 costs milliseconds
+SYMMETRIC = 64  # clients from which half of a Gram matrix is not computed
+CACHED_ELEMENTS = 600 << 10  # of one chunk in float32, 2.4 MB: read seven times, so it must stay in the cache
+PAD = 16  # a cache line between rows: a multiple of 4 kB from row to row would send them to the same cache sets
+OUTLIER = 4.0  # times the median length
+
+
+@dataclass(frozen=True)
+class Products:
+    """Inner products of one block (or of a sum of blocks)."""
+
+    gram: Tensor  # [n, n] float64, <U_i, U_j>
+    along: Tensor  # [n] float64, <G, U_i>
+    base: Tensor  # [] float64, ||G||^2
+
+    @classmethod
+    def measure(cls, base: Tensor, rows: Tensor) -> Products:
+        """One pass over `rows` [n, d], chunk by chunk: no float64 copy of the matrix ever exists.
+
+        A small matrix is multiplied in float64. A large one is multiplied in float32, at the speed of a plain product,
+        after a centre c that the clients share has been taken off, <U_i, U_j> = <U_i - c, U_j - c> + <U_i - c, c> +
+        <U_j - c, c> + <c, c>: what rounding is left is relative to the clients' differences, not to their drift.
+        An update much shorter than ||c|| is an exception: its norm is a difference of terms of that size, up to 1 % off
+        at a hundredth of ||c|| (8 x 20,000 normal numbers) and not resolved far below it.
+        """
+        n, d = rows.shape
+        gram, cross, along = (rows.new_zeros(size, dtype=torch.float64) for size in ((n, n), (n,), (n,)))
+        exact = rows.numel() <= EXACT_ELEMENTS
+        width = max(512, CHUNK_ELEMENTS // n) if exact else max(2048, CACHED_ELEMENTS // n)
+        apart = rows.new_empty(0 if exact else n, min(width, d) + PAD)  # each chunk's differences from its centre
+        for start in range(0, d, width):
+            part = rows[:, start : start + width]  # [n, width]
+            g = base[start : start + width]
+            if exact:
+                wide = part.double()
+                gram.addmm_(wide, wide.T)
+                along.addmv_(wide, g.double())
+            else:
+                centre = usual(part)
+                part = torch.sub(part, centre, out=apart[:, : len(g)])
+                _add_gram(gram, part)
+                cross += part @ centre + centre.dot(centre) / 2
+                along += part @ g + centre.dot(g)
+        return cls(gram + cross[:, None] + cross, along, squared_length(base))
+
+    def __add__(self, other: Products) -> Products:
+        return Products(self.gram + other.gram, self.along + other.along, self.base + other.base)
+
+    def cosine_distances(self, of: str = "model") -> Tensor:
+        """[n, n] float64 in [0, 2]: 1 - cos of local models (Algorithm 1) or of updates; zero vectors are at 1."""
+        own = self.gram.diagonal()  # [n] ||U_i||^2
+        if of == "update":
+            squares, gaps = own, own[:, None] - own
+        else:
+            squares = self.base + 2 * self.along + own  # [n] a_i^2
+            gaps = 2 * (self.along[:, None] - self.along) + own[:, None] - own  # [n, n] a_i^2 - a_j^2
+        a = squares.clamp_min(0).sqrt()
+        scale = a[:, None] * a
+        chord = squared_distances(self.gram) - (gaps / (a[:, None] + a)) ** 2
+        distances = chord / (2 * scale)
+        if of == "update":  # a tiny update (1e-12 of the others) would cancel out of the chord, and be near everybody
+            lopsided = torch.minimum(a[:, None], a) < 0.1 * torch.maximum(a[:, None], a)
+            distances = torch.where(lopsided, 1 - self.gram / scale, distances)
+        distances = distances.clamp(0, 2).masked_fill(scale == 0, 1.0)
+        return distances.fill_diagonal_(0)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The updates of one round as inner products, block by block."""
+
+    blocks: Mapping[str, Products]
+
+    @classmethod
+    def measure(
+        cls, layout: StateLayout, base: Tensor, rows: Tensor, base_counters: Tensor, counters: Tensor
+    ) -> Geometry:
+        """One pass over `rows` [n, d + b]; counters [n, c] are differences too and form a block of their own."""
+        blocks = {name: Products.measure(base[span], rows[:, span]) for name, span in layout.spans.items()}
+        if layout.counters:
+            blocks[COUNTERS] = Products.measure(base_counters, counters)
+        return cls(blocks)
+
+    def select(self, keep: Tensor) -> Geometry:
+        """The clients under the mask `keep` [n] bool; nothing is copied when all are kept."""
+        if bool(keep.all()):
+            return self
+        return Geometry({k: Products(p.gram[keep][:, keep], p.along[keep], p.base) for k, p in self.blocks.items()})
+
+    def scope(self, scope: str) -> Products:
+        """Inner products over all blocks of a named scope."""
+        parts = [self.blocks[b] for b in scope_blocks(scope) if b in self.blocks]
+        return sum(parts[1:], start=parts[0])
+
+    def norms(self, scope: str) -> Tensor:
+        """[n] float64, L2 norm of each update; NaN or Inf where it holds one."""
+        # of a short update in a large block, what is left of its centre's product can round below 0
+        return self.scope(scope).gram.diagonal().clamp_min(0).sqrt()
+
+    def squared_distances(self, scope: str) -> Tensor:
+        """[n, n] float64, ||U_i - U_j||^2 = ||W_i - W_j||^2."""
+        return squared_distances(self.scope(scope).gram)
+
+    def cosine_distances(self, scope: str, of: str = "model") -> Tensor:
+        """[n, n] float64 in [0, 2]: 1 - cos of local models (Algorithm 1) or of updates; zero vectors are at 1."""
+        return self.scope(scope).cosine_distances(of)
+
+
+def squared_distances(gram: Tensor) -> Tensor:
+    """[n, n] from a Gram matrix [n, n]; clamped at 0, where identical rows can round below it."""
+    own = gram.diagonal()
+    return (own[:, None] + own - 2 * gram).clamp_min(0).fill_diagonal_(0)
+
+
+def squared_length(row: Tensor) -> Tensor:
+    """[] float64, of a float32 row, without a float64 copy of all of it."""
+    return torch.stack([part.double().square().sum() for part in row.split(CHUNK_ELEMENTS)]).sum()
+
+
+def usual(part: Tensor) -> Tensor:
+    """[width] float32, the mean of those rows of `part` [n, width] that are of usual length.
+
+    A client that sends NaN or 1e38 must not be able to drown the others' differences in it. 0 if nobody is usual.
+    """
+    lengths = torch.linalg.vector_norm(part, dim=1)  # [n], NaN where a row has one, Inf where its squares overflow
+    fits = lengths <= OUTLIER * lengths.nanmedian()
+    if bool(fits.all()):
+        return part.new_full((len(part),), 1 / len(part)) @ part  # twice as fast as part.mean(0)
+    return part[fits].mean(0) if bool(fits.any()) else torch.zeros_like(part[0])
+
+
+def _add_gram(gram: Tensor, part: Tensor) -> None:
+    """Add `part` [n, width] times its transpose to `gram` [n, n] float64; of many clients one half is mirrored."""
+    half = len(part) // 2
+    if len(part) < SYMMETRIC:
+        gram += part @ part.T
+        return
+    upper, lower = part[:half], part[half:]
+    between = upper @ lower.T
+    gram[:half, :half] += upper @ upper.T
+    gram[half:, half:] += lower @ lower.T
+    gram[:half, half:] += between
+    gram[half:, :half] += between.T

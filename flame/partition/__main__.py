@@ -1,0 +1,34 @@
+"""`python -m flame.partition partition=dirichlet partition.alpha=0.3 --figure labels.png`: who holds which labels."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from flame.partition.figure import describe, label_histogram, plot_label_histogram
+from flame.run.build import ConfigError, build, composed
+
+
+def main() -> None:
+    """`python -m flame.partition partition=dirichlet partition.alpha=0.3 --figure labels.png`."""
+    parser = argparse.ArgumentParser(prog="python -m flame.partition", description="Who holds which labels.")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py, e.g. seed=1")
+    parser.add_argument("--figure", type=Path, help="also draw a heat map to this .png, .svg or .pdf")
+    arguments = parser.parse_args()
+    if arguments.figure and arguments.figure.suffix not in (".png", ".svg", ".pdf"):
+        parser.error(f"--figure {arguments.figure}: the name must end in .png, .svg or .pdf")
+    try:
+        parts = build(composed(arguments.overrides))
+    except ConfigError as error:
+        sys.exit(str(error))
+    histogram = label_histogram(parts.task.train.y, parts.task.shards, parts.dataset.classes)
+    histogram = histogram[: parts.population.clients]  # without the server's own images
+    print(describe(histogram))
+    if arguments.figure:
+        plot_label_histogram(histogram, arguments.figure)
+        print(arguments.figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Accuracy and loss on a fixed image set, in fixed slices, so that spreading them over workers changes no bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flame.data.samples import LabelledImages
+from flame.round.client import Normalise
+from flame.round.device import device_of
+
+SLICE = 500  # images handed out at a time: of 19,000 two workers get as many
+BATCH = 100  # images per forward pass: small enough for activations to stay in cache
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Sums over images; parts add up to the whole set."""
+
+    correct: int
+    loss: float  # summed cross entropy
+    count: int
+    certified: int | None = None  # of a vote, images on which it is certain (`flame/round/smoothing.py`)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct answers, in [0, 1]."""
+        return self.correct / self.count
+
+    @property
+    def mean_loss(self) -> float:
+        """Cross entropy per image."""
+        return self.loss / self.count
+
+
+def slices(count: int) -> list[slice]:
+    """How a set of `count` images is always cut."""
+    return [slice(start, min(start + SLICE, count)) for start in range(0, count, SLICE)]
+
+
+def answers(model: nn.Module, x: Tensor, normalise: Normalise) -> Iterator[Tensor]:
+    """Logits [B, classes] on images `x` [N, C, H, W] uint8 on the model's device, in fixed batches and evaluation mode.
+
+    The caller says how gradients are switched off.
+    """
+    model.eval()
+    for part in x.split(BATCH):
+        yield model(normalise(part))
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, images: LabelledImages, normalise: Normalise) -> Evaluation:
+    """The model's sums over `images`, in evaluation mode and on its device, which is waited for at the end only."""
+    images = images.to(device_of(model))
+    correct, losses = list[Tensor](), list[Tensor]()
+    for logits, y in zip(answers(model, images.x, normalise), images.y.split(BATCH), strict=True):
+        correct.append((logits.argmax(1) == y).sum())
+        losses.append(F.cross_entropy(logits, y, reduction="sum"))
+    loss = reduce(add, torch.stack(losses).tolist())  # not sum(), which rounds otherwise from Python 3.12 on
+    return Evaluation(int(torch.stack(correct).sum()), loss, len(images))
+
+
+def total(parts: Iterable[Evaluation]) -> Evaluation:
+    """The whole from its slices, added in the order given."""
+    correct, loss, count = 0, 0.0, 0
+    certified: int | None = None
+    for part in parts:
+        correct, loss, count = correct + part.correct, loss + part.loss, count + part.count
+        certified = None if part.certified is None else (certified or 0) + part.certified
+    return Evaluation(correct, loss, count, certified)

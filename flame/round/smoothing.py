@@ -1,0 +1,83 @@
+"""A global model that answers by the vote of its noisy copies (Xie et al., ICML 2021, parameter smoothing).
+
+A defense asks for it with an attribute `randomized_smoothing`; the engines then evaluate the vote in the model's
+place, slice by slice as ever, and all else stays as it is. `eval/ma` and `eval/ba` are the vote's accuracies,
+`eval/*_loss` the cross entropy of the copies' mean probability, `eval/*_certified` the share of images, rightly
+answered or not, on which the vote is certain.
+
+Deviations and open points: an uncertain vote counts like any other, where the paper's certification abstains. Equal
+votes go to the lower class. Trainable parameters alone are noised; the authors' code noises the whole state_dict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flame.data.samples import LabelledImages
+from flame.round.client import Normalise
+from flame.round.device import device_of
+from flame.round.evaluate import Evaluation, answers
+from flame.round.seeding import generator
+from flame.round.types import ServerState
+
+NOISELESS = "defense/crfl/noiseless"  # in a state's memory: [d], the trainable parameters before the round's noise
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """The smoothed classifier: of copies w + N(0, sigma_T^2), the class that most of them answer."""
+
+    copies: int  # M, >= 1; evaluation takes so many times as long
+    noise_std: float  # sigma_T, >= 0, per coordinate
+    alpha: float  # of each of a certificate's two bounds, the chance that it is wrong, (0, 1)
+
+    def __post_init__(self) -> None:
+        where = "defense.randomized_smoothing"
+        if self.copies < 1:
+            raise ValueError(f"{where}.copies={self.copies} is out of range: must be a whole number >= 1")
+        if not 0 <= self.noise_std < math.inf:
+            raise ValueError(f"{where}.noise_std={self.noise_std} is out of range: must be >= 0 (0: equal copies)")
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"{where}.alpha={self.alpha} is out of range: must be in (0, 1) (the authors: 0.001)")
+
+    def centre(self, state: ServerState) -> ServerState:
+        """The model that the copies are made of: the global one without the noise that it was sent out with."""
+        model = state.memory.get(NOISELESS)
+        return state if model is None else replace(state, row=torch.cat([model, state.row[len(model) :]]))
+
+    def noisy(self, row: Tensor, trainable: int, seed: int, round: int) -> Iterator[Tensor]:
+        """Copies of `row` [d + b], one after the other, with noise on its first d = `trainable` numbers."""
+        for number in range(self.copies):
+            noise = torch.randn(trainable, generator=generator(seed, "smoothing", round, number))
+            yield torch.cat([row[:trainable] + self.noise_std * noise, row[trainable:]])
+
+
+@torch.inference_mode()
+def vote(models: Iterable[nn.Module], images: LabelledImages, normalise: Normalise, alpha: float) -> Evaluation:
+    """Sums over `images` for the vote of `models`, which may be one module with other values in it each time."""
+    ballots, losses = list[Tensor](), list[Tensor]()
+    for model in models:
+        images = images.to(device_of(model))
+        logits = torch.cat(list(answers(model, images.x, normalise)))  # [N, classes]
+        ballots.append(F.one_hot(logits.argmax(1), logits.shape[1]))
+        losses.append(F.cross_entropy(logits.double(), images.y, reduction="none"))
+    votes = torch.stack(ballots).sum(dim=0)  # [N, classes]
+    logarithms = torch.logsumexp(-torch.stack(losses), dim=0) - math.log(len(losses))  # [N], of mean probabilities
+    right, sure = (votes.argmax(1) == images.y).sum(), certified(votes, alpha).sum()
+    return Evaluation(int(right), -float(logarithms.sum()), len(images), int(sure))
+
+
+def certified(votes: Tensor, alpha: float) -> Tensor:
+    """[N] bool, whether more copies would still answer the class that leads in `votes` [N, classes].
+
+    The paper's certification at radius 0: by Hoeffding's inequality the leader's true share is above
+    p_A - sqrt(log(1 / alpha) / 2 M), and that of the second below p_B plus as much, each but for a chance of alpha.
+    """
+    copies, (first, second) = int(votes[0].sum()), votes.topk(2, dim=1).values.T
+    return first - second > math.sqrt(2 * copies * math.log(1 / alpha))

@@ -1,0 +1,141 @@
+"""The schema of the run-level keys, and the name that a composed config gives its run folder.
+
+The groups (dataset, defense, ...) are checked against the signatures of what they instantiate, in `flame/run/build.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+# What a run's result does not depend on, and so its identity neither.
+INCIDENTAL = ("hydra", "paths", "tracker", "engine", "resume", "checkpoint", "record", "spill", "memo", "device")
+STARTED = datetime.now()
+NAMED = ("dataset", "partition", "model", "attack", "defense")  # groups whose choice stands in the folder's name
+
+
+@dataclass
+class ScheduleConfig:
+    start: int = MISSING
+    stop: int | None = MISSING
+    every: int = MISSING
+
+
+@dataclass
+class CheckpointConfig:
+    rounds: int = MISSING
+    seconds: float = MISSING
+
+
+@dataclass
+class RecordConfig:
+    rounds: list[int] = MISSING
+    every: int = MISSING
+
+
+@dataclass
+class SpillConfig:
+    share: float = MISSING
+    dir: str = MISSING
+
+
+@dataclass
+class MemoConfig:
+    dir: str | None = MISSING
+    gb: float = MISSING
+
+
+@dataclass
+class PathsConfig:
+    runs: str = MISSING
+    data: str = MISSING
+
+
+@dataclass
+class RunConfig:
+    """Keys of conf/config.yaml; units and ranges stand there, beside the values."""
+
+    dataset: Any = MISSING
+    partition: Any = MISSING
+    model: Any = MISSING
+    client: Any = MISSING
+    attack: Any = MISSING
+    defense: Any = MISSING
+    engine: Any = MISSING
+    tracker: Any = MISSING
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    seed: int = MISSING
+    rounds: int = MISSING
+    clients: int = MISSING
+    clients_per_round: int = MISSING
+    train_samples: int | None = MISSING
+    poisoned_model_rate: float = MISSING
+    attackers: str = MISSING
+    attack_rounds: ScheduleConfig = field(default_factory=ScheduleConfig)
+    shadow: list[str] = MISSING
+    evaluate_every: int = MISSING
+    report_last: int = MISSING
+    threads: int = MISSING
+    resume: bool = MISSING
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    device: str = MISSING
+    precision: str = MISSING
+    record: RecordConfig = field(default_factory=RecordConfig)
+    spill: SpillConfig = field(default_factory=SpillConfig)
+    memo: MemoConfig = field(default_factory=MemoConfig)
+
+
+def register() -> None:
+    """Make the schema and the resolvers known to Hydra; harmless when called again."""
+    ConfigStore.instance().store(name="schema", node=RunConfig)
+    OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+
+
+def identity(cfg: DictConfig) -> str:
+    """Hash of everything in the composed config that can change a result; interpolations stand as written."""
+    return fingerprint(plain(cfg, resolve=False))
+
+
+def plain(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """The config in plain dicts and lists, interpolations filled in or as written."""
+    contained = OmegaConf.to_container(cfg, resolve=resolve)
+    assert isinstance(contained, dict)
+    return {str(k): v for k, v in contained.items()}
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """Hash of all of a plain config but what is incidental."""
+    kept = {k: v for k, v in config.items() if k not in INCIDENTAL}
+    if kept.get("precision") == "float32":
+        del kept["precision"]  # as in runs from before there was a choice: they stay finished
+    kept["dataset"] = {k: v for k, v in kept["dataset"].items() if k not in ("root", "download")}
+    return hashlib.sha256(json.dumps(_alike(kept), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def without_seed(config: Mapping[str, Any]) -> str:
+    """What the seeds of one setting share."""
+    return fingerprint({key: value for key, value in config.items() if key != "seed"})
+
+
+def _alike(value: Any) -> Any:
+    """The same value with 1.0 written as 1, which the command line may give for either."""
+    if isinstance(value, dict):
+        return {key: _alike(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_alike(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _run_name(*, _root_: DictConfig) -> str:
+    """`<dataset>-...-<defense>-s<seed>-<identity>`: equal configs share a folder, so a run is resumed, not repeated."""
+    choices = _root_.hydra.runtime.choices
+    parts = [str(choices[group]).replace("/", "_") for group in NAMED]
+    anew = [] if _root_.resume else [f"{STARTED:%Y%m%d-%H%M%S}"]
+    return "-".join([*parts, f"s{_root_.seed}", identity(_root_), *anew])

@@ -1,0 +1,164 @@
+"""`python train.py ... --estimate`: what the same command without the flag would cost on this machine.
+
+Jobs are composed as the sweep would, and those that are finished are left out. The others fall into kinds, by all swept
+values but seed, partition and defense, which hardly change the time of a round; defenses that try models (deepsight,
+flshield), train one (snowball) or answer by a vote (crfl) do, and want an estimate of their own. One job of each kind
+is built and plays a few rounds; nothing is written.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from time import perf_counter
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from flame.engine import start_fork_server
+from flame.federation import play
+from flame.run.build import CONF, build, evaluated_rounds, in_full
+from flame.run.config import register
+from flame.run.cores import cores, cores_per_job, jobs_at_once
+from flame.run.experiment import in_words
+from flame.run.folder import finished
+from flame.run.sweep import jobs, parsed
+from flame.run.text import aligned, duration
+
+BUDGET = 45.0  # seconds after which no further kind is measured
+ROUNDS = 2  # timed of each kind, after the first
+ALIKE = ("seed", "partition", "defense")  # swept keys that do not make a kind
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of the command."""
+
+    kind: str
+    cfg: DictConfig  # with its `hydra` node, and some seed
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds, as measured."""
+
+    start: float  # data, model, workers and the first round
+    round: float  # each further one, without evaluation
+    evaluation: float
+
+    def run(self, cfg: DictConfig) -> float:
+        """All of a run."""
+        return self.start + (cfg.rounds - 1) * self.round + len(evaluated_rounds(cfg)) * self.evaluation
+
+
+def estimate(arguments: Sequence[str]) -> int:
+    """Print the estimate for a command line of train.py; the exit code: 1 if it is wrong."""
+    register()
+    parser = get_args_parser()
+    parser.add_argument("--estimate", action="store_true")
+    given = parser.parse_args(arguments)
+    try:
+        with in_words(Path()):
+            found = list(planned(given.config_name or "config", given.overrides, given.multirun))
+            waiting = [job for job in found if not job.finished]
+            if found[0].cfg.engine._target_.endswith(".Pool"):
+                start_fork_server()
+            print(told(found, measured(waiting)))
+    except (HydraException, OmegaConfBaseException, OSError) as error:
+        print(in_full(error), file=sys.stderr)
+        return 1
+    return 0
+
+
+def planned(name: str, words: Sequence[str], multirun: bool) -> Iterator[Job]:
+    """The jobs of a command, in order; those that only the seed divides are composed once and share a config."""
+
+    @cache
+    def composed(*words: str) -> DictConfig:
+        return compose(name, list(words), return_hydra_config=True)
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        whole = composed(*(word.input_line for word in parsed(words) if not word.is_sweep_override()))
+        sweeps = multirun or whole.hydra.mode == RunMode.MULTIRUN
+        workers = cores_per_job(whole.hydra.launcher if sweeps else {}, cores())
+        if not sweeps:
+            composed(*words)  # a list of seeds without -m is refused in Hydra's words
+        each = jobs(whole, words) if sweeps else [list(words)]
+        common = set(each[0]).intersection(*each)
+        for job in each:
+            cfg = composed(*(word for word in job if not word.startswith("seed=")))
+            for seed in parsed([word for word in job if word.startswith("seed=")]):
+                cfg.seed = seed.value()
+            cfg.memo.dir = None  # what is measured is trained, and nothing is written
+            if cfg.engine.get("workers") == "auto":
+                cfg.engine.workers = workers
+            kind = " ".join(word for word in job if word not in common and not word.startswith(ALIKE))
+            yield Job(kind or "all", cfg, finished(Path(cfg.hydra.run.dir)))
+
+
+def measured(waiting: Sequence[Job]) -> dict[str, Cost]:
+    """Kind -> cost, the most frequent kinds first, as far as BUDGET reaches; at least one."""
+    began = perf_counter()
+    costs: dict[str, Cost] = {}
+    for kind, _ in Counter(job.kind for job in waiting).most_common():
+        if not costs or perf_counter() - began < BUDGET:
+            costs[kind] = measure(next(job.cfg for job in waiting if job.kind == kind))
+    return costs
+
+
+def measure(cfg: DictConfig) -> Cost:
+    """Build a run and play its first rounds, under attack if it ever is, and one evaluation."""
+    times = [perf_counter()]
+    parts = build(cfg)
+    with closing(parts.start_engine(parts.task)) as engine:
+        fed = replace(parts.federation(engine), evaluate_at=())
+        state = replace(parts.initial, round=cfg.attack_rounds.start)
+        for _ in range(1 + ROUNDS):
+            state = play(fed, state).after
+            times.append(perf_counter())
+        engine.evaluate(state)
+        times.append(perf_counter())
+    return Cost(times[1] - times[0], (times[-2] - times[1]) / ROUNDS, times[-1] - times[-2])
+
+
+def told(found: Sequence[Job], costs: Mapping[str, Cost]) -> str:
+    """The estimate in words and a table."""
+    cfg, waiting = found[0].cfg, [job for job in found if not job.finished]
+    rounds = sum(job.cfg.rounds for job in waiting)
+    head = (
+        f"{len(found)} runs, {len(found) - len(waiting)} of them finished in {cfg.paths.runs}; {rounds:,} rounds to go"
+    )
+    if not waiting:
+        return head
+    known = [costs[job.kind].run(job.cfg) for job in waiting if job.kind in costs]
+    at_once = jobs_at_once(cfg.hydra.launcher, cores())
+    left = sum(known) / len(known) * len(waiting) / at_once
+    workers = cfg.engine.get("workers", 1)
+    others = f"; {len(waiting) - len(known)} runs of kinds that were not measured, as the others"
+    return f"""{head}
+
+{table(waiting, costs)}
+
+Measured just now, engine.workers={workers}: the start with the first round, {ROUNDS} more, one evaluation.
+Seeds, partitions and defenses are taken to cost the same{others if len(known) < len(waiting) else ""}.
+About {duration(left)} left, {at_once} at a time."""
+
+
+def table(waiting: Sequence[Job], costs: Mapping[str, Cost]) -> str:
+    """A row for each measured kind."""
+    rows = [["kind", "runs to go", "start s", "round s", "evaluation s", "a run"]]
+    for kind, cost in costs.items():
+        of = [job.cfg for job in waiting if job.kind == kind]
+        seconds = (f"{value:.2f}" for value in (cost.start, cost.round, cost.evaluation))
+        rows.append([kind, str(len(of)), *seconds, duration(sum(map(cost.run, of)) / len(of))])
+    return aligned(rows, 1)

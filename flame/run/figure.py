@@ -1,0 +1,124 @@
+"""The figure of one run, drawn from the files of its folder alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flame.run import panels
+from flame.run.config import NAMED
+from flame.run.record import RunRecord, read_run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+FIGURE = "figure.png"
+DPI = 110
+
+
+def draw_run(folder: Path, summary: Mapping[str, Any] | None = None) -> Path:
+    """Write `figure.png` into a run folder, finished or not: accuracies, recalls, X-ray and accepted sets by round.
+
+    `summary` is what summary.json is about to hold, when the figure is drawn first.
+    """
+    from matplotlib.figure import Figure  # without pyplot: no display and no global state
+
+    run = read_run(folder)
+    run = replace(run, summary=summary or run.summary)
+    figure = Figure(figsize=(13, 10), dpi=DPI, layout="constrained")
+    figure.suptitle(headline(run))
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 1.25])[:, 0]
+    accuracy, recall, xray = above.subplots(1, 3)
+    draw_accuracy(accuracy, run)
+    draw_recall(recall, run)
+    draw_xray(xray, run)
+    draw_acceptance(below, run)
+    figure.savefig(folder / FIGURE)
+    return folder / FIGURE
+
+
+def acceptance_figure(run: RunRecord) -> Figure:
+    """The accepted sets alone."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5), dpi=DPI, layout="constrained")
+    draw_acceptance(figure, run)
+    return figure
+
+
+def draw_accuracy(ax: Axes, run: RunRecord) -> None:
+    """Main-task accuracy and, where there is a backdoor, its accuracy."""
+    rounds = run.metrics["round"]
+    panels.reported_rounds(ax, run)
+    panels.curve(ax, rounds, run.metric("eval/ma"), "MA, clean test images", panels.BLUE)
+    if "eval/ba" in run.metrics:
+        panels.curve(ax, rounds, run.metric("eval/ba"), "BA, triggered test images", panels.VERMILION, "--")
+    panels.per_cent(ax, "Accuracy of the global model", rounds)
+    panels.legend_below(ax, 2)
+
+
+def draw_recall(ax: Axes, run: RunRecord) -> None:
+    """What the defense did to benign and to malicious clients, and the most that a bare majority could keep."""
+    rounds = run.metrics["round"]
+    panels.reported_rounds(ax, run)
+    panels.curve(ax, rounds, run.metric("filter/benign_recall"), "benign, accepted", panels.BLUE)
+    if not np.isnan(run.metric("filter/malicious_recall")).all():
+        panels.curve(ax, rounds, run.metric("filter/malicious_recall"), "malicious, rejected", panels.VERMILION, "--")
+    ceiling = 1 - run.metric("filter/floor")
+    panels.curve(ax, rounds, ceiling, "benign, most in n//2 + 1", panels.BLACK, ":", marker="_", size=9)
+    panels.per_cent(ax, "Recall of the filter", rounds)
+    panels.legend_below(ax, 2)
+
+
+def draw_xray(ax: Axes, run: RunRecord) -> None:
+    """Shares of the blocks in the pairwise distances."""
+    shares = {
+        b: run.metrics[f"xray/{b}/distance_share"] for b in panels.BLOCKS if f"xray/{b}/distance_share" in run.metrics
+    }
+    panels.distance_shares(ax, run.metrics["round"], shares)
+    panels.legend_below(ax, 2)
+
+
+def draw_acceptance(figure: Figure | SubFigure, run: RunRecord) -> None:
+    """Heat maps of who was accepted: by this run, unless a vector decided the same, and by each clustering vector."""
+    grids = {name: panels.verdict_grid(run.acceptance, name) for name in verdict_columns(run)}
+    shadows = [grids[f"shadow_{scope}"] for scope in run.shadows if f"shadow_{scope}" in grids]
+    compare = len(shadows) == 2 and bool(len(run.acceptance))
+    disagree = shadows[0] != shadows[1] if compare else None
+    if compare:
+        disagree &= ~np.isnan(shadows[0])
+    axes = np.atleast_1d(figure.subplots(1, len(grids), sharey=True))
+    for ax, (name, title) in zip(axes, verdict_columns(run).items(), strict=True):
+        marked = disagree if name.startswith("shadow_") else None
+        panels.heat_map(ax, grids[name], run.metrics["round"], title, marked)
+        ax.label_outer()
+        ax.set_xlabel("round")
+    dots = disagree is not None and bool(disagree.any()) and disagree.size <= panels.MOST_DOTS
+    handles = panels.verdict_legend(grids.values(), dots)
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
+
+
+def verdict_columns(run: RunRecord) -> Mapping[str, str]:
+    """Columns of acceptance.csv -> title of their heat map."""
+    same = [s for s in run.shadows if (run.acceptance[f"shadow_{s}"] == run.acceptance["accepted"]).all()]
+    own = {} if same else {"accepted": f"Accepted by {run.choices['defense']} (this run)"}
+    return own | {
+        f"shadow_{scope}": f"Vector {scope}" + (" (as this run accepted)" if scope in same else ", on the same updates")
+        for scope in run.shadows
+    }
+
+
+def headline(run: RunRecord) -> str:
+    """Which run this is and how it ended."""
+    title = panels.wrapped([*(run.choices[name] for name in NAMED), f"seed {run.config['seed']}"], per_line=6)
+    if not run.summary:
+        return f"{title}\nunfinished: {run.rounds} of {run.config['rounds']} rounds"
+    shown = {"MA": "eval/ma", "BA": "eval/ba", "benign recall": "filter/benign_recall"}
+    known = {name: run.reported(key) for name, key in shown.items() if not np.isnan(run.reported(key))}
+    means = ", ".join(f"{name} {100 * value:.1f} %" for name, value in known.items())
+    return f"{title}\nmean of the last {panels.counted(run.summary['mean_of_last'], 'round')}: {means}"

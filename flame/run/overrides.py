@@ -1,0 +1,98 @@
+"""Say what was probably meant when the command line names what does not exist or is not installed."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
+
+from flame.run.config import RunConfig
+
+PLUGINS = {  # hydra/launcher=KEY needs hydra_plugins.VALUE
+    "joblib": "hydra_joblib_launcher",
+    "ray": "hydra_ray_launcher",
+    "submitit_local": "hydra_submitit_launcher",
+    "submitit_slurm": "hydra_submitit_launcher",
+    "slurm": "hydra_submitit_launcher",
+}
+
+
+def placed(message: str, full_key: str) -> str:
+    """What a part says of its own keys, as they are called inside another one: `defense.size`, `defense.rule.size`."""
+    if full_key.startswith("attack.") and message.startswith("client."):  # an optimiser of the attack's own
+        return full_key + message.removeprefix("client")
+    inside = re.match(r"(\w+)(\.rule|\.backdoor)+", full_key)
+    if inside is None or not message.startswith(f"{inside[1]}."):
+        return message
+    return inside[0] + message.removeprefix(inside[1])
+
+
+def nested(message: str, attack: Mapping[str, Any]) -> str:
+    """The same for what an attack finds once it sees the data: `attack.trigger` may be inside a `backdoor`."""
+    found = re.match(r"attack\.(\w+)", message)
+    if found is None:
+        return message
+    inside = "attack"
+    while "backdoor" in attack and str(attack.get(found[1], "${")).startswith("${"):  # not there, or taken from there
+        inside, attack = f"{inside}.backdoor", attack["backdoor"]
+    return message.replace(found[0], f"{inside}.{found[1]}")
+
+
+def explain(arguments: Sequence[str]) -> None:
+    """Exit with a hint if the command line names a key or a launcher that is not there."""
+    explain_unknown_keys(arguments)
+    if not any(re.match(r"--config-[dp]|-c[dp]|\+*hydra\.searchpath", word) for word in arguments):
+        explain_unknown_options(arguments)  # unless the user has a conf of their own
+    explain_missing_launcher(arguments)
+
+
+def explain_unknown_keys(arguments: Sequence[str], conf: Path = Path(__file__).parents[2] / "conf") -> None:
+    """Exit with a hint if an override's first word is no config group or run-level key, or its second none of its keys.
+
+    Hydra itself would say "Key 'defence' is not in struct" and advise `+defence=`, which it takes without a word.
+    """
+    own = {f.name: f.default_factory for f in fields(RunConfig)}
+    known = {*own, *(path.name for path in conf.iterdir() if path.is_dir()), "hydra"}
+    for argument in arguments:
+        if re.match(r"~[A-Za-z_]", argument):
+            sys.exit(f"{argument}: nothing can be left out; a group has an option for that, such as attack=none")
+        found = re.match(r"\+{0,2}([A-Za-z_]\w*)(?:\.(\w+))?[\w./@]*=", argument)
+        if found is None:
+            continue
+        if found[1] not in known:
+            _refuse(argument, found[1], known)
+        part = own.get(found[1])
+        if found[2] and is_dataclass(part) and found[2] not in (keys := {f.name for f in fields(part)}):
+            _refuse(argument, found[2], keys)
+
+
+def explain_unknown_options(arguments: Sequence[str], conf: Path = Path(__file__).parents[2] / "conf") -> None:
+    """Exit with a hint if a group is to be one of what it has not: `defense=flam`, `defense=fedavg,flam`."""
+    for argument in arguments:
+        found = re.fullmatch(r"\+?([a-z]\w*(?:/\w+)*)(?:@[\w.]+)?=(\w+(?:,\w+)*)", argument)
+        if found is None or not (conf / found[1]).is_dir() or found[1].startswith("hydra"):
+            continue
+        known = {path.stem for path in (conf / found[1]).glob("*.yaml")}
+        for option in found[2].split(","):
+            if option not in known | {"null"}:
+                _refuse(argument, option, known, "option")
+
+
+def _refuse(argument: str, name: str, known: Collection[str], kind: str = "key") -> NoReturn:
+    mark = "=" if kind == "key" else ""
+    begun = sorted(other for other in known if other.startswith(name))
+    meant = [f"{other}{mark}" for other in begun or difflib.get_close_matches(name, sorted(known), n=1)]
+    hint = f"did you mean {' or '.join(meant)}?" if meant else f"known are: {', '.join(sorted(known))}"
+    sys.exit(f"{argument}: there is no {kind} {name!r}; {hint}")
+
+
+def explain_missing_launcher(arguments: Sequence[str], plugins: Mapping[str, str] = PLUGINS) -> None:
+    """Exit with the package to install; Hydra itself would say "Error locating target"."""
+    for plugin in (plugins.get(argument.removeprefix("hydra/launcher=")) for argument in arguments):
+        if plugin and find_spec(f"hydra_plugins.{plugin}") is None:
+            sys.exit(f"this launcher is not installed: pip install {plugin.replace('_', '-')}")

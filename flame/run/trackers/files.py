@@ -1,0 +1,221 @@
+"""The record of a run: metrics.jsonl, acceptance.csv, summary.json, environment.json, config.yaml in its folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from flame.federation import Round
+from flame.round.checkpoint import RunFolderError, write_atomically
+from flame.round.device import describe_device, describe_processor
+
+METRICS, ACCEPTANCE, SUMMARY = "metrics.jsonl", "acceptance.csv", "summary.json"
+CONFIG, CHOICES, ENVIRONMENT = "config.yaml", "choices.json", "environment.json"
+PACKAGES = ("torch", "torchvision", "hdbscan", "numpy", "scipy", "hydra-core", "omegaconf", "wandb", "scikit-learn")
+CODE = ("flame", "attacks", "models", "conf", "train.py")  # what a run is made of; a new part counts before it is added
+SHARES, ACCURACIES = ("filter/", "shadow/", "auc/"), ("eval/ma", "eval/ba")  # may lack a denominator in a round
+
+
+class RunFiles:
+    """Appends a round at a time; a line is written whole and flushed, or not at all."""
+
+    def __init__(self, folder: Path, first_round: int) -> None:
+        """Open for appending; rounds from `first_round` on, left by an interrupted run, are cut off.
+
+        RunFolderError if the files lack a round before it, or are damaged.
+        """
+        self.folder = folder
+        self._metrics, self._acceptance = folder / METRICS, folder / ACCEPTANCE
+        _cut(self._metrics, 0, first_round, lambda line: json.loads(line)["round"])
+        _cut(self._acceptance, 1, first_round, lambda line: int(line.split(",")[0]))
+
+    def log(self, record: Round) -> None:
+        """One line of metrics.jsonl, n lines of acceptance.csv."""
+        rows = client_rows(record)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        if self._acceptance.stat().st_size == 0:
+            writer.writeheader()
+        writer.writerows(rows)
+        _append(self._acceptance, text.getvalue())
+        _append(self._metrics, json.dumps({"round": record.number, **finite_or_none(record.metrics)}) + "\n")
+
+    def sync(self) -> None:
+        """Flush to disk: a checkpoint must not survive a power failure that its rounds' lines do not."""
+        for path in (self._metrics, self._acceptance):
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+
+    def summary(self, last: int, state_sha256: str, extra: Mapping[str, Any]) -> dict[str, Any]:
+        """What summary.json is to hold: the mean of the last k rounds of every metric, never a maximum.
+
+        `rounds_counted` says of how many rounds a mean is, where that is fewer than k.
+        """
+        history = read_metrics(self.folder)
+        means, counted = mean_of_last(history, last)
+        return {
+            "finished": True,
+            "rounds": len(history),
+            "mean_of_last": min(last, len(history)),
+            "state_sha256": state_sha256,
+            **extra,
+            "metrics": finite_or_none(means),
+            "rounds_counted": counted,
+        }
+
+
+def client_rows(record: Round) -> list[dict[str, Any]]:
+    """What acceptance.csv says of each client of a round."""
+    verdict, updates = record.verdict, record.updates
+    norms = updates.geometry.norms("weights_only").tolist()
+    factors = [1.0] * len(updates) if verdict.clip_factors is None else verdict.clip_factors.tolist()
+    return [
+        {
+            "round": record.number,
+            "client": int(record.cohort.ids[i]),
+            "compromised": int(record.cohort.compromised[i]),
+            "samples": int(updates.samples[i]),
+            "accepted": int(verdict.accepted[i]),
+            **{f"shadow_{scope}": int(shadow.accepted[i]) for scope, shadow in record.shadows.items()},
+            "weight": f"{float(verdict.weights[i]):.6g}",
+            "norm": f"{norms[i]:.9g}",
+            "clip_factor": f"{factors[i]:.9g}",
+        }
+        for i in range(len(updates))
+    ]
+
+
+def mean_of_last(history: Sequence[Mapping[str, Any]], last: int) -> tuple[dict[str, float], dict[str, int]]:
+    """Mean of each metric over those of the last k rounds that have it, and their number where it is below k.
+
+    A round lacks a metric that it did not measure (eval/* between evaluations) or whose share has no denominator (a
+    recall without attackers). Any other null was a NaN or an infinity, such as a diverged loss: the mean is NaN too.
+    """
+    tail = history[-last:]
+    keys = dict.fromkeys(key for row in tail for key in row if key != "round")
+    values = {key: [_number(row[key]) for row in tail if key in row and not _undefined(key, row[key])] for key in keys}
+    means = {key: sum(found) / len(found) if found else math.nan for key, found in values.items()}
+    return means, {key: len(found) for key, found in values.items() if len(found) < len(tail)}
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rounds of a run; undefined metrics are None. RunFolderError names a damaged line."""
+    history = []
+    for number, line in enumerate(_lines(folder / METRICS)):
+        try:
+            history.append({"round": None, **json.loads(line)})
+            if history[-1]["round"] != number:
+                raise ValueError(f"it is not round {number}")
+        except (ValueError, TypeError, RecursionError) as error:
+            raise RunFolderError(f"{folder / METRICS}, line {number + 1} is damaged: {error}") from error
+    return history
+
+
+def finite_or_none(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN: what is undefined becomes null."""
+    return {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+
+
+def environment(threads: int, engine_workers: int, device: str) -> dict[str, Any]:
+    """Commit, versions and machine: what a number, or the time it took, may depend on beside the config."""
+    commit, dirty = source()
+    return {
+        "commit": commit,
+        "dirty": dirty,
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "threads": threads,
+        "engine_workers": engine_workers,
+        "device": describe_device(device),
+        "processor": describe_processor(),
+        "cores": os.cpu_count(),
+    }
+
+
+@cache
+def source() -> tuple[str | None, bool | None]:
+    """Commit, and whether the code differs from it; asked once, since a process goes on with what it has imported."""
+    root = Path(__file__).parents[3]
+    commit = _git(root, "rev-parse", "HEAD")
+    changed = _git(root, "status", "--porcelain", "--untracked-files=normal", "--", *CODE)
+    return commit, bool(changed) if commit else None
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Indented, atomically."""
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _cut(path: Path, header: int, first_round: int, round_of: Callable[[str], int]) -> None:
+    """Keep `header` lines and the rounds before `first_round`, which must all be there, in order."""
+    lines = _lines(path) if first_round else []
+    kept, seen = lines[:header], -1
+    for number, line in enumerate(lines[header:], header + 1):
+        try:
+            found = round_of(line)
+            if found not in (seen, seen + 1):
+                raise ValueError(f"round {found} follows round {seen}")
+        except (ValueError, TypeError, LookupError, RecursionError) as error:
+            raise RunFolderError(
+                f"{path}, line {number} is damaged: {error}; resume=false starts in a new folder"
+            ) from error
+        if found >= first_round:
+            break
+        kept.append(line)
+        seen = found
+    if seen != first_round - 1:
+        raise RunFolderError(
+            f"{path} ends at round {seen}, the checkpoint at {first_round - 1}: resume=false starts anew"
+        )
+    write_atomically(path, "".join(kept).encode())
+
+
+def _append(path: Path, text: str) -> None:
+    """Whole or not at all: a failed write (disk full, a signal) is cut back before the error goes on."""
+    size = path.stat().st_size
+    try:
+        with open(path, "a") as file:
+            file.write(text)
+    except BaseException:
+        os.truncate(path, size)
+        raise
+
+
+def _lines(path: Path) -> list[str]:
+    """Complete lines, with their ends; the last is dropped if the process died while writing it."""
+    if not path.exists():
+        return []
+    return [line.decode(errors="replace") + "\n" for line in path.read_bytes().split(b"\n")[:-1]]
+
+
+def _undefined(key: str, value: float | None) -> bool:
+    return value is None and (key.startswith(SHARES) or key in ACCURACIES)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,82 @@
+"""BadNets: what is poisoned and how often, what the backdoor is tested on, and for how long is trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from attackers import PLAIN, images, trained
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from flame.round.seeding import generator
+
+
+def stamped(x: Tensor) -> Tensor:
+    """[N] bool, which images carry the corner."""
+    return (x[:, :, :2, :2] == 255).flatten(1).all(1)
+
+
+@given(rate=st.floats(0, 1), source=st.sampled_from([None, 0, 1, 3]), append=st.booleans(), seed=st.integers(0, 9))
+def test_as_many_images_are_poisoned_as_pdr_says(rate: float, source: int | None, append: bool, seed: int) -> None:
+    clean = images()
+    attack = replace(PLAIN, poisoned_data_rate=rate, source_class=source, append=append)
+    poisoned = attack.poison(clean, generator(seed, "poison"))
+    eligible = 40 if source is None else 10
+    assert int(stamped(poisoned.x).sum()) == round(rate * eligible)
+    assert bool((poisoned.y[stamped(poisoned.x)] == 2).all())
+    if append:
+        assert torch.equal(poisoned.x[:40], clean.x) and torch.equal(poisoned.y[:40], clean.y)
+        assert len(poisoned) == 40 + round(rate * eligible)
+    else:
+        left = ~stamped(poisoned.x)
+        assert torch.equal(poisoned.x[left], clean.x[left]) and torch.equal(poisoned.y[left], clean.y[left])
+        assert source is None or bool((clean.y[~left] == source).all())
+
+
+def test_badnets_backdoor_set_is_everything_but_the_target_class() -> None:
+    test = images()
+    backdoor = PLAIN.backdoor_set(test)
+    assert backdoor is not None and len(backdoor) == 30
+    assert bool(stamped(backdoor.x).all()) and bool((backdoor.y == 2).all())
+    assert torch.equal(backdoor.x[:, :, 2:], test.x[test.y != 2][:, :, 2:])
+    assert PLAIN.backdoor_set(test[test.y == 2]) is None
+
+
+def test_source_to_target_measures_the_source_class_only() -> None:
+    test = images()
+    backdoor = replace(PLAIN, source_class=3).backdoor_set(test)
+    assert backdoor is not None and torch.equal(backdoor.x[:, :, 2:], test.x[test.y == 3][:, :, 2:])
+
+
+def test_attackers_train_for_their_own_number_of_epochs() -> None:
+    _, two = trained(replace(PLAIN, epochs=2))
+    _, same = trained(PLAIN, epochs=2)
+    _, one = trained(PLAIN)
+    assert torch.equal(two, same) and not torch.equal(two, one)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: replace(PLAIN, poisoned_data_rate=1.5), r"attack.poisoned_data_rate=1.5 .* in \[0, 1\]"),
+        (lambda: replace(PLAIN, epochs=0), "attack.epochs=0 is out of range"),
+        (lambda: replace(PLAIN, source_class=2), "attack.source_class=2 is the target class"),
+    ],
+)
+def test_settings_out_of_range(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_attackers_train_at_their_own_learning_rate() -> None:
+    start, slow = trained(replace(PLAIN, local_lr=1e-9))
+    _, benign = trained(PLAIN)
+    assert 0 < float((slow - start).norm()) < 1e-6 * float((benign - start).norm())
+    with pytest.raises(
+        ValueError, match=r"attack.local_lr=0 is out of range: must be null \(as benign clients\) or > 0"
+    ):
+        replace(PLAIN, local_lr=0)

@@ -1,0 +1,42 @@
+"""Label flipping: from one class to another, and of all labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from attackers import images
+
+from attacks.label_flip import LabelFlip
+from flame.round.seeding import generator
+
+
+def test_label_flip_from_source_to_target() -> None:
+    clean = images()
+    attack = LabelFlip(source_class=1, target_class=3, classes=4, poisoned_data_rate=0.4, epochs=None)
+    poisoned = attack.poison(clean, generator(0, "poison"))
+    changed = poisoned.y != clean.y
+    assert torch.equal(poisoned.x, clean.x) and int(changed.sum()) == 4
+    assert bool((clean.y[changed] == 1).all()) and bool((poisoned.y[changed] == 3).all())
+    backdoor = attack.backdoor_set(clean)
+    assert backdoor is not None and torch.equal(backdoor.x, clean.x[clean.y == 1]) and bool((backdoor.y == 3).all())
+
+
+def test_label_flip_of_all_labels_has_no_backdoor() -> None:
+    clean = images()
+    attack = LabelFlip(source_class=None, target_class=None, classes=4, poisoned_data_rate=1.0, epochs=None)
+    assert torch.equal(attack.poison(clean, generator(0, "poison")).y, 3 - clean.y)
+    assert attack.backdoor_set(clean) is None
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LabelFlip(1, None, 4, 0.5, None), "give two different classes"),
+        (lambda: LabelFlip(1, 1, 4, 0.5, None), "give two different classes"),
+    ],
+)
+def test_settings_out_of_range(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,72 @@
+"""Every recipe (a primary config with its sweep inside): its first job, tiny, and one through the command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+import pytest
+from conftest import Compose, Start
+from hydra import initialize_config_dir
+from omegaconf import DictConfig
+
+from flame.federation import play
+from flame.report.recipes import field_of, plan
+from flame.run.sweep import jobs
+
+CONF = Path(__file__).parents[2] / "conf"
+RECIPES = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "config")
+SMALL = ("experiment=smoke", "dataset=digits", "train_samples=300", "rounds=2", "clients=10", "clients_per_round=10")
+TINY = (*SMALL, "attack_rounds.start=0", "engine=sequential", "tracker=files")
+
+
+def recipe(name: str) -> DictConfig:
+    """As composed without overrides, with the `hydra` node."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose(name, return_hydra_config=True)
+
+
+def first_job(whole: DictConfig) -> list[str]:
+    """Its overrides, made tiny; on the recipe's own partition where that has a q, which it sets or sweeps."""
+    words = jobs(whole, [])[0]
+    if "q" not in whole.partition or any(word.startswith("partition=") for word in words):
+        return [*TINY, *words]
+    small = ["partition.samples_per_client=20"] if "samples_per_client" in whole.partition else []
+    return [*TINY, f"partition={whole.hydra.runtime.choices.partition}", *small, *words]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_its_header_gives_the_command(name: str) -> None:
+    assert f"python train.py --config-name {name}\n" in (CONF / f"{name}.yaml").read_text()
+
+
+@pytest.mark.usefixtures("compose")
+@pytest.mark.parametrize("name", RECIPES)
+def test_its_table_plans_what_hydra_sweeps(name: str) -> None:
+    swept = recipe(name).hydra.sweeper.params
+    assert plan(name) == {
+        field_of(key): tuple(value.strip() for value in str(values).split(",")) for key, values in swept.items()
+    }
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_its_first_job_runs(compose: Compose, start: Start, name: str) -> None:
+    whole = recipe(name)
+    assert whole.hydra.mode.name == "MULTIRUN"
+    with start(compose(*first_job(whole), name=name)) as (fed, state):
+        assert play(fed, state).after.round == 1
+
+
+def test_the_command_needs_no_flag(train: Callable, tmp_path: Path) -> None:
+    """No -m, as a recipe is a sweep by itself; here, of a single job."""
+    done = train("--config-name", "components", *first_job(recipe("components")), f"paths.runs={tmp_path}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(list(tmp_path.glob("*/summary.json"))) == 1
+    assert "sweep: 1 of 1 runs, " in done.stdout and done.stdout.rstrip().endswith("about 0 s left")
+
+
+def test_components_switch_single_steps(compose: Compose) -> None:
+    """All eight combinations, none twice."""
+    swept = [word for job in jobs(recipe("components"), ["seed=0", "attack=badnets"]) for word in [job[2:]]]
+    assert len(swept) == len({tuple(words) for words in swept}) == 8

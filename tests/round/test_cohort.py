@@ -1,0 +1,155 @@
+"""Cohorts: exactly as many attackers as promised, drawn evenly, the same for every run with the same seed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from flame.round.cohort import Population, Schedule
+
+ALWAYS = Schedule(start=0, stop=None, every=1)
+POPULATION = Population(
+    clients=100, per_round=20, poisoned_model_rate=0.2, rule="fixed", schedule=ALWAYS, hostile=True, seed=0
+)
+
+
+@given(
+    clients=st.integers(1, 60),
+    share=st.floats(0.01, 1),
+    pmr=st.floats(0, 0.99),
+    seed=st.integers(0, 99),
+    round_=st.integers(0, 500),
+    rule=st.sampled_from(["fixed", "random"]),
+)
+@example(clients=3, share=0.5, pmr=0.75, seed=0, round_=0, rule="fixed")  # 2 of 2: no benign client, 1 is left at home
+def test_every_cohort(clients: int, share: float, pmr: float, seed: int, round_: int, rule: str) -> None:
+    n = max(1, round(share * clients))
+    of = n if rule == "fixed" else clients
+    hostile = round(pmr * of)  # some, where PMR is not 0, and not all
+    if (pmr > 0 and hostile == 0) or hostile == of or round(pmr * clients) == clients:
+        with pytest.raises(ValueError, match="poisoned_model_rate"):
+            Population(clients, n, pmr, rule, ALWAYS, True, seed)
+        return
+    population = Population(clients, n, pmr, rule, ALWAYS, True, seed)
+    cohort, truth = population.cohort(round_), population.compromised()
+    assert cohort.ids.shape == cohort.compromised.shape == (n,)
+    assert cohort.ids.dtype == torch.int64 and cohort.compromised.dtype == torch.bool
+    assert bool((cohort.ids.diff() > 0).all()) and cohort.ids[0] >= 0 and cohort.ids[-1] < clients
+    assert int(truth.sum()) == round(pmr * clients)
+    assert torch.equal(cohort.compromised, truth[cohort.ids])
+    if rule == "fixed" and round(pmr * n) <= truth.sum() and n - round(pmr * n) <= (~truth).sum():
+        assert int(cohort.compromised.sum()) == round(pmr * n)
+
+
+def test_fixed_means_exactly_pmr_times_n() -> None:
+    for round_ in range(200):
+        assert int(POPULATION.cohort(round_).compromised.sum()) == 4
+
+
+def test_fixed_draws_everyone_evenly() -> None:
+    """500 rounds of 20 out of 100: each client takes part in 100, give or take 5 standard deviations of 9."""
+    counts = torch.zeros(100)
+    for round_ in range(500):
+        counts[POPULATION.cohort(round_).ids] += 1
+    assert int(counts.sum()) == 500 * 20
+    assert float((counts - 100).abs().max()) < 5 * (500 * 0.2 * 0.8) ** 0.5
+
+
+def test_random_is_hypergeometric() -> None:
+    """20 out of 100 with 20 compromised: mean 4 and variance 20 * 0.2 * 0.8 * 80 / 99 = 2.586 attackers a round."""
+    population = replace(POPULATION, rule="random")
+    counts = torch.tensor([population.cohort(r).compromised.sum() for r in range(1000)], dtype=torch.float64)
+    variance = 20 * 0.2 * 0.8 * 80 / 99
+    assert abs(float(counts.mean()) - 4) < 5 * (variance / 1000) ** 0.5
+    assert abs(float(counts.var()) / variance - 1) < 5 * (2 / 999) ** 0.5
+
+
+def test_a_cohort_is_a_function_of_seed_and_round() -> None:
+    one, same = POPULATION.cohort(7), replace(POPULATION).cohort(7)
+    assert torch.equal(one.ids, same.ids) and torch.equal(one.compromised, same.compromised)
+    assert not torch.equal(one.ids, POPULATION.cohort(8).ids)
+    assert not torch.equal(one.ids, replace(POPULATION, seed=1).cohort(7).ids)
+    assert not torch.equal(POPULATION.compromised(), replace(POPULATION, seed=1).compromised())
+
+
+@pytest.mark.parametrize("rule", ["fixed", "random"])
+def test_without_attack_the_cohorts_are_the_same(rule: str) -> None:
+    attacked = replace(POPULATION, rule=rule)
+    peaceful = replace(attacked, hostile=False)
+    for round_ in range(20):
+        assert torch.equal(attacked.cohort(round_).ids, peaceful.cohort(round_).ids)
+        assert not peaceful.cohort(round_).compromised.any()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "active"),
+    [
+        (Schedule(0, None, 1), {0, 1, 2, 3, 4, 5, 6, 7}),
+        (Schedule(2, None, 1), {2, 3, 4, 5, 6, 7}),
+        (Schedule(2, 5, 1), {2, 3, 4}),
+        (Schedule(1, None, 3), {1, 4, 7}),
+        (Schedule(1, 5, 3), {1, 4}),
+        (Schedule(3, 4, 1), {3}),  # single shot
+        (Schedule(3, 3, 1), set()),
+    ],
+)
+@pytest.mark.parametrize("rule", ["fixed", "random"])
+def test_schedule(schedule: Schedule, active: set[int], rule: str) -> None:
+    """Outside the attacked rounds compromised clients take part, and train benignly."""
+    always = replace(POPULATION, rule=rule)
+    scheduled, truth = replace(always, schedule=schedule), always.compromised()
+    for round_ in range(8):
+        assert schedule.active(round_) == (round_ in active)
+        cohort = scheduled.cohort(round_)
+        assert torch.equal(cohort.ids, always.cohort(round_).ids)
+        assert torch.equal(cohort.compromised, truth[cohort.ids] & (round_ in active))
+        assert bool(truth[cohort.ids].any())  # of 20 out of 100 with 20 compromised, in these eight rounds
+        if rule == "fixed":
+            assert int(cohort.compromised.sum()) == (4 if round_ in active else 0)
+
+
+def test_too_few_attackers_or_too_few_others() -> None:
+    """The cohort is always full: 3 of 4 clients compromised, then everyone but one."""
+    assert int(replace(POPULATION, clients=4, per_round=4, poisoned_model_rate=0.75).cohort(0).compromised.sum()) == 3
+    few = replace(POPULATION, clients=21, per_round=20, poisoned_model_rate=0.1)  # 2 compromised, round(0.1 * 20) = 2
+    assert int(few.cohort(0).compromised.sum()) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"clients": 0}, r"clients=0 is out of range"),
+        ({"per_round": 101}, r"clients_per_round=101 is out of range: must be in \[1, clients=100\]"),
+        ({"per_round": 0}, r"clients_per_round=0 is out of range"),
+        ({"poisoned_model_rate": 1.0}, r"poisoned_model_rate=1.0 is out of range: must be in \[0, 1\)"),
+        ({"poisoned_model_rate": -0.1}, r"poisoned_model_rate=-0.1 is out of range"),
+        ({"poisoned_model_rate": float("nan")}, r"poisoned_model_rate=nan is out of range"),
+        ({"per_round": 3, "poisoned_model_rate": 0.9}, r"0.9 of clients_per_round=3 rounds to no benign client"),
+        ({"poisoned_model_rate": 0.995}, r"poisoned_model_rate=0.995 of clients=100 rounds to all of them: lower it"),
+        ({"poisoned_model_rate": 0.02}, r"poisoned_model_rate=0.02 of clients_per_round=20 rounds to no attacker"),
+        ({"poisoned_model_rate": 0.004, "rule": "random"}, r"=0.004 of clients=100 rounds to no attacker"),
+        ({"rule": "some"}, r"attackers='some' is unknown: must be fixed or random"),
+    ],
+)
+def test_population_errors(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(POPULATION, **change)
+
+
+def test_without_attack_any_rate_will_do() -> None:
+    for rate in (0.004, 0.995):
+        assert not replace(POPULATION, poisoned_model_rate=rate, hostile=False).cohort(0).compromised.any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((0, None, 0), "attack_rounds.every=0"), ((-1, None, 1), "start=-1"), ((3, 2, 1), "start=3, stop=2")],
+)
+def test_schedule_errors(arguments: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Schedule(*arguments)

@@ -1,0 +1,164 @@
+"""Every YAML under conf/ composes and builds; a default is stated once. A new part is tested the moment it exists."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import get_object
+from labs import honest, laboratory
+from omegaconf import DictConfig, OmegaConf
+from oracles.rounds import net
+
+from attacks.base import Attack
+from flame.data.samples import LabelledImages
+from flame.federation import play
+from flame.round.seeding import generator
+from flame.round.types import ServerState, Updates
+from flame.run.build import make
+from flame.run.config import RunConfig
+from flame.run.signature import check_signature
+
+CONF = Path(__file__).parents[2] / "conf"
+GROUPS = sorted({path.relative_to(CONF).parts[0] for path in CONF.glob("*/**/*.yaml")} - {"hydra", "experiment"})
+PRIMARY = sorted(path.stem for path in CONF.glob("*.yaml"))
+Compose = Callable[..., DictConfig]
+
+
+def options(*groups: str) -> list[str]:
+    """group=option of every YAML in these groups, a group inside a group (attack/trigger=square) included."""
+    return [
+        f"{path.parent.relative_to(CONF).as_posix()}={path.stem}"
+        for group in groups
+        for path in sorted((CONF / group).rglob("*.yaml"))
+        if not path.stem.startswith("_")
+    ]
+
+
+def targets(key: str, node: Any) -> Iterator[tuple[str, DictConfig]]:
+    """All nodes with a `_target_`, at any depth."""
+    if OmegaConf.is_dict(node):
+        if "_target_" in node:
+            yield key, node
+        for name in node:
+            yield from targets(f"{key}.{name}", node[name])
+    elif OmegaConf.is_list(node):
+        for i, item in enumerate(node):
+            yield from targets(f"{key}[{i}]", item)
+
+
+@pytest.mark.parametrize("option", options(*GROUPS))
+def test_composes_with_known_keys_only(compose: Compose, option: str) -> None:
+    cfg = compose("dataset=digits", option)
+    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    group = option.partition("=")[0].partition("/")[0]
+    if group != "paths":
+        check_signature(group, cfg[group])
+
+
+@pytest.mark.parametrize("option", options(*GROUPS))
+def test_a_default_is_stated_once(compose: Compose, option: str) -> None:
+    """A parameter that the YAML sets has no default in Python, but for keyword-only ones, which older runs lack."""
+    group = option.partition("=")[0].partition("/")[0]
+    for key, node in targets(group, compose("dataset=digits", option)[group]):
+        parameters = inspect.signature(get_object(node._target_)).parameters
+        usual = {n: p for n, p in parameters.items() if p.kind is not inspect.Parameter.KEYWORD_ONLY}
+        twice = [n for n in node if n in usual and usual[n].default is not inspect.Parameter.empty]
+        assert not twice, f"{key}: {twice} have a default in the YAML and in {node._target_}"
+
+
+@pytest.mark.parametrize("option", options("experiment"))
+def test_experiments_compose(compose: Compose, option: str) -> None:
+    cfg = compose(option)
+    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    for group in set(GROUPS) - {"paths"}:
+        check_signature(group, cfg[group])
+
+
+@pytest.mark.parametrize("name", PRIMARY)
+def test_primary_configs_compose(compose: Compose, name: str) -> None:
+    OmegaConf.to_container(compose(name=name), resolve=True, throw_on_missing=True)
+
+
+def test_the_schema_is_the_config(compose: Compose) -> None:
+    """No key of config.yaml without a type, no typed key without a value."""
+    assert set(compose()) == {f.name for f in fields(RunConfig)}
+
+
+def test_digits_are_built(compose: Compose) -> None:
+    dataset = make(compose("dataset=digits"), "dataset")
+    assert dataset.name == "digits" and len(dataset.train) == 1442
+
+
+@pytest.mark.parametrize("option", options("model"))
+def test_models_are_built(compose: Compose, option: str) -> None:
+    """On images of 3 x 32 x 32, which fit them all."""
+    model = make(compose("dataset=cifar10", option), "model")
+    with torch.no_grad():
+        assert model.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("option", options("partition"))
+def test_partitions_deal(compose: Compose, option: str) -> None:
+    labels = torch.arange(6000) % 10
+    parts = make(compose("dataset=digits", option), "partition")(labels, 20, generator(0, "partition"))
+    assert len(parts) == 20 and all(len(part) > 0 and part.dtype == torch.int64 for part in parts)
+
+
+@pytest.mark.parametrize("option", options("attack"))
+def test_attacks_are_built(compose: Compose, option: str) -> None:
+    """Their hooks take images of 28 x 28; a backdoor's test set has the attacker's labels, none of them true."""
+    attack = make(compose("dataset=digits", option), "attack")
+    assert isinstance(attack, Attack)
+    stream = generator(0, "test")
+    x = torch.randint(0, 256, (50, 1, 28, 28), generator=stream, dtype=torch.uint8)
+    images = LabelledImages(x, torch.arange(50) % 10)
+    before = x.clone()
+    triggered = attack.backdoor_set(images)
+    assert torch.equal(x, before)
+    if triggered is not None:
+        assert len(triggered) <= 50 and bool(((triggered.y >= 0) & (triggered.y < 10)).all())
+        assert triggered.x.dtype == torch.uint8 and triggered.x.shape[1:] == x.shape[1:]
+
+
+@pytest.mark.parametrize("option", options("defense"))
+def test_defenses_answer(compose: Compose, updates: Callable[..., tuple[ServerState, Updates]], option: str) -> None:
+    """A round of seven: a finite state of the same size, and a weight for each."""
+    defense = make(compose("dataset=digits", option), "defense")
+    state, sent = updates(seed=0, n=7)
+    if getattr(defense, "root_samples", 0):
+        sent = replace(sent, root=sent.rows.mean(0))
+    sent = replace(sent, lab=laboratory(net(with_bn=True), (3, 6, 6), honest(7), classes=10))
+    verdict = defense(state, sent, generator(0, "defense"))
+    assert verdict.state.row.shape == state.row.shape and bool(verdict.state.row.isfinite().all())
+    assert verdict.weights.shape == (7,) and bool((verdict.weights >= 0).all())
+
+
+@pytest.mark.parametrize("option", options("attack", "defense"))
+def test_a_round_is_played_and_evaluated(tiny: Compose, start: Callable, option: str) -> None:
+    """What a part asks of the federation, it asks by attributes: a key of that name must not be taken for one."""
+    with start(tiny(option, "shadow=[]")) as (fed, state):
+        record = play(fed, state)
+    assert 0 <= record.metrics["eval/ma"] <= 1
+    assert math.isfinite(record.metrics["eval/ma_loss"])
+
+
+@pytest.mark.parametrize("option", options("engine"))
+def test_engines_take_a_task(compose: Compose, option: str) -> None:
+    """Partial targets: the one argument that the YAML leaves out is the task."""
+    node = compose("dataset=digits", option).engine
+    assert node._partial_
+    missing = set(inspect.signature(get_object(node._target_)).parameters) - set(node)
+    assert missing == {"task"}
+
+
+@pytest.mark.parametrize("option", options("tracker"))
+def test_trackers_are_built(compose: Compose, option: str) -> None:
+    tracker = make(compose("dataset=digits", option), "tracker")
+    assert all(callable(getattr(tracker, name)) for name in ("start", "log", "finish", "close"))

@@ -1,0 +1,71 @@
+"""A run folder: whose it is, and what of an interrupted run's files stays in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from test_resume import files_under
+
+from flame.round.checkpoint import RunFolderError
+from flame.run.experiment import record_environment
+from flame.run.folder import claimed
+from flame.run.trackers.files import RunFiles
+
+
+def test_foreign_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("somebody's\n")
+    with pytest.raises(RunFolderError, match="without identity"), claimed(tmp_path, "a"):
+        pass
+    assert files_under(tmp_path) == {"metrics.jsonl": b"somebody's\n"}
+
+
+def test_other_software_than_before_the_interruption_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What may change the bits, not the number of workers; and nothing in a run's first sitting."""
+    before = {"commit": "a", "python": "3.11.1", "threads": 1, "engine_workers": 2}
+    record_environment(tmp_path, before, resumed=True)  # killed before it was written
+    record_environment(tmp_path, {**before, "engine_workers": 4}, resumed=True)
+    record_environment(tmp_path, {**before, "commit": "b"}, resumed=False)
+    assert caplog.messages == []
+    now = {**before, "commit": "b", "python": "3.12.0", "device": "cpu"}
+    record_environment(tmp_path, now, resumed=True)
+    said = "since the run was interrupted, ['device', 'python'] changed: the bits may not be those of one run"
+    assert caplog.messages == [said]
+    assert json.loads((tmp_path / "environment.json").read_text()) == now
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with (
+        claimed(tmp_path, "a"),
+        pytest.raises(RunFolderError, match="being written by another process"),
+        claimed(tmp_path, "a"),
+    ):
+        pass
+    with claimed(tmp_path, "a"):
+        assert json.loads((tmp_path / "identity.json").read_text()) == {"identity": "a"}
+
+
+def test_claim_survives_a_kill_before_the_identity_was_written(tmp_path: Path) -> None:
+    (tmp_path / "identity.json").touch()
+    with claimed(tmp_path, "a"):
+        assert json.loads((tmp_path / "identity.json").read_text()) == {"identity": "a"}
+
+
+@pytest.mark.parametrize("tail", ["", '{"round": 3, "x"', "\0\0\0\0"])
+def test_rounds_behind_the_checkpoint_and_half_lines_are_cut(tmp_path: Path, tail: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text("".join(f'{{"round": {r}}}\n' for r in range(3)) + tail)
+    (tmp_path / "acceptance.csv").write_text("round,client\n0,4\n0,7\n1,2\n1,3\n2,1\n2,")
+    RunFiles(tmp_path, 2)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"round": 0}\n{"round": 1}\n'
+    assert (tmp_path / "acceptance.csv").read_text() == "round,client\n0,4\n0,7\n1,2\n1,3\n"
+
+
+def test_lines_missing_before_the_checkpoint_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"round": 0}\n{"round": 2}\n')
+    (tmp_path / "acceptance.csv").write_text("round,client\n0,4\n")
+    with pytest.raises(RunFolderError, match="line 2 is damaged: round 2 follows round 0"):
+        RunFiles(tmp_path, 3)
+    with pytest.raises(RunFolderError, match="ends at round 0, the checkpoint at 1"):
+        (tmp_path / "metrics.jsonl").write_text('{"round": 0}\n{"round": 1}\n')
+        RunFiles(tmp_path, 2)
