@@ -184,7 +184,5 @@ def test_the_command_finds_what_is_there():
 def test_importing_the_module_imports_no_data_library():
     libraries = ("torchvision", "sklearn", "hydra")
     probe = f"import sys, flame.data.datasets; print([m for m in {libraries} if m in sys.modules])"
-        "import sys, flame.data.datasets; print([m for m in ('torchvision', 'sklearn', 'hydra') if m in sys.modules])"
-    )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"
