@@ -18,7 +18,11 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
-FRONT = {"README.md": "index.md", "RESULTS.md": "results.md", "CHANGELOG.md": "changes.md"}  # in the tree -> in the site
+FRONT = {
+    "README.md": "index.md",
+    "RESULTS.md": "results.md",
+    "CHANGELOG.md": "changes.md",
+}  # in the tree -> in the site
 FIGURES = "results/figures"
 MADE = {  # what a page is made from, which is what a reader of the tree is sent to -> the page
     "conf/attack": "catalogue/attacks.md",
@@ -118,7 +122,12 @@ def section(part: Part) -> list[str]:
 def catalogue(name: str) -> str:
     """One page: an index of the parts, then an entry for each."""
     title, groups, wanted = CATALOGUES[name]
-    lines = [f"# {title}", "", "This page is made from `conf/` and the heads of the modules. Nothing here is written by hand.", ""]
+    lines = [
+        f"# {title}",
+        "",
+        "This page is made from `conf/` and the heads of the modules. Nothing here is written by hand.",
+        "",
+    ]
     for group in groups:
         paths = sorted((ROOT / "conf" / group).glob("*.yaml"))
         parts = [part for path in paths if wanted(path.stem) for part in [read_part(path, group)]]
