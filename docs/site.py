@@ -76,7 +76,7 @@ def read_part(path: Path, group: str) -> Part:
 
 
 def keys(lines: list[str]) -> Iterator[tuple[str, str, str]]:
-    """Dotted key, value and note of each entry; a comment line above an entry, or on its own line below, is its note."""
+    """Dotted key, value and note of each entry; comment lines above an entry belong to its note."""
     stack: list[tuple[int, str]] = []
     above: list[str] = []
     for line in lines:

@@ -85,7 +85,7 @@ def write_files(page: str, folder: Path) -> None:
 
 
 def test_the_parts_of_the_guide_run_together(tmp_path: Path, command: Warm) -> None:
-    """Data, partition, model, attack and defense of `docs/guides/yours.md` in one run, to the same bits in two engines."""
+    """Data, partition, model, attack and defense of the guide in one run, to the same bits in two engines."""
     write_files("docs/guides/yours.md", tmp_path)
     stream = np.random.default_rng(0)
     parts = {f"x_{name}": stream.integers(0, 256, (count, 1, 8, 8), np.uint8) for name, count in COUNTS.items()}
