@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from flame.defenses.base import average, uniform
-from flame.defenses.points import furthest_first, kmeans
+from flame.defenses.kmeans import optimum
 from flame.round.types import ServerState, Updates, Verdict
 
 
@@ -32,7 +32,7 @@ class BNGuard:
             ValueError: the model has no BatchNorm statistics.
         """
         points = first_statistics(updates)
-        members = kmeans(points, furthest_first(points, min(2, len(points))))  # [n, 2]
+        members = optimum(points, 2)  # [n, 2]
         sizes = members.sum(dim=0)
         shares = uniform((members @ (sizes == sizes.max()).double()).bool())
         return Verdict(replace(state, row=average(state, updates, shares)), shares)

@@ -33,8 +33,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from flame.defenses.base import average, check_choice, clip_to, laboratory, uniform
+from flame.defenses.kmeans import optimum, partitions
 from flame.defenses.krum import lowest
-from flame.defenses.points import furthest_first, kmeans
 from flame.geometry.products import Geometry
 from flame.round.types import ServerState, Updates, Verdict
 
@@ -100,7 +100,7 @@ def bijective(cosines: Tensor, norms: Tensor, siblings: float) -> Tensor:
 
 def clusters(gaps: Tensor) -> Tensor:
     """[n, k] float64, one-hot: k-means of the rows of distances `gaps` [n, n], none empty, k by the best silhouette."""
-    found = (kmeans(gaps, furthest_first(gaps, k)) for k in range(2, min(len(gaps) - 1, MOST_CLUSTERS) + 1))
+    _, *found = partitions(gaps, min(len(gaps) - 1, MOST_CLUSTERS))
     return max((members[:, members.any(dim=0)] for members in found), key=lambda members: silhouette(gaps, members))
 
 
@@ -133,7 +133,7 @@ def completed(reports: Tensor) -> Tensor:
 
 def larger_part(reports: Tensor) -> Tensor:
     """[v] bool, the larger of two clusters of `reports` [v, p]; everyone where they are equal."""
-    members = kmeans(reports, furthest_first(reports, 2)).bool()  # [v, 2]
+    members = optimum(reports, 2).bool()  # [v, 2]
     larger = 2 * members.sum(dim=0) > len(reports)
     return members[:, larger].any(dim=1) if bool(larger.any()) else torch.ones(len(reports), dtype=torch.bool)
 

@@ -22,7 +22,8 @@ import torch
 from torch import Generator, Tensor
 
 from flame.defenses.base import average, uniform
-from flame.defenses.points import distances, embed, furthest_first, gap_clusters, kmeans
+from flame.defenses.kmeans import optimum
+from flame.defenses.points import distances, embed, gap_clusters
 from flame.round.types import ServerState, Updates, Verdict
 
 
@@ -50,7 +51,7 @@ class RFLBAT:
         accepted = central(points, torch.ones(len(points), dtype=torch.bool), self.first_filter)
         k = gap_clusters(points[accepted], self.most_clusters, self.references, stream)
         members = torch.zeros(len(points), k, dtype=torch.float64)
-        members[accepted] = kmeans(points[accepted], furthest_first(points[accepted], k))
+        members[accepted] = optimum(points[accepted], k)
         accepted = central(points, least_alike(members.bool(), cosines), self.second_filter)
         shares, info = uniform(accepted), {"rflbat/clusters": float(k)}
         return Verdict(replace(state, row=average(state, updates, shares)), shares, info)
