@@ -107,13 +107,13 @@ def refilled(apart: Tensor, nearest: Tensor) -> Tensor:
     if not bool(empty.any()):
         return members
     own = apart.gather(-1, nearest[..., None])[..., 0]  # [..., n]
-    furthest = own.argsort(dim=-1, descending=True)
-    turn = (empty.cumsum(dim=-1) - 1).clamp_min(0)  # [..., k], the how manieth empty one
-    who = furthest.gather(-1, turn)
+    turn = (empty.cumsum(dim=-1) - 1).clamp(0, own.shape[-1] - 1)  # [..., k], how many empty ones there are before
+    who = own.argsort(dim=-1, descending=True).gather(-1, turn)  # [..., k]
     moves = empty & (own.gather(-1, who) > 0)
-    to = torch.where(moves, torch.arange(apart.shape[-1]), nearest.gather(-1, who))
-    for cluster in moves.flatten(0, -2).any(dim=0).nonzero().flatten().tolist():
-        nearest = nearest.scatter(-1, who[..., cluster, None], to[..., cluster, None])
+    for cluster in range(moves.shape[-1]):
+        place = who[..., cluster, None]
+        label = torch.where(moves[..., cluster, None], cluster, nearest.gather(-1, place))
+        nearest = nearest.scatter(-1, place, label)
     return F.one_hot(nearest, apart.shape[-1]).to(apart.dtype)
 
 
