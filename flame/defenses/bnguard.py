@@ -6,8 +6,9 @@ its running variance. k-means splits the clients in two by them, and the larger 
 
 Deviations and open points: written after the authors' code (JiiahaoXU/SoDa-BNGuard, src/aggregation.py at 12690d38),
 where the four numbers enter as they are. k-means is the optimum of `kmeans.py` (there, scikit-learn's default, one or
-ten random starts by its version). Two clusters of one size accept everyone (there, the one that is numbered first). The variance over the
-channels is the population's (there, the sample's). Uniform mean (there, by sample counts). Counters stay the server's.
+ten random starts by its version). Two clusters of one size accept everyone (there, the one that is numbered first). The
+variance over the channels is the population's (there, the sample's). Uniform mean (there, by sample counts). Counters
+stay the server's.
 """
 
 from __future__ import annotations

@@ -10,16 +10,16 @@ Against Poisoning Attacks", IEEE S&P 2024): clients try one another's models, on
 4. A representative scores its lowest mean impact over the classes; the upper half of the scores is accepted, with the
    clients behind it, whose updates are clipped to the median length of all and averaged.
 
-Deviations and open points: written after the authors' public code (ehsanul9511/FLShield at afe44744) and the paper's abstract; its
-sections could not be checked and are not cited. As in that code, fewer than ten clients are represented one by one,
-and validators are all clients of the round. Where it imputes by iterated regressions, the (lower) median of those who
-have the class is taken; a class that nobody has is left out. k-means is that of `kmeans.py`
-(there, with random starts), equal parts are both believed, and losses are cut to [0, 1e6]. Validators try models on images that
-they have trained on (there, on a tenth of theirs, held out). The mix for a cluster of one is its client's (there, by a
-slip of the index, another's). Clipped updates are averaged, where
-that code divides by the sum of their clip factors. A client that nobody resembles is represented by itself. Lengths
-and cosines are those of the trainable parameters; BatchNorm statistics are mixed like everything else and averaged over
-the accepted clients, unclipped, and counters stay the server's.
+Deviations and open points: written after the authors' public code (ehsanul9511/FLShield at afe44744) and the paper's
+abstract; its sections could not be checked and are not cited. As in that code, fewer than ten clients are represented
+one by one, and validators are all clients of the round. Where it imputes by iterated regressions, the (lower) median of
+those who have the class is taken; a class that nobody has is left out. k-means is that of `kmeans.py` (there, with
+random starts), equal parts are both believed, and losses are cut to [0, 1e6]. Validators try models on images that they
+have trained on (there, on a tenth of theirs, held out). The mix for a cluster of one is its client's (there, by a slip
+of the index, another's). Clipped updates are averaged, where that code divides by the sum of their clip factors. A
+client that nobody resembles is represented by itself. Lengths and cosines are those of the trainable parameters;
+BatchNorm statistics are mixed like everything else and averaged over the accepted clients, unclipped, and counters stay
+the server's.
 """
 
 from __future__ import annotations

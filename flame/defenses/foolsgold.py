@@ -4,10 +4,10 @@ H_i is the sum of client i's updates over the rounds, cs_ij the cosine of H_i an
 v_i = max_j cs_ij. Pardoning scales cs_ij by v_i / v_j where v_j > v_i; then alpha_i = 1 - max_j cs_ij, divided by the
 largest, goes through kappa * (ln(alpha / (1 - alpha)) + 0.5), cut to [0, 1].
 
-The authors have two programs (DistributedML/FoolsGold at 0aa55114). `cut=False` is deep-fg/, for deep networks: the last
-layer is compared, and the model moves by the mean of alpha_i U_i. Weights say who moves the model, not how far: one
-long update takes it along. `cut=True` is ML/, for softmax regression and a small network: every update is cut to length
-1 first, all parameters are compared, and the model moves by the sum of alpha_i U_i, by at most n.
+The authors have two programs (DistributedML/FoolsGold at 0aa55114). `cut=False` is deep-fg/, for deep networks: the
+last layer is compared, and the model moves by the mean of alpha_i U_i. Weights say who moves the model, not how far:
+one long update takes it along. `cut=True` is ML/, for softmax regression and a small network: every update is cut to
+length 1 first, all parameters are compared, and the model moves by the sum of alpha_i U_i, by at most n.
 
 Deviations and open points: the last layer's bias is compared, too (deep-fg/: its weight), all features with equal
 importance (the paper: output layer, optionally weighted). Weights are alpha_i / n, so they add up to at most 1: a round

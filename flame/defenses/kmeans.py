@@ -34,7 +34,7 @@ def partitions(points: Tensor, most: int) -> Iterator[Tensor]:
     points = points - points.median(dim=-2, keepdim=True).values  # small numbers, one liar among them or not
     members = torch.ones(*points.shape[:-1], 1, dtype=points.dtype)
     yield members
-    for k in range(2, most + 1):
+    for _ in range(2, most + 1):
         members = best(points, starts(points, members))
         yield members
 
@@ -155,9 +155,9 @@ def within(points: Tensor, members: Tensor) -> Tensor:
 
 
 def line_spreads(values: Tensor, most: int) -> Tensor:
-    """[most, ...], the lowest sums of squared distances of `values` [..., n] in 1, 2, ... clusters, by dynamic programming.
+    """[most, ...], the lowest sums of squared distances of `values` [..., n] in 1, 2, ... clusters.
 
-    On a line clusters are stretches of the sorted values.
+    On a line clusters are stretches of the sorted values, and dynamic programming finds the best ones.
     """
     n = values.shape[-1]
     ordered = values.sort(dim=-1).values

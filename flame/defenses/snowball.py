@@ -145,7 +145,6 @@ def end_layers(layout: StateLayout) -> list[slice]:
 
 def votes(points: Tensor, suspects: int) -> Tensor:
     """[n] float64, the scaled scores that each of `points` [n, p] receives from those that it shares a cluster with."""
-    n = len(points)
     furthest = distances(points).argsort(dim=1, descending=True)[:, :suspects]  # [n, c]
     members = kmeans(points, torch.cat([points[:, None], points[furthest]], dim=1))  # [voter, n, c + 1]
     own = members.diagonal(dim1=0, dim2=1).T  # [voter, c + 1], the voter's cluster

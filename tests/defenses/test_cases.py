@@ -1,4 +1,4 @@
-"""Recorded rounds that a rule once got wrong, with what is right (`python -m flame.replay updates=FILE defense=NAME`)."""
+"""Recorded rounds that a rule once got wrong, with what is right (`flame.replay` shows them)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from flame.run.build import compose_defense
 from flame.defenses.bnguard import first_statistics
 from flame.defenses.kmeans import within
 from flame.replay import verdict_on
 from flame.round.types import Verdict
+from flame.run.build import compose_defense
 from flame.run.recording import RecordedRound, read_round
 
 CASES = Path(__file__).parents[1] / "cases"

@@ -27,8 +27,8 @@ from flame.defenses.flshield import (
     lowest_impacts,
     silhouette,
 )
-from flame.defenses.nnm import NNM
 from flame.defenses.kmeans import optimum
+from flame.defenses.nnm import NNM
 from flame.defenses.points import distances
 from flame.round.types import Updates
 

@@ -37,7 +37,12 @@ def scikit(points: Tensor, k: int) -> float:
     return float(KMeans(k, n_init=50, random_state=0, tol=0, max_iter=1000).fit(points.numpy()).inertia_)
 
 
-clouds = {"kind": st.sampled_from(KINDS), "n": st.integers(3, 14), "p": st.integers(1, 5), "seed": st.integers(0, 10**6)}
+clouds = {
+    "kind": st.sampled_from(KINDS),
+    "n": st.integers(3, 14),
+    "p": st.integers(1, 5),
+    "seed": st.integers(0, 10**6),
+}
 
 
 @settings(max_examples=40)
@@ -116,4 +121,6 @@ def test_sets_are_searched_as_if_alone() -> None:
     sets = torch.stack([cloud(kind, 12, 2, seed) for seed, kind in enumerate(KINDS)])
     for k, members in enumerate(partitions(sets, 5), start=1):
         alone: list[Any] = [float(within(points, optimum(points, k))) for points in sets]
-        torch.testing.assert_close(within(sets, members), torch.tensor(alone, dtype=torch.float64), rtol=0.02, atol=1e-9)
+        torch.testing.assert_close(
+            within(sets, members), torch.tensor(alone, dtype=torch.float64), rtol=0.02, atol=1e-9
+        )

@@ -1,4 +1,4 @@
-"""What a client weighs that sends its update at 0, 1 or 5 per cent of its length: the bound of each rule, with its reason.
+"""What a client weighs that sends its update at 0, 1 or 5 per cent of its length: each rule's bound, with its reason.
 
 Nothing is gained by sending less, but for what the table below says. A new defense must be entered.
 """
@@ -58,7 +58,7 @@ BOUNDS = {
     "nnm": FEWER,  # even one that is in every mean has 1 / (n - f) of each
     "bulyan": PICKED,
     "krum": ONE,
-    "bucketing": Bound(lambda n: 0.5 + 0.5 * (n % 2), "Krum's one bucket holds two clients, of an odd number maybe one"),
+    "bucketing": Bound(lambda n: 0.5 + 0.5 * (n % 2), "of Krum: one bucket of two, or the last one"),
     "flshield": ONE,  # the zero update is a cluster of its own, and may be the better one of two
     "fltrust": Bound(lambda n: 1.0, "by angle to the server's update alone; see below"),
     "rfa": Bound(lambda n: 0.5, "by nearness to the median: 1 / sqrt(n) beside updates at right angles"),
