@@ -42,7 +42,8 @@ def partitions(points: Tensor, most: int) -> Iterator[Tensor]:
 def best(points: Tensor, centres: Tensor) -> Tensor:
     """[..., n, k], the lowest of what is found from `centres` [..., s, k, p]."""
     found = kmeans(points, centres)  # [..., s, n, k]
-    found = pick(found, within(points, found).argsort(dim=-1, stable=True)[..., : 2 * STARTS])
+    polished = 2 * STARTS if points.dim() == 2 else 4  # of many sets, as the gap statistic has, the best starts alone
+    found = pick(found, within(points, found).argsort(dim=-1, stable=True)[..., :polished])
     found = polish(points, found)
     return pick(found, within(points, found).argmin(dim=-1, keepdim=True)).squeeze(-3)
 

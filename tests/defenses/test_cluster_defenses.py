@@ -51,9 +51,9 @@ def test_kmeans_and_scores_are_those_of_scikit_learn(seed: int) -> None:
 
 
 def test_gap_statistic_counts_groups() -> None:
-    blob = 0.1 * random(30, 2)
+    blob = 0.1 * random(12, 2)
     groups = torch.cat([blob + torch.tensor(centre) for centre in ((0.0, 0.0), (5.0, 0.0), (0.0, 5.0))])
-    assert gap_clusters(groups, 9, 20, stream()) == 3
+    assert gap_clusters(groups, 6, 20, stream()) == 3
     shapeless = [torch.rand(20, 2, generator=stream(seed)).double() for seed in range(100, 110)]
     assert sum(gap_clusters(points, 5, 20, stream()) == 1 for points in shapeless) >= 8
     assert gap_clusters(torch.ones(5, 2).double(), 9, 20, stream()) == 1
@@ -63,8 +63,8 @@ def test_gap_statistic_counts_groups() -> None:
 
 def test_freqfed_sees_low_frequencies_only() -> None:
     lines = torch.tensor([[1.0, 2, 3, 6], [1, -1, 1, -1], [1, 0, 0, 0]])  # each a square of two by two
-    assert frequencies(lines, 0.4).tolist() == [[6], [0], [0.5]]  # (0, 0) alone: half the sum
-    assert_close(frequencies(lines, 0.5).flatten(), 6, -2, -3, 0, 1, 0, 0.5, 0.5, 0.5)  # and (0, 1), (1, 0)
+    assert_close(frequencies(lines, 0.4).flatten(), 6, 0, 0.5)  # (0, 0) alone: half the sum
+    assert_close(frequencies(lines, 0.5).flatten(), 6, -2, -3, 0, 2, 0, 0.5, 0.5, 0.5)  # and (0, 1), (1, 0)
     assert frequencies(torch.ones(1, 10), 0.5).shape == (1, 6)  # of a square of side 4 those with i + j <= 2
     whole = frequencies(torch.eye(5), 2.0)
     torch.testing.assert_close(whole @ whole.T, torch.eye(5))  # orthonormal, whatever the square is filled up with
