@@ -10,11 +10,12 @@ one long update takes it along. `cut=True` is ML/, for softmax regression and a 
 length 1 first, all parameters are compared, and the model moves by the sum of alpha_i U_i, by at most n.
 
 Deviations and open points: the last layer's bias is compared, too (deep-fg/: its weight), all features with equal
-importance (the paper: output layer, optionally weighted). Weights are alpha_i / n, so they add up to at most 1: a round
-whose clients resemble one another moves the model less, and one of identical clients, all sybils to this rule, leaves
-it as it is. alpha below 1e-9 counts as 0, or rounding would decide such a round (ML/ adds 1e-5 here and there instead).
-Negative cosines count as 0, as in both programs. BatchNorm statistics are averaged by weight under `cut`, too; counters
-stay the server's. The histories are of cut updates, and hold 4 d bytes per client seen under `cut`.
+importance (the paper: output layer, optionally weighted). Weights are alpha_i / n, at most 1/n and whatever the
+lengths, so they add up to at most 1: a round whose clients resemble one another moves the model less, and one of
+identical clients, all sybils to this rule, leaves it as it is. alpha below 1e-9 counts as 0, or rounding would decide
+such a round (ML/ adds 1e-5 here and there instead). Negative cosines count as 0, as in both programs. BatchNorm
+statistics are averaged by weight under `cut`, too; counters stay the server's. The histories are of cut updates, and
+hold 4 d bytes per client seen under `cut`.
 """
 
 from __future__ import annotations
