@@ -17,9 +17,10 @@ those who have the class is taken; a class that nobody has is left out. k-means 
 random starts), equal parts are both believed, and losses are cut to [0, 1e6]. Validators try models on images that they
 have trained on (there, on a tenth of theirs, held out). The mix for a cluster of one is its client's (there, by a slip
 of the index, another's). Clipped updates are averaged, where that code divides by the sum of their clip factors. A
-client that nobody resembles is represented by itself. Lengths and cosines are those of the trainable parameters;
-BatchNorm statistics are mixed like everything else and averaged over the accepted clients, unclipped, and counters stay
-the server's.
+client that nobody resembles is represented by itself. So is one that sends nothing: its impact is 0, and where every
+other cluster makes some class worse, it is all that is accepted. Lengths and cosines are those of the trainable
+parameters; BatchNorm statistics are mixed like everything else and averaged over the accepted clients, unclipped, and
+counters stay the server's.
 """
 
 from __future__ import annotations
