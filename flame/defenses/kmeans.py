@@ -1,10 +1,11 @@
 """k-means of a round's clients: the lowest sum of squared distances that a search without chance finds.
 
-Two clusters start from every pair of points. More of them start from points far apart (Gonzalez, 1985), beginning at up
-to STARTS points, and from the clusters before, each time with one point more as a centre (Likas et al., Pattern
-Recognition 2003). From each start run Lloyd's steps, then single points change their cluster while that lowers the sum
-(Hartigan and Wong, 1979). An emptied cluster gets the point furthest from its centre, as in scikit-learn. On a line the
-sums are exact. Public code has k-means++ with ten restarts, or with one, which can end at another optimum each time.
+Two clusters start from every pair of points, or of more than 100 points from every pair of some that lie far apart.
+More clusters start from points far apart (Gonzalez, 1985), beginning at up to STARTS points, and from the clusters
+before, each time with one point more as a centre (Likas et al., Pattern Recognition 2003). From each start run Lloyd's
+steps, then single points change their cluster while that lowers the sum (Hartigan and Wong, 1979). An emptied cluster
+gets the point furthest from its centre, as in scikit-learn. On a line the sums are exact. Public code has k-means++
+with ten restarts, or with one, which can end at another optimum each time.
 
 Points are [..., n, p] float64 for any number of sets; clusters are one-hot members float64, [..., n, k], or [..., s, n,
 k] for s starts, which are searched at once.
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 STEPS = 100  # of Lloyd's algorithm, and of single points; a few suffice for a round's clients
+PAIRED = 500_000  # pairs times points
 STARTS = 16  # of each of the two kinds, for more than two clusters
 ROUNDING = 1e-12  # of all squared lengths: a gain that is none
 
@@ -56,12 +58,13 @@ def pick(found: Tensor, places: Tensor) -> Tensor:
 def starts(points: Tensor, members: Tensor) -> Tensor:
     """[..., s, k + 1, p], centres to start from, of which `members` [..., n, k] are the clusters before."""
     n, k = members.shape[-2:]
-    if k == 1 and points.dim() == 2 and n > 1:
-        return points[torch.combinations(torch.arange(n))]  # every pair
     near, means = gaps(points, points), centres_of(points, members)  # [..., n, n], [..., k, p]
-    middle = points.mean(dim=-2, keepdim=True)
-    first = spread(near, gaps(points, middle).argmax(dim=-2), min(n, STARTS))  # [..., 1, s]
-    apart = at(points, spread(near, first[..., 0, :], k + 1))  # [..., s, k + 1, p]
+    outermost = gaps(points, points.mean(dim=-2, keepdim=True)).argmax(dim=-2)  # [..., 1]
+    if k == 1 and points.dim() == 2 and n > 1:
+        far = spread(near, outermost, min(n, max(2, int((2 * PAIRED / n) ** 0.5))))[0]  # up to 100 points: all of them
+        return points[torch.combinations(far)]
+    first = spread(near, outermost, min(n, STARTS))[..., 0, :]  # [..., s]
+    apart = at(points, spread(near, first, k + 1))  # [..., s, k + 1, p]
     own = (gaps(points, means) * members).sum(dim=-1)  # [..., n]
     relief = (own[..., None, :] - near).clamp_min(0).sum(dim=-1)  # what a centre at each point saves at least
     further = at(points, relief.argsort(dim=-1, descending=True)[..., :STARTS, None])  # [..., s, 1, p]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from flame.defenses.kmeans import kmeans, line_spreads, optimum, partitions, within
+from flame.defenses.kmeans import kmeans, line_spreads, optimum, partitions, starts, within
 
 KINDS = ("blob", "groups", "heavy", "doubles", "line")
 
@@ -107,6 +107,13 @@ def test_several_emptied_clusters_get_a_point_each_and_starts_are_independent() 
     assert float(within(points, both[1])) == pytest.approx(found.inertia_)
     alike = kmeans(torch.ones(4, 2).double(), torch.eye(3, 2).double())
     assert alike.sum(0).tolist() == [4, 0, 0]  # nobody is far from its centre: as scikit-learn, nothing to move
+
+
+def test_hundreds_of_points_start_from_some_pairs() -> None:
+    for n, pairs in ((100, 4950), (400, 1225), (1000, 465)):  # of all, of 50 and of 31 points
+        points = cloud("groups", n, 3, n)
+        assert len(starts(points, torch.ones(n, 1).double())) == pairs
+    assert float(within(points, optimum(points, 2))) <= scikit(points, 2) * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
