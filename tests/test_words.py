@@ -114,6 +114,14 @@ def test_links_lead_somewhere(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_configs_it_starts_exist(name: str) -> None:
+    """`--config-name NAME` in a command is a file of conf/."""
+    named = re.findall(r"--config-name ([\w/]+)", GENERATED.sub("", (ROOT / name).read_text()))
+    lost = sorted({config for config in named if not (ROOT / "conf" / f"{config}.yaml").exists()})
+    assert not lost, f"{name}: there is no conf/ file for {', '.join(lost)}"
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_results_it_names_exist(name: str) -> None:
     paths = re.findall(r"\bresults/[\w/-]+\.\w+", (ROOT / name).read_text())
     lost = sorted({path for path in paths if not (ROOT / path).exists()})
@@ -133,3 +141,10 @@ def test_each_table_stands_on_one_page() -> None:
     assert not twice, f"a table stands on one page only: {twice}"
     misplaced = {table: pages for table, (pages,) in homes.items() if not pages.startswith("docs/")}
     assert not misplaced, f"tables stand in docs/evidence/, front pages link to them: {misplaced}"
+
+
+def test_every_page_of_evidence_is_listed() -> None:
+    folder = ROOT / "docs/evidence"
+    listed = {target for _, target in LINK.findall((folder / "index.md").read_text())}
+    lost = sorted(path.name for path in folder.glob("*.md") if path.name not in {*listed, "index.md"})
+    assert not lost, f"docs/evidence/index.md does not list {', '.join(lost)}"
