@@ -40,11 +40,11 @@ def paragraphs(text: str) -> Iterator[str]:
 
 
 def sentences(text: str) -> Iterator[str]:
-    """Every sentence: it ends with a stop, and the next begins with a capital, a digit, a bracket or code."""
+    """Every sentence: it ends with a stop and a blank; a colon or semicolon ends none."""
     for paragraph in paragraphs(text):
         plain = re.sub(r"`[^`]*`", "Code", LINK.sub(r"\1", paragraph)).replace("*", "")
         plain = SHORT.sub(lambda found: found[1].replace(".", ""), plain)
-        yield from re.split(r"(?<=[.!?])[\")]?\s+(?=[\"(\[]?[A-Z0-9])", plain)
+        yield from re.split(r"(?<=[.!?])[\")]?\s+", plain)
 
 
 def words(sentence: str) -> int:
