@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from warm import Warm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -116,3 +118,13 @@ def test_the_files_it_names_exist(page: str) -> None:
     text = (ROOT / page).read_text()
     paths = re.findall(r"`((?:flame|conf|attacks|models|tests|results|docs|examples)/[\w/.-]+)`", text)
     assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+def test_the_figure_of_the_front_page_is_of_the_table() -> None:
+    specification = importlib.util.spec_from_file_location("answer", ROOT / "docs/answer.py")
+    assert specification and specification.loader
+    answer = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(answer)
+    assert len(answer.rows()) >= 10
+    with Image.open(answer.FIGURE) as figure:
+        assert figure.info["Source"] == answer.source(), "python docs/answer.py draws it again"
