@@ -1,6 +1,7 @@
 """BadNets (Gu, Dolan-Gavitt and Garg, arXiv 1708.06733, 2017) as a federated client's data poisoning.
 
-A share PDR of the client's images gets the trigger and the attacker's label; training is otherwise the benign one.
+A share PDR of the client's images gets the trigger and the attacker's label; training is otherwise the benign one,
+unless `epochs`, `local_lr` or `lr_tenths` say otherwise.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Semantic backdoor (Bagdasaryan et al., "How To Backdoor Federated Learning", AISTATS 2020, arXiv 1807.00459): the
 trigger is a feature that some unmodified images have, such as cars in front of a vertically striped wall that become
 birds. Only the data is poisoned here; the authors' attack is a single shot whose update is scaled as well:
-`attack=model_replacement attack@attack.backdoor=semantic`.
+`attack=semantic_replacement`. Training is at their ratio to benign clients (see `model_replacement`).
 
 Where the YAML lists positions for the data set at hand, those are the images: the lists for CIFAR-10 are the authors'
 own, for the training set, `held_out` included. Elsewhere the feature is brightness: the images of the source class with
