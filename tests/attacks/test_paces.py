@@ -40,7 +40,7 @@ BAGDASARYAN = Theirs("ebagdasa/backdoor_federated_learning 3f068b8", "15 to 2", 
 TAILS = Theirs("ksreenivasan/OOD_Federated_Learning 9096969", "2 to 2", "32 to 16", "0.02 to 0.02")
 THEIRS = {
     "badnets": Theirs(ZHMZM, "2 to 2", "16 to 16", "0.1 to 0.1"),
-    "badnets_retrained": BAGDASARYAN,
+    "retrained_badnets": BAGDASARYAN,
     "semantic": BAGDASARYAN,
     "edge_case": TAILS,
     "pgd": TAILS,
@@ -67,7 +67,7 @@ OURS = {
     **dict.fromkeys(("forged_statistics", "shrunk_forged"), AS_BENIGN),
     "badnets_longer": (2, None, 2, None, []),
     "badnets_slow": (None, 0.0075, None, 0.015, []),
-    **dict.fromkeys(("badnets_retrained", "semantic", "semantic_replacement"), RETRAINED),
+    **dict.fromkeys(("retrained_badnets", "semantic", "semantic_replacement"), RETRAINED),
     **dict.fromkeys(("model_replacement", "constrain_and_scale"), RETRAINED),
     "dba": (3, 0.025, 6, 0.05, [0.2, 0.8]),
     "cerp": (0.5, 0.025, 1, 0.05, []),
