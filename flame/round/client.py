@@ -51,7 +51,7 @@ class LocalSGD:
 
     def rate(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
-        over = [share for share in self.lr_tenths if share * self.epochs <= epoch + 1e-9]  # 0.2 * 35 is above 7
+        over = [share for share in self.lr_tenths if share * self.epochs <= epoch + 1e-9]  # 0.28 * 25 is above 7
         return self.lr * 0.1 ** len(over)
 
     def smallest_batch(self, sizes: Tensor) -> int:
