@@ -15,9 +15,11 @@ left out. Rates are shares of the benign one, those of ybdai7/Chameleon-durable-
 round. There the model has converged and the attack lasts 40 rounds of 10 and 3 epochs of 25 batches.
 
 Whether the backdoor is established comes before whether it lasts: see BA while the attack goes on. In three rounds of
-an attack on a learned model (recipe `durability_digits`, averaging) it is not: BA is at most 1, 26 and 4 %, seeds 0 to
-2; attacked from the first round it is (BA 100 %, Dirichlet 1). For a pixel trigger on CIFAR-10 their commands compare it with a baseline, and with Neurotoxin, at 20 times the encoder's rate and 100 times
-the classifier's, and a server clips all updates to one norm.
+an attack on a learned model (recipe `durability_digits`, averaging) it is not: BA is at most 0, 26 and 4 %, seeds 0 to
+2. Attacked from the first round it is (BA 100 %, Dirichlet 1).
+
+For a pixel trigger on CIFAR-10 their commands compare it with a baseline, and with Neurotoxin, at 20 times the
+encoder's rate and 100 times the classifier's, and a server clips all updates to one norm.
 """
 
 from __future__ import annotations
