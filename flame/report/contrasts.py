@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -25,12 +25,14 @@ Values = pd.Series  # by seed, of finished runs; NaN where undefined
 class Text(str):
     """A cell as CSV has it, and as a document shows it: an interval wider than the scale is no number to read."""
 
-    shown: str
+    read: str
+    mark: str
 
     def __new__(cls, plain: str, shown: str | None = None, mixed: bool = False) -> Text:
-        """`mixed`: it joins runs of different code, which a document marks."""
+        """`mixed`: it joins runs of different code, which is marked wherever people read it."""
         text = super().__new__(cls, plain)
-        text.shown = (plain if shown is None else shown) + MIXED * mixed
+        text.mark = MIXED * mixed
+        text.read = plain if shown is None else shown
         return text
 
 
@@ -64,7 +66,12 @@ class Unit:
         return Text(middle + width + count, middle + shown + count, mixed)
 
 
-UNITS = {"per_cent": Unit(100, 1, 100), "plain": Unit(1, 2, 2), "number": Unit(1, 1, np.inf)}
+UNITS = {
+    "per_cent": Unit(100, 1, 100),
+    "plain": Unit(1, 2, 2),
+    "clients": Unit(1, 1, np.inf),
+    "number": Unit(1, 3, np.inf),
+}
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,9 @@ class Contrast:
 
     labels: Sequence[str]
     sides: Sequence[Values]  # the difference is the first minus the second; others stand beside
-    lacking: Mapping[str, int] = field(default_factory=dict)  # why a seed is missing -> how many are
-    mixed: Sequence[bool] = ()  # whether a side joins runs of different code, and last whether the first two do
+    lacking: Mapping[str, int]  # why a seed is missing -> how many are
+    mixed: Sequence[bool]  # whether a side joins runs of different code, and last whether the first two do
+    unit: Unit = UNITS["per_cent"]
 
     @cached_property
     def differences(self) -> Array:
@@ -101,27 +109,26 @@ def lacking(arms: Sequence[pd.DataFrame], seeds: Sequence[int]) -> Counter[str]:
     return found
 
 
-def contrast_rows(contrasts: Sequence[Contrast], unit: Unit, pooled: bool = False) -> list[list[str]]:
+def contrast_rows(contrasts: Sequence[Contrast], pooled: bool = False) -> list[list[str]]:
     """A row for each contrast; `pooled`: and one for their mean by seed.
 
     That last row is one test and outside of Holm's family: with six seeds no exact p is below 2 / 64, so that of a
     family of two or more none can stay below 0.05, however large the differences are. Rows of unlike things have none.
     """
     p_values = [sign_flip_p(contrast.differences) for contrast in contrasts]
-    rows = [contrast_row(*test, unit) for test in zip(contrasts, p_values, holm(p_values), strict=True)]
+    rows = [contrast_row(*test) for test in zip(contrasts, p_values, holm(p_values), strict=True)]
     together = mean_by_seed(contrasts) if pooled else None
-    return [*rows, contrast_row(together, sign_flip_p(together.differences), np.nan, unit)] if together else rows
+    return [*rows, contrast_row(together, sign_flip_p(together.differences), np.nan)] if together else rows
 
 
-def contrast_row(contrast: Contrast, p: float, adjusted: float, unit: Unit) -> list[str]:
+def contrast_row(contrast: Contrast, p: float, adjusted: float) -> list[str]:
     """The text of a row; dashes where nothing can be said."""
-    values, n = contrast.differences, len(contrast.differences)
-    mixed = contrast.mixed or [False] * (len(contrast.sides) + 1)
+    unit, values, n = contrast.unit, contrast.differences, len(contrast.differences)
     effect = hedges_g(values)
     return [
         *contrast.labels,
-        *(unit.estimate(side, mark) for side, mark in zip(contrast.sides, mixed[:-1], strict=True)),
-        Text(unit.signed(float(values.mean()) if n else np.nan), mixed=n > 0 and mixed[-1]),
+        *(unit.estimate(side, mark) for side, mark in zip(contrast.sides, contrast.mixed[:-1], strict=True)),
+        Text(unit.signed(float(values.mean()) if n else np.nan), mixed=n > 0 and contrast.mixed[-1]),
         unit.interval(*student_interval(values)),
         unit.interval(*bootstrap_interval(values)),
         f"n = {n}: no test" if n and np.isnan(p) else chance(p),
@@ -145,7 +152,8 @@ def mean_by_seed(contrasts: Sequence[Contrast]) -> Contrast | None:
     labels = (f"mean of {len(some)} rows", *[""] * (len(some[0].labels) - 1))
     planned = len(some[0].differences) + sum(some[0].lacking.values())
     mixed = [any(marks) for marks in zip(*(contrast.mixed for contrast in some), strict=True)]
-    return Contrast(labels, sides, {"incomplete": planned - len(sides[0].index.intersection(sides[1].index))}, mixed)
+    missing = {"incomplete": planned - len(sides[0].index.intersection(sides[1].index))}
+    return Contrast(labels, sides, missing, mixed, some[0].unit)
 
 
 def averaged(column: Sequence[Values]) -> Values:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from flame.report.holdings import holdings
 from flame.report.statistics import rank_correlation
+from flame.run.holdings import holdings
 from flame.run.record import Array, RunRecord
 
 VECTORS = ("weights_only", "all_state")
@@ -107,3 +108,26 @@ def expected_jaccard(counts: tuple[tuple[int, int, int], ...]) -> float:
     members = sum(ours + theirs for ours, theirs, _ in counts)
     overlap = np.arange(len(chance))
     return float(chance @ (overlap / (members - overlap))) if members else 1.0
+
+
+def overlaps(lines: pd.DataFrame, names: Sequence[str], key: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: the mean Jaccard index of the accepted sets of two values of `key`, above the diagonal in the
+    first round, below over all rounds. In the first round all get the same updates; later only the cohorts are the same.
+    """
+    done = lines[lines["state_sha256"] != ""]
+    sets = {
+        (name, seed): [np.array(list(digits)) == "1" for digits in text.split()]
+        for name, seed, text in zip(done[key], done["seed"], done["accepted_sets"], strict=True)
+    }
+    seeds = sorted({seed for _, seed in sets})
+
+    def between(first: str, second: str, rounds: int | None) -> str:
+        both = [(sets[first, s], sets[second, s]) for s in seeds if {(first, s), (second, s)} <= sets.keys()]
+        of_seeds = [np.mean([jaccard(*pair) for pair in list(zip(*two, strict=False))[:rounds]]) for two in both]
+        return f"{np.mean(of_seeds):.2f}" if of_seeds else "not run"
+
+    rows = [
+        [f"{i + 1} `{a}`", *("-" if i == j else between(a, b, 1 if i < j else None) for j, b in enumerate(names))]
+        for i, a in enumerate(names)
+    ]
+    return ["", *(str(number + 1) for number in range(len(names)))], rows

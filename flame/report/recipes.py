@@ -120,7 +120,7 @@ def _config(path: Path) -> str:
 
 @cache
 def _file(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    content: dict[str, Any] = yaml.safe_load(path.read_text())
     return content
 
 

@@ -17,7 +17,7 @@ Shares are in [0, 1]; an empty number is undefined or was not recorded. Beside t
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ NUMBERS = (*REPORTED, "ba_attacked", "ba_after", *OVER_ALL, *DERIVED, *OF_CLIENT
 WHOLE = ("seed", "rounds", "mean_of_last")
 PROVENANCE = ("commit", "code", "processor", "state_sha256", "identity")
 COLUMNS = (*NAMED, "settings", *WHOLE, *NUMBERS, "accepted_sets", *PROVENANCE)
+RESULTS = Path(__file__).resolve().parents[2] / "results"
 PLACE = [*NAMED, "settings", "seed"]  # no two lines of a file share it
 
 
@@ -63,9 +64,7 @@ def line(run: RunRecord, swept: Iterable[str], also: Collection[str] = ()) -> di
         measured |= {name: mean(run.metric(name)) for name in OVER_ALL} | backdoor(run) | agreements(run)
         measured |= correlations(run) if "clients" in also else {}
     return {
-        **{group: run.choices[group] for group in NAMED},
-        "settings": " ".join(f"{key}={setting(run, key)}" for key in swept if key not in (*NAMED, "seed")),
-        "seed": run.config["seed"],
+        **place(run, swept),
         "rounds": run.config["rounds"],
         "mean_of_last": done.get("mean_of_last", 0),
         **measured,
@@ -78,9 +77,20 @@ def line(run: RunRecord, swept: Iterable[str], also: Collection[str] = ()) -> di
     }
 
 
+def place(run: RunRecord, swept: Iterable[str]) -> dict[str, Any]:
+    """A run's values of `PLACE`."""
+    others = " ".join(f"{key}={setting(run, key)}" for key in swept if key not in (*NAMED, "seed"))
+    return {**{group: run.choices[group] for group in NAMED}, "settings": others, "seed": run.config["seed"]}
+
+
 def setting(run: RunRecord, key: str) -> str:
     """A swept key of a run as a recipe writes it; `-` where the run has no such key."""
-    return written(run.choices[key] if key in run.choices else run.settings.get(key, "-"))
+    if key in run.choices:
+        return run.choices[key]
+    value: Any = run.config
+    for part in key.split("."):
+        value = value.get(part, "-") if isinstance(value, Mapping) else "-"
+    return written(value)
 
 
 def written(value: Any) -> str:
@@ -111,7 +121,8 @@ def parsed(text: str) -> pd.DataFrame:
     missing = dict.fromkeys(NUMBERS, [""])
     lines = pd.read_csv(io.StringIO(text), dtype=texts | numbers, na_values=missing, keep_default_na=False)
     swept = [dict(word.partition("=")[::2] for word in words.split()) for words in lines["settings"]]
-    return pd.concat([lines, pd.DataFrame(swept, index=lines.index)], axis=1)
+    more = pd.DataFrame(swept, index=lines.index)
+    return pd.concat([lines, more[[key for key in more if key not in COLUMNS]]], axis=1)
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -120,3 +131,11 @@ def read(path: Path) -> pd.DataFrame:
         return parsed(path.read_text()) if path.exists() else frame([])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def published(identity: str, results: Path = RESULTS) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name of the record and line of every published run of this identity."""
+    for path in sorted(results.glob("*.csv")):
+        if not path.stem.startswith("bench"):
+            lines = read(path)
+            yield from ((path.stem, line) for line in lines[lines["identity"] == identity].to_dict("records"))

@@ -33,18 +33,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flame.report.contrasts import (
-    INFERENCE,
-    UNITS,
-    Contrast,
-    Text,
-    Values,
-    averaged,
-    contrast_rows,
-    extent,
-    lacking,
-)
-from flame.report.measures import jaccard
+from flame.report.contrasts import INFERENCE, UNITS, Contrast, Text, Values, averaged, contrast_rows, extent, lacking
+from flame.report.measures import overlaps
 from flame.report.recipes import Plan
 from flame.report.records import written
 from flame.report.statistics import wilson_interval
@@ -74,7 +64,7 @@ def table(name: str, spec: Mapping[str, Any], lines: pd.DataFrame, plan: Plan) -
             raise ValueError(f"{unknown[0]} is none of {', '.join(sorted(KEYS))}")
         made = Maker(spec, lines.reset_index(drop=True).assign(line=range(len(lines))), plan)
         if "overlap" in spec:
-            return overlaps(made, spec["overlap"])
+            return framed(*overlaps(lines, plan[spec["overlap"]], spec["overlap"]))
         return made.contrasts() if spec.get("contrast") else made.values()
     except (KeyError, ValueError, pd.errors.UndefinedVariableError) as error:
         raise ValueError(f"table {name}: {error}") from error
@@ -136,42 +126,32 @@ class Maker:
             sides = [self.of(runs, part["value"]) for runs, part in zip(arms, whole, strict=True)]
             missing = lacking([*arms[0], *arms[1]], self.seeds)
             mixed = [*map(of_several, arms), of_several([*arms[0], *arms[1]])]
-            contrast = Contrast(self.label(row), sides, missing, mixed)
+            contrast = Contrast(self.label(row), sides, missing, mixed, UNITS[whole[0].get("unit", "per_cent")])
             missing["undefined"] = len(self.seeds) - sum(missing.values()) - len(contrast.differences)
             found.append(contrast)
-        unit = UNITS[self.columns[0].get("unit", "per_cent")]
         header = [*self.labels.values(), *map(heading, self.columns), *INFERENCE]
-        return framed(header, contrast_rows(found, unit, bool(self.spec.get("pooled"))))
+        return framed(header, contrast_rows(found, bool(self.spec.get("pooled"))))
 
     def values(self) -> pd.DataFrame:
         """Each column's text, and of how many seeds."""
-        found = []
+        found, counted, ranked = [], self.spec.get("count", True), bool(self.spec.get("rank"))
         for row in self.rows:
-            whole = [resolved(column, row) for column in self.columns]
-            parts = [part for column in whole for part in self.parts(column)]
+            columns = [resolved(column, row) for column in self.columns]
+            parts = [part for column in columns for part in self.parts(column)]
             arms = [arm for part in parts for arm in self.arms(part)]
             missing = lacking(arms, self.seeds)
-            first = self.of(self.arms(parts[0]), parts[0]["value"])
-            there = first[[all(seed in arm.index and arm.at[seed, "state_sha256"] for arm in arms) for seed in first.index]]
-            missing["undefined"] = int(there.isna().sum())
+            n = len(self.seeds) - sum(missing.values())
+            missing["undefined"] = min(n, int(self.of(self.arms(parts[0]), parts[0]["value"]).isna().sum()))
             labels = self.label(row)
-            cells = [*labels, *(self.text(column, labels[0]) for column in whole)]
-            complete = len(there) == len(self.seeds)
-            cells += [extent(len(there.dropna()), missing)] if self.spec.get("count", True) else []
-            found.append((cells, complete, self.largest(row)))
-        header = [*self.labels.values(), *map(heading, self.columns), *["n"] * bool(self.spec.get("count", True))]
-        return framed(*self.ordered(header, found))
-
-    def ordered(self, header: list[str], found: list[tuple[list[str], bool, float]]) -> tuple[list[str], list[list[str]]]:
-        """Header and rows, sorted and numbered as the description wants it."""
-        ranked = bool(self.spec.get("rank"))
+            cells = [*labels, *(self.text(column, labels[0]) for column in columns)]
+            cells += [extent(n - missing["undefined"], missing)] if counted else []
+            found.append((ranked and n < len(self.seeds), -self.largest(row), labels[0] if ranked else "", cells))
+        header = [*self.labels.values(), *map(heading, self.columns), *["n"] * counted]
+        found = sorted(found, key=lambda row: (row[0], 0 if row[0] else row[1], row[2]))  # ranked: ties by name
         if ranked:
-            found = sorted(found, key=lambda row: str(row[0][0]))  # ties, and those without a rank, by name
-        if "largest_first" in self.spec:
-            found = sorted(found, key=lambda row: (ranked and not row[1], 0 if ranked and not row[1] else -row[2]))
-        if not ranked:
-            return header, [cells for cells, _, _ in found]
-        return ["rank", *header], [[str(i + 1) if done else "-", *cells] for i, (cells, done, _) in enumerate(found)]
+            rows = [["-" if late else str(i + 1), *cells] for i, (late, _, _, cells) in enumerate(found)]
+            return framed(["rank", *header], rows)
+        return framed(header, [cells for *_, cells in found])
 
     def largest(self, row: Part) -> float:
         """The largest mean of what the rows are sorted by; -inf where none is known."""
@@ -183,16 +163,15 @@ class Maker:
         """A cell that is no contrast's."""
         if "given" in column:
             return Text({str(key): text for key, text in column["given"].items()}.get(label, "-"))
-        several = isinstance(column["value"], list)
-        parts = self.parts(column)
-        arms = [arm for part in parts for arm in self.arms(part)]
-        if several and not any(map(len, arms)):
+        parts, several = self.parts(column), isinstance(column["value"], list)
+        runs = pd.concat([arm for part in parts for arm in self.arms(part)]).drop_duplicates("line")
+        if several and runs.empty:
             return Text("not run")
         texts = [self.estimate(part) for part in parts]
-        runs = pd.concat(self.arms(parts[0]))
         pending = int((runs["state_sha256"] == "").sum()) if several else 0
         note = f" ({pending} of {len(runs)} unfinished)" if pending else ""
-        return Text(" / ".join(texts) + note, " / ".join(text.shown for text in texts) + note)
+        mixed = any(text.mark for text in texts)
+        return Text(" / ".join(texts) + note, " / ".join(text.read for text in texts) + note, mixed)
 
     def estimate(self, part: Part) -> Text:
         """One number of a cell."""
@@ -220,7 +199,7 @@ class Maker:
     def arms(self, part: Part) -> list[pd.DataFrame]:
         """The runs of a cell of the table, by seed; several frames where it is averaged over cells of the sweep."""
         if vague := [field for field in self.fields if field not in part]:
-            raise ValueError(f"{heading(part)} does not say which {vague[0]}: give its value, or averaged")
+            raise ValueError(f"column {heading(part)!r} does not say which {vague[0]}: give its value, or averaged")
         ways = [self.plan[f] if part[f] == "averaged" else (written(part[f]),) for f in self.fields]
         return [self.cells.get(key, self.lines.iloc[:0].set_index("seed", drop=False)) for key in product(*ways)]
 
@@ -273,33 +252,3 @@ def of_several(arms: Sequence[pd.DataFrame]) -> bool:
 def framed(header: Sequence[str], rows: Sequence[Sequence[str]]) -> pd.DataFrame:
     """Cells of text under a header."""
     return pd.DataFrame([list(row) for row in rows], columns=list(header), dtype=object)
-
-
-def overlaps(made: Maker, key: str) -> pd.DataFrame:
-    """Mean Jaccard index of the accepted sets of two values of `key`: above the diagonal in the first round, below over
-    all rounds. In the first round all get the same updates; later the cohorts are the same, but the models differ.
-    """
-    names = made.plan[key]
-    sets = {
-        name: {
-            line["seed"]: [np.array(list(digits)) == "1" for digits in line["accepted_sets"].split()]
-            for _, line in made.cells[name,].iterrows()
-            if line["state_sha256"]
-        }
-        for name in names
-        if (name,) in made.cells
-    }
-
-    def between(first: str, second: str, rounds: int | None) -> str:
-        ours, theirs = sets.get(first, {}), sets.get(second, {})
-        of_seeds = [
-            np.mean([jaccard(a, b) for a, b in list(zip(ours[seed], theirs[seed], strict=False))[:rounds]])
-            for seed in sorted(ours.keys() & theirs.keys())
-        ]
-        return f"{np.mean(of_seeds):.2f}" if of_seeds else "not run"
-
-    rows = [
-        [f"{i + 1} `{a}`", *("-" if i == j else between(a, b, 1 if i < j else None) for j, b in enumerate(names))]
-        for i, a in enumerate(names)
-    ]
-    return framed(["", *(str(number + 1) for number in range(len(names)))], rows)
