@@ -69,10 +69,12 @@ def notes(cells: Sequence[Cell]) -> list[str]:
 def left_out(cell: Cell) -> list[str]:
     """The runs that no number is of, and why."""
     pending = [run for run in cell.runs if not run.summary]
-    return [
-        *(f"unfinished: {run.folder.name} ({run.rounds} of {run.config['rounds']} rounds)" for run in pending),
-        *(f"left out: {run.folder.name}, as {taken.folder.name} is of the same config" for run, taken in cell.rivals),
-    ]
+    said = [f"unfinished: {run.folder.name} ({run.rounds} of {run.config['rounds']} rounds)" for run in pending]
+    for run, taken in cell.rivals:
+        hashes = {one.summary.get("state_sha256") for one in (run, taken) if one.summary}
+        differ = ", and ends in another model" if len(hashes) > 1 else ""
+        said.append(f"left out: {run.folder.name}: {taken.folder.name} is of the same config{differ}")
+    return said
 
 
 def values_of(runs: Sequence[RunRecord], metric: str) -> Array:
@@ -101,6 +103,10 @@ def compare(cells: Sequence[Cell], by: str, metrics: Sequence[str]) -> pd.DataFr
     Raises:
         ValueError: the runs do not differ in `by`, or none has such a metric.
     """
+    measured = {name for cell in cells for run in cell.finished if run.summary for name in run.summary["metrics"]}
+    if strange := [name for name in metrics if name != ADMITTED and REPORTED.get(name, name) not in measured]:
+        known = ", ".join([*REPORTED, ADMITTED])
+        raise ValueError(f"--metric {strange[0]} is in no finished run: must be of {known}, or of those in summary.json")
     found, contrasts = arms(cells, by), []
     others = [key for key in cells[0].labels if key != by and not key.startswith(f"{by}.")]
     for common, of in found.items():
@@ -145,21 +151,17 @@ def contrast(labels: tuple[str, ...], metric: str, one: Cell, other: Cell) -> Co
 
 
 def value(run: RunRecord, metric: str) -> float:
-    """What a run reports of a metric. A ValueError if it has none of that name."""
+    """What a run reports of a metric; NaN if it is undefined."""
     if metric == ADMITTED:
         return 1 - mean(run.metric("filter/malicious_recall"))
-    name = REPORTED.get(metric, metric)
-    if run.summary and name not in run.summary["metrics"]:
-        known = ", ".join([*REPORTED, ADMITTED])
-        raise ValueError(f"--metric {metric} is unknown: must be of {known}, or of `metrics` in summary.json")
-    return run.reported(name)
+    return run.reported(REPORTED.get(metric, metric))
 
 
 def unit_of(metric: str) -> str:
     """Per cent for a share, by its name."""
     name = REPORTED.get(metric, metric)
     share = name == ADMITTED or (not name.endswith("_loss") and any(part in name for part in PARTS))
-    return "per_cent" if share else "number"
+    return "per_cent" if share else "clients" if name == REPORTED["accepted"] else "number"
 
 
 def lines(cell: Cell) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from flame.report.trees import recorded_rounds
+from flame.run.trees import recorded_rounds
 from flame.round.checkpoint import write_atomically
 from flame.run.panels import BLOCKS, LINES, VERDICTS
 from flame.run.record import Array, Cell, RunRecord, read_cells

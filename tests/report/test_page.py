@@ -21,7 +21,7 @@ from flame.geometry.clustering import majority_cluster
 from flame.report.__main__ import main
 from flame.report.page import rounded
 from flame.report.tables import row
-from flame.report.trees import recorded_rounds, single_linkage
+from flame.run.trees import recorded_rounds, single_linkage
 from flame.round.types import ServerState, Updates
 from flame.run.record import find_runs, gather, read_run
 from flame.run.recording import Recorder, packed

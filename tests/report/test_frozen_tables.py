@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FROZEN = dict(
     reversed(line.split()) for line in (ROOT / "tests/oracles/published_tables.sha256").read_text().splitlines()
 )
