@@ -47,7 +47,8 @@ def publish(name: str, cells: Iterable[Cell], root: Path = ROOT, drop: bool = Fa
             f"{path} has {len(stray)} lines of no cell of the recipe, such as {words(stray[0])}: --drop leaves out all"
             " lines whose run is not given"
         )
-    stay = [at for at in before if at in given and not supersedes(given[at], before[at], recipe)]
+    news = [at for at in before if at in given and differ(given[at], before[at])]
+    stay = [at for at in news if not supersedes(given[at], before[at], recipe)]
     after = given | {at: old for at, old in before.items() if at in stay or (at not in given and not drop)}
     text = csv_of(pd.DataFrame(list(after.values()), columns=list(COLUMNS)))
     for file, content in {path: text, **derived(known, [name], {name: parsed(text)}, root, tex)}.items():
@@ -70,7 +71,7 @@ def rewrite(root: Path = ROOT) -> list[str]:
 def changes(path: Path, before: Mapping[Any, Line], after: Mapping[Any, Line], stay: Iterable[Any]) -> list[str]:
     """What became of the lines, in words."""
     both = [at for at in before if at in after]
-    replaced = [at for at in both if any(before[at][c] != after[at][c] for c in ("state_sha256", "commit", "code"))]
+    replaced = [at for at in both if differ(before[at], after[at])]
     other = sum(before[at]["state_sha256"] != after[at]["state_sha256"] for at in replaced)
     why = "unfinished, of uncommitted code or not in the recipe's own rounds, and another is published there"
     return [
@@ -79,6 +80,11 @@ def changes(path: Path, before: Mapping[Any, Line], after: Mapping[Any, Line], s
         *(f"dropped: {words(at)}" for at in before if at not in after),
         *(f"left out: {words(at)}: {why}" for at in sorted(stay)),
     ]
+
+
+def differ(one: Line, other: Line) -> bool:
+    """Whether two lines are of different runs."""
+    return any(one[column] != other[column] for column in ("state_sha256", "identity", "commit", "code"))
 
 
 def supersedes(new: Line, old: Line, recipe: Recipe) -> bool:

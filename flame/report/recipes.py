@@ -118,9 +118,13 @@ def _config(path: Path) -> str:
     return path.relative_to(build.CONF).with_suffix("").as_posix()
 
 
-@cache
 def _file(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(path.read_text())
+    return _content(path.read_text())
+
+
+@cache
+def _content(text: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(text)
     return content
 
 

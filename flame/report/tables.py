@@ -7,7 +7,8 @@ makes a column for each of its values. A cell is of what its column and its row 
 
 | key                | says                                                                                       |
 |--------------------|--------------------------------------------------------------------------------------------|
-| a swept key        | whose runs: its value, or `averaged`, seed by seed, over all that are planned              |
+| a swept key        | whose runs: its value, or `averaged`, seed by seed, over all that are planned; unsaid, the |
+|                    | only one that is planned                                                                   |
 | `value`            | a column of the record, or an expression of them as `pandas.eval` reads it; in a column, a |
 |                    | list of them, or of mappings, is shown as `a / b`                                          |
 | `as`               | the column's header; `{key}` stands for what the column says of `key`                      |
@@ -198,6 +199,7 @@ class Maker:
 
     def arms(self, part: Part) -> list[pd.DataFrame]:
         """The runs of a cell of the table, by seed; several frames where it is averaged over cells of the sweep."""
+        part = {**{field: self.plan[field][0] for field in self.fields if len(self.plan[field]) == 1}, **part}
         if vague := [field for field in self.fields if field not in part]:
             raise ValueError(f"column {heading(part)!r} does not say which {vague[0]}: give its value, or averaged")
         ways = [self.plan[f] if part[f] == "averaged" else (written(part[f]),) for f in self.fields]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations, product
@@ -16,14 +15,13 @@ from scipy.stats import rankdata
 
 from flame.federation import rounds
 from flame.report import recipes
-from flame.report.catalogue import TABLES
-from flame.report.holdings import holdings
-from flame.report.published import ROOT, derived, outdated, publish
-from flame.report.records import csv_of, records_of
-from flame.report.vectors import PresetLine, VectorLine, chance_jaccard, jaccard
+from flame.report.measures import chance_jaccard, jaccard
+from flame.report.published import outdated, publish
+from flame.report.records import frame, line
 from flame.round.types import digest
 from flame.run.build import build
 from flame.run.folder import IDENTITY
+from flame.run.holdings import holdings
 from flame.run.record import RunRecord, find_runs, gather, read_run
 from flame.run.trackers.files import CHOICES, CONFIG, ENVIRONMENT, SUMMARY, RunFiles, write_json
 
@@ -86,7 +84,7 @@ def test_shards_that_were_dealt_otherwise_are_refused(averaged: RunRecord) -> No
 
 def test_a_record_against_a_slow_twin(averaged: RunRecord) -> None:
     """Plain loops over the lines of acceptance.csv; Spearman's as Pearson's of the ranks."""
-    found = VectorLine.of(averaged)
+    found = line(averaged, [], also=["clients"])
     held, lines = holdings(averaged), averaged.acceptance
     indices = []
     for number in range(ROUNDS):
@@ -95,46 +93,55 @@ def test_a_record_against_a_slow_twin(averaged: RunRecord) -> None:
             for vector in ("weights_only", "all_state")
         )
         indices.append(len(a & b) / len(a | b))
-    assert found.agreement == pytest.approx(np.mean(indices))
+    assert found["agreement"] == pytest.approx(np.mean(indices))
     for vector in ("weights_only", "all_state"):
         benign = [row for row in lines if not row["compromised"]]
         recalls = [[row[f"shadow_{vector}"] for row in benign if row["round"] == number] for number in range(ROUNDS)]
-        assert getattr(found, f"benign_recall_{vector}") == pytest.approx(np.mean([np.mean(r) for r in recalls]))
+        assert found[f"shadow/{vector}/benign_recall"] == pytest.approx(np.mean([np.mean(r) for r in recalls]))
         verdicts = {c: [row[f"shadow_{vector}"] for row in benign if row["client"] == c] for c in range(10)}
         often = [client for client, given in verdicts.items() if len(given) >= 3]
         rejected = rankdata([1 - np.mean(verdicts[client]) for client in often])
         assert 3 <= len(often) < 10
         for name, values in (("skew", held.skew), ("size", held.sizes)):
             expected = np.corrcoef(rejected, rankdata(values[often]))[0, 1]
-            assert getattr(found, f"{name}_{vector}") == pytest.approx(expected)
-    shares = [getattr(found, f"distance_share_{block}") for block in ("trunk", "head", "running_mean", "running_var")]
-    assert sum(shares) == pytest.approx(1) and found.floor == pytest.approx(0.25)  # 4 benign, 3 of 5 accepted
-    assert found.defense == "fedavg" and found.ma == averaged.reported("eval/ma")
+            assert found[f"{name}_{vector}"] == pytest.approx(expected)
+    shares = [found[f"xray/{block}/distance_share"] for block in ("trunk", "head", "running_mean", "running_var")]
+    assert sum(shares) == pytest.approx(1) and found["filter/floor"] == pytest.approx(0.25)  # 4 benign, 3 of 5 accepted
+    assert found["defense"] == "fedavg" and found["ma"] == averaged.reported("eval/ma")
+    assert np.isnan(line(averaged, [])["skew_size"])  # only where a recipe wants it: it takes the data
 
 
 def test_an_unfinished_run_has_no_numbers(averaged: RunRecord) -> None:
-    found = VectorLine.of(replace(averaged, summary=None))
-    assert found.state_sha256 == "" and np.isnan([found.ma, found.agreement, found.skew_all_state]).all()
+    found = line(replace(averaged, summary=None), [], also=["clients"])
+    assert found["state_sha256"] == "" and np.isnan([found["ma"], found["agreement"], found["skew_all_state"]]).all()
 
 
 def test_accepted_sets_are_written_out(recorded: Path) -> None:
     run = read_run(recorded / "flame_weights_only")
-    found = PresetLine.of(run)
-    assert found.agreement_weights_only == 1  # it accepts what its own shadow would
-    assert found.agreement_all_state == pytest.approx(VectorLine.of(run).agreement)
-    assert [int(digit) for digit in found.accepted_sets.replace(" ", "")] == run.acceptance["accepted"].tolist()
-    assert len(found.accepted_sets.split()) == ROUNDS
+    found = line(run, [], also=["accepted_sets"])
+    assert found["agreement_weights_only"] == 1  # it accepts what its own shadow would
+    assert found["agreement_all_state"] == pytest.approx(found["agreement"])
+    assert [int(digit) for digit in found["accepted_sets"].replace(" ", "")] == run.acceptance["accepted"].tolist()
+    assert len(found["accepted_sets"].split()) == ROUNDS and line(run, [])["accepted_sets"] == ""
+
+
+def test_the_backdoor_before_and_after_the_attack_by_hand(averaged: RunRecord) -> None:
+    """Four attacked rounds; the last two: (0.6 + 0.8) / 2, then (0.4 + 0) / 2; half of the malicious updates got in."""
+    recall = np.array([1.0, 0.5, 0.0, 0.5, np.nan, np.nan])
+    metrics = {"eval/ba": np.array([0.1, 0.2, 0.6, 0.8, 0.4, 0.0]), "filter/malicious_recall": recall}
+    run = replace(averaged, metrics={**averaged.metrics, **metrics}, summary={**averaged.summary, "mean_of_last": 2})
+    found = line(run, [])
+    assert (found["ba_attacked"], found["ba_after"]) == pytest.approx((0.7, 0.2))
+    assert found["filter/malicious_recall"] == 0.5
+    peaceful = replace(run, metrics={**run.metrics, "filter/malicious_recall": recall * np.nan})
+    assert np.isnan(line(peaceful, [])["ba_attacked"])
 
 
 def test_records_survive_a_file(recorded: Path) -> None:
-    for kind in (VectorLine, PresetLine):
-        kept = [kind.of(read_run(folder)) for folder in find_runs([recorded])]
-        text = csv_of(kind, kept)
-        once = records_of(text, kind)
-        assert csv_of(kind, once) == text
-        assert [run.agreement_all_state if kind is PresetLine else run.agreement for run in once] == pytest.approx(
-            [run.agreement_all_state if kind is PresetLine else run.agreement for run in kept], rel=1e-5
-        )
+    kept = [line(read_run(folder), ["seed"], also=["clients"]) for folder in find_runs([recorded])]
+    once = frame(kept)
+    assert once["agreement"].tolist() == pytest.approx([one["agreement"] for one in kept], rel=1e-8)
+    assert once["skew_size"].tolist() == pytest.approx([one["skew_size"] for one in kept], rel=1e-8)
 
 
 def test_jaccard_by_hand() -> None:
@@ -161,17 +168,16 @@ def test_runs_become_the_tables_of_the_question(
 ) -> None:
     """Of tiny federations, which no table would take."""
     monkeypatch.setattr(recipes, "FREE", recipes.FREE | {"dataset", "clients", "clients_per_round", "train_samples"})
-    shutil.copy(ROOT / "RESULTS.md", tmp_path)
-    assert len(derived("vector_question", [], tmp_path)) == 1  # before any run: sentences in the document
+    recipes._composed.cache_clear()
+    marks = recipes.recipes()["vector_question"].own["tables"]
+    (tmp_path / "RESULTS.md").write_text("".join(f"<!-- table: {m} -->\n<!-- end: {m} -->\n" for m in marks))
     publish("vector_question", gather(map(read_run, find_runs([recorded]))), tmp_path)
-    assert len(list((tmp_path / "results" / "tables").iterdir())) == len(TABLES["vector_question"].blocks)
-    whole, marks = (tmp_path / "RESULTS.md").read_text(), TABLES["vector_question"].blocks
-    text = "".join(whole.partition(f"<!-- table: {mark} -->")[2].partition("<!-- end: ")[0] for mark in marks)
+    recipes._composed.cache_clear()
+    assert {path.stem for path in (tmp_path / "results" / "tables").iterdir()} == marks.keys()
+    text = (tmp_path / "RESULTS.md").read_text()
     assert f"over all {ROUNDS} rounds; seed 0; commit 0123456." in text
-    rows = [line for line in text.splitlines() if line.startswith("| dirichlet_05 | badnets |")]
+    rows = [row for row in text.splitlines() if row.startswith("| dirichlet_05 | badnets |")]
     assert len(rows) == len(marks)
-    assert sorted({line.rpartition(" | ")[2] for line in rows}) == ["0 (6 not run) |", "1 (5 not run) |"]
+    assert sorted({row.rpartition(" | ")[2] for row in rows}) == ["0 (6 not run) |", "1 (5 not run) |"]
     assert "| iid | none | - |" in text and "0 (6 not run)" in text
     assert outdated(tmp_path, ["vector_question"]) == []
-    (tmp_path / "results" / "tables" / "who.csv").write_text("by hand")
-    assert [line.split()[0] for line in outdated(tmp_path, ["vector_question"])] == ["results/tables/who.csv"]

@@ -19,8 +19,8 @@ from test_report import write_run
 from flame.federation import Round
 from flame.geometry.clustering import majority_cluster
 from flame.report.__main__ import main
+from flame.report.comparison import row
 from flame.report.page import rounded
-from flame.report.tables import row
 from flame.run.trees import recorded_rounds, single_linkage
 from flame.round.types import ServerState, Updates
 from flame.run.record import find_runs, gather, read_run

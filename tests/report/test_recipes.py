@@ -12,11 +12,11 @@ from hydra import initialize_config_dir
 from omegaconf import DictConfig
 
 from flame.federation import play
-from flame.report.recipes import field_of, plan
+from flame.report.recipes import recipes
 from flame.run.sweep import jobs
 
 CONF = Path(__file__).parents[2] / "conf"
-RECIPES = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "config")
+RECIPES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.glob("recipe/*/*.yaml"))
 SMALL = ("experiment=smoke", "dataset=digits", "train_samples=300", "rounds=2", "clients=10", "clients_per_round=10")
 TINY = (*SMALL, "attack_rounds.start=0", "engine=sequential", "tracker=files")
 
@@ -45,8 +45,9 @@ def test_its_header_gives_the_command(name: str) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_its_table_plans_what_hydra_sweeps(name: str) -> None:
     swept = recipe(name).hydra.sweeper.params
-    assert plan(name) == {
-        field_of(key): tuple(value.strip() for value in str(values).split(",")) for key, values in swept.items()
+    known = {each.config: each for each in recipes().values()}
+    assert known[name].plan == {
+        key: tuple(value.strip() for value in str(values).split(",")) for key, values in swept.items()
     }
 
 
@@ -60,7 +61,7 @@ def test_its_first_job_runs(compose: Compose, start: Start, name: str) -> None:
 
 def test_the_command_needs_no_flag(train: Callable, tmp_path: Path) -> None:
     """No -m, as a recipe is a sweep by itself; here, of a single job."""
-    done = train("--config-name", "components", *first_job(recipe("components")), f"paths.runs={tmp_path}")
+    done = train("--config-name", "recipe/ablations/components", *first_job(recipe("recipe/ablations/components")), f"paths.runs={tmp_path}")
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(list(tmp_path.glob("*/summary.json"))) == 1
     assert "sweep: 1 of 1 runs, " in done.stdout and done.stdout.rstrip().endswith("about 0 s left")
@@ -68,5 +69,5 @@ def test_the_command_needs_no_flag(train: Callable, tmp_path: Path) -> None:
 
 def test_components_switch_single_steps(compose: Compose) -> None:
     """All eight combinations, none twice."""
-    swept = [word for job in jobs(recipe("components"), ["seed=0", "attack=badnets"]) for word in [job[2:]]]
+    swept = [word for job in jobs(recipe("recipe/ablations/components"), ["seed=0", "attack=badnets"]) for word in [job[2:]]]
     assert len(swept) == len({tuple(words) for words in swept}) == 8
