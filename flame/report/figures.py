@@ -139,6 +139,8 @@ def draw_curves(runs: Runs, of: str, x: str | None = None) -> Figure:
         lines = series(metric)
         for shift, (label, defense, look, value) in zip((-0.1, 0, 0.1), lines, strict=False):
             over(ax, here[here["defense"] == defense], key, values, value, look, label, shift, dots=by_attack)
+        if not ax.containers:
+            ax.text(0.5, 0.5, "no backdoor", transform=ax.transAxes, ha="center")
         if of == "benign_recall":
             most = 1 - np.mean([over_rounds(run, "filter/floor") for run in here["run"]])
             ax.axhline(100 * most, color="black", linestyle=":", linewidth=1.5, label="most among n//2 + 1 clients")

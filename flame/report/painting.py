@@ -63,7 +63,7 @@ def chosen(runs: Sequence[RunRecord], *keys: str, defense: Sequence[str]) -> pd.
         over = "and partition=iid or dirichlet" if "alpha" in keys else f"and {keys[-1]}"
         raise ValueError(f"no finished run has defense={' or '.join(defense)} {over}")
     if (twice := found.duplicated([*keys, "seed"])).any():
-        at = tuple(found.loc[twice, [*keys, "seed"]].iloc[0])
+        at = tuple(found[twice].to_dict("records")[0][key] for key in (*keys, "seed"))
         raise ValueError(f"several runs have {(*keys, 'seed')} = {at}: give the folder of one recipe's runs alone")
     return found
 
@@ -103,7 +103,7 @@ def over(
     """Mean and interval of `value` in per cent at each of `values` of `key`, `shift` steps aside; `dots`: every seed."""
     columns = [[100 * value(run) for run in found.loc[found[key] == at, "run"]] for at in values]
     if not np.isfinite([y for column in columns for y in column]).any():
-        return
+        return  # not run, or undefined as BA without a backdoor
     samples = np.full((max(map(len, columns)), len(values)), np.nan)
     for place, column in enumerate(columns):
         samples[: len(column), place] = column
