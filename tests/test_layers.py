@@ -40,8 +40,6 @@ PRINTS = {
     "flame/run/sweep.py",
     "flame/run/estimate.py",
     "flame/run/trackers/dashboard.py",
-    "flame/report/page.py",
-    "flame/report/figures.py",
 }  # beside files that are commands themselves
 DRAWS = ("rand", "randn", "randint", "randperm", "normal", "multinomial", "bernoulli", "poisson")
 DRAWS += ("rand_like", "randn_like", "randint_like")

@@ -19,37 +19,34 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
+import pandas as pd
+
+from flame.report import figures, page
 from flame.report.comparison import compare, comparison, left_out, notes, printed
 from flame.report.curves import draw_comparison
 from flame.report.markup import write
 from flame.report.published import outdated, publish, rewrite
-from flame.report.records import published
+from flame.report.records import against_published
+from flame.round.checkpoint import write_atomically
 from flame.run.build import ConfigError
 from flame.run.figure import FIGURE
 from flame.run.record import read_cells, read_run
 
 COMPARISON = "comparison.png"
-COMMANDS = {  # first word -> module with a main
-    "html": "flame.report.page",
-    "figures": "flame.report.figures",
-    "dashboard": "flame.run.trackers.dashboard",
-}
 Parser = argparse.ArgumentParser
+METRICS = "of summary.json, or ma, ba, benign_recall, malicious_recall, accepted, admitted; default: %(default)s"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the first word says; the exit code: 1 where something is wrong with what was given or found, else 0."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words and words[0] in COMMANDS:
-        return int(import_module(COMMANDS[words[0]]).main(words[1:]))
-    verbs: dict[str, Callable[[Sequence[str]], int]] = {"compare": set_against, "publish": put, "check": check}
     words = ["check"] if words == ["--check"] else words
     try:
-        return verbs[words[0]](words[1:]) if words and words[0] in verbs else report(words)
+        return VERBS[words[0]](words[1:]) if words and words[0] in VERBS else report(words)
     except (OSError, ValueError, ConfigError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -57,15 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def report(words: Sequence[str]) -> int:
     """The table first: whatever becomes of the figure, it stands."""
-    parser = of_runs("python -m flame.report", str(__doc__))
+    parser = of_runs("", str(__doc__))
     parser.add_argument("--figure", type=Path, metavar="FILE", help=f"default: {COMPARISON} beside the runs")
     given = parser.parse_args(words)
     cells, damaged = read_cells(given.runs)
-    table = comparison(cells)
-    say(printed(table, len(cells[0].labels)), "", *notes(cells))
-    if given.out:
-        write(table, given.out)
-        say(f"table   {given.out}")
+    put_out(comparison(cells), len(cells[0].labels), ["", *notes(cells)], given.out)
     runs = [run.folder for cell in cells for run in cell.runs]
     figure = given.figure or Path(os.path.commonpath([folder.absolute().parent for folder in runs]), COMPARISON)
     try:
@@ -75,29 +68,25 @@ def report(words: Sequence[str]) -> int:
     except Exception as error:  # whatever a drawing library, its fonts or its settings raise: the table is there
         print(f"the figure was not drawn: {type(error).__name__}: {error}", file=sys.stderr)
     say(*(f"run     {folder}{f' ({FIGURE})' if (folder / FIGURE).exists() else ''}" for folder in runs))
-    print(*damaged, sep="\n", end="\n" if damaged else "", file=sys.stderr)
-    return 1 if damaged else 0
+    return told(damaged)
 
 
 def set_against(words: Sequence[str]) -> int:
     """`compare`."""
-    parser = of_runs("python -m flame.report compare", "Two or more arms set against each other, seed by seed.")
+    parser = of_runs(" compare", "Two or more arms set against each other, seed by seed.")
     parser.add_argument("--by", required=True, metavar="KEY", help="what the arms differ in: defense, partition.q, ...")
-    parser.add_argument("--metric", default="ma,ba", help="of summary.json, or ma, ba, benign_recall, malicious_recall,"
-                        " accepted, admitted; default: %(default)s")  # fmt: skip
+    parser.add_argument("--metric", default="ma,ba", help=METRICS)
     given = parser.parse_args(words)
     cells, damaged = read_cells(given.runs)
     table = compare(cells, given.by, given.metric.split(","))
-    say(printed(table, len(table.columns) - 8), "")
-    say(
-        "Differences and 95 % intervals (Student's) of runs that share a seed; p: exact sign-flip test, from 6 seeds on;"
-    )
-    say(f"Holm: corrected for all {len(table)} rows.", *(text for cell in cells for text in left_out(cell)))
-    if given.out:
-        write(table, given.out)
-        say(f"table   {given.out}")
-    print(*damaged, sep="\n", end="\n" if damaged else "", file=sys.stderr)
-    return 1 if damaged else 0
+    notes = [
+        "",
+        "Differences and 95 % intervals (Student's) of runs that share a seed; p: exact sign-flip test, from 6 seeds",
+        f"on; Holm: corrected for all {len(table)} rows.",
+        *(sentence for cell in cells for sentence in left_out(cell)),
+    ]
+    put_out(table, list(table.columns).index("first"), notes, given.out)
+    return told(damaged)
 
 
 def put(words: Sequence[str]) -> int:
@@ -114,8 +103,8 @@ def put(words: Sequence[str]) -> int:
         say(*rewrite())
         return 0
     cells, damaged = read_cells(given.runs)
-    say(*publish(given.name, cells, drop=given.drop, tex=given.latex), *damaged)
-    return 1 if damaged else 0
+    say(*publish(given.name, cells, drop=given.drop, tex=given.latex))
+    return told(damaged)
 
 
 def check(words: Sequence[str]) -> int:
@@ -123,34 +112,58 @@ def check(words: Sequence[str]) -> int:
     parser = Parser(prog="python -m flame.report check", description="Compare with what is published.")
     parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="a run folder; without: all documents")
     given = parser.parse_args(words)
-    found, good = against_published(given.run) if given.run else (outdated(), False)
-    say(*found)
-    return 1 if found and not good else 0
+    said, good = against_published(read_run(given.run)) if given.run else (found := outdated(), not found)
+    say(*said)
+    return 0 if good else 1
 
 
-def against_published(folder: Path) -> tuple[list[str], bool]:
-    """Sentences about a run's final model beside each published one of the same config, and whether all are equal."""
-    run = read_run(folder)
-    ours = (run.summary or {}).get("state_sha256")
-    if not ours:
-        return [f"{folder} has not finished: nothing can be compared yet"], False
-    lines = [(name, line) for name, line in published(run.identity) if line["state_sha256"]]
-    said = []
-    for name, line in lines:
-        same = line["state_sha256"] == ours
-        where = f"results/{name}.csv (commit {line['commit'][:7]}, {line['processor'] or 'processor not recorded'})"
-        here = f"here commit {run.commit[:7]}, {run.environment.get('processor') or 'processor not recorded'}"
-        said.append(f"{'equal to' if same else 'DIFFERS from'} {where}; {here}")
-    none = [f"none published: no line of results/ has the identity {run.identity}"]
-    return said or none, bool(lines) and all(line["state_sha256"] == ours for _, line in lines)
+def html(words: Sequence[str]) -> int:
+    """`html`."""
+    parser = of_runs(" html", str(page.__doc__), "default: report.html", Path("report.html"))
+    given = parser.parse_args(words)
+    cells, damaged = read_cells(given.runs)
+    content = page.page(cells).encode()
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(given.out, content)
+    say(f"page    {given.out} ({len(content) / 1e6:.1f} MB)")
+    return told(damaged)
 
 
-def of_runs(prog: str, text: str) -> Parser:
-    """What reads runs and makes a table."""
-    parser = Parser(prog=prog, description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+def drawn(words: Sequence[str]) -> int:
+    """`figures`; the exit code is 1, too, where no figure can be drawn."""
+    parser = of_runs(" figures", str(figures.__doc__), "a folder; default: figures", Path("figures"))
+    parser.add_argument("--recipe", metavar="NAME", help="the figures that a recipe names; default: all of the above")
+    given = parser.parse_args(words)
+    cells, damaged = read_cells(given.runs)
+    good = 1
+    for figure, reason in figures.draw([run for cell in cells for run in cell.runs], given.out, given.recipe):
+        print(reason or figure, file=sys.stderr if reason else sys.stdout)
+        good = good if reason else 0
+    return told(damaged) or good
+
+
+def of_runs(verb: str, text: str, out: str = "the table as .md, .csv or .tex, too", path: Path | None = None) -> Parser:
+    """What reads runs and makes something."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog=f"python -m flame.report{verb}", description=text, formatter_class=raw)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run folders, or folders that contain some")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the table as .md, .csv or .tex, too")
+    parser.add_argument("--out", type=Path, default=path, metavar="PATH", help=out)
     return parser
+
+
+def put_out(table: pd.DataFrame, left: int, notes: Sequence[str], path: Path | None) -> None:
+    """A table, what it needs to be read, and the file that it is in."""
+    say(printed(table, left), *notes)
+    if path:
+        write(table, path)
+        say(f"table   {path}")
+
+
+def told(damaged: Sequence[str]) -> int:
+    """The exit code, once the damaged runs are named."""
+    for sentence in damaged:
+        print(sentence, file=sys.stderr)
+    return 1 if damaged else 0
 
 
 def say(*lines: str) -> None:
@@ -160,6 +173,15 @@ def say(*lines: str) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
+
+VERBS: Mapping[str, Callable[[Sequence[str]], int]] = {
+    "compare": set_against,
+    "publish": put,
+    "check": check,
+    "html": html,
+    "figures": drawn,
+    "dashboard": lambda words: int(import_module("flame.run.trackers.dashboard").main(words)),  # wants a package
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
-from flame.report.contrasts import BOOTSTRAP, INFERENCE, UNITS, Contrast, Text, contrast_rows, lacking
+from flame.report.contrasts import (
+    BOOTSTRAP,
+    CLIENTS,
+    INFERENCE,
+    PER_CENT,
+    UNITS,
+    Contrast,
+    Text,
+    contrast_rows,
+    lacking,
+)
 from flame.report.measures import mean
 from flame.report.records import REPORTED
 from flame.report.tables import NAMES, framed, of_several
@@ -37,8 +47,8 @@ def row(cell: Cell) -> list[str]:
     """The text of one row."""
     done = cell.finished
     seeds = str(len(done)) if len(done) == len(cell.runs) else f"{len(done)} of {len(cell.runs)}"
-    shares = [UNITS["per_cent"].estimate(values(done, metric)) for metric in SHARES.values()]
-    accepted = UNITS["clients"].estimate(values(done, "filter/accepted"))
+    shares = [PER_CENT.estimate(values(done, metric)) for metric in SHARES.values()]
+    accepted = CLIENTS.estimate(values(done, "filter/accepted"))
     present = f"{accepted} of {cell.runs[0].config['clients_per_round']}" if done else "-"
     return [*cell.labels.values(), Text(seeds, mixed=of_several([lines(cell)])), *shares, present]
 
@@ -51,18 +61,17 @@ def values(runs: Sequence[RunRecord], metric: str) -> pd.Series:
 def notes(cells: Sequence[Cell]) -> list[str]:
     """What the numbers are means of, what the intervals are, the bound that benign recall must be read against, and
     which runs are not in them."""
-    done = [run for cell in cells for run in cell.finished]
-    text = []
+    done, text = [run for cell in cells for run in cell.finished], []
     if done:
         last = span(np.array([run.summary["mean_of_last"] for run in done if run.summary]), "")
-        ceiling = span(100 * (1 - values_of(done, "filter/floor")), ".1f")
+        most = span(np.array([100 * (1 - run.reported("filter/floor")) for run in done]), ".1f")
+        several = any(len(cell.finished) > 1 for cell in cells)
         text += [f"Mean of the last {last} rounds of each run."]
-        if any(len(cell.finished) > 1 for cell in cells):
-            text += ["± is half the width of Student's 95 % interval over the seeds."]
-        if "nan" not in ceiling:
-            text += [f"A set of n//2 + 1 clients, FLAME's most frequent, holds at most {ceiling} % of the benign ones."]
-    if any(of_several([lines(cell)]) for cell in cells):
-        text += ["‡ joins runs of different code (environment.json: code, or else commit)."]
+        text += ["± is half the width of Student's 95 % interval over the seeds."] * several
+        limit = f"A set of n//2 + 1 clients, FLAME's most frequent, holds at most {most} % of the benign ones."
+        text += [limit] * ("nan" not in most)
+    mixed = any(of_several([lines(cell)]) for cell in cells)
+    text += ["‡ joins runs of different code (environment.json: code, or else commit)."] * mixed
     return text + [sentence for cell in cells for sentence in left_out(cell)]
 
 
@@ -77,11 +86,6 @@ def left_out(cell: Cell) -> list[str]:
     return said
 
 
-def values_of(runs: Sequence[RunRecord], metric: str) -> Array:
-    """[runs] of what summary.json reports."""
-    return np.array([run.reported(metric) for run in runs], dtype=np.float64)
-
-
 def span(numbers: Array, form: str) -> str:
     """The range of some numbers, or the one that they all are."""
     low, high = format(numbers.min(), form), format(numbers.max(), form)
@@ -90,9 +94,7 @@ def span(numbers: Array, form: str) -> str:
 
 def printed(table: pd.DataFrame, left: int) -> str:
     """A table for a terminal; the first `left` columns flush left."""
-    kept = table[[name for name in table.columns if name != BOOTSTRAP]].map(
-        lambda cell: cell + getattr(cell, "mark", "")
-    )
+    kept = table.drop(columns=BOOTSTRAP, errors="ignore").map(lambda cell: cell + getattr(cell, "mark", ""))
     return aligned([[*kept.columns], *kept.to_numpy().tolist()], left)
 
 
@@ -106,7 +108,9 @@ def compare(cells: Sequence[Cell], by: str, metrics: Sequence[str]) -> pd.DataFr
     measured = {name for cell in cells for run in cell.finished if run.summary for name in run.summary["metrics"]}
     if strange := [name for name in metrics if name != ADMITTED and REPORTED.get(name, name) not in measured]:
         known = ", ".join([*REPORTED, ADMITTED])
-        raise ValueError(f"--metric {strange[0]} is in no finished run: must be of {known}, or of those in summary.json")
+        raise ValueError(
+            f"--metric {strange[0]} is in no finished run: must be of {known}, or of those in summary.json"
+        )
     found, contrasts = arms(cells, by), []
     others = [key for key in cells[0].labels if key != by and not key.startswith(f"{by}.")]
     for common, of in found.items():
@@ -114,8 +118,8 @@ def compare(cells: Sequence[Cell], by: str, metrics: Sequence[str]) -> pd.DataFr
             for metric in metrics:
                 contrasts.append(contrast((*common, f"{first} minus {second}"), metric, one, other))
     if not contrasts:
-        ways = ", ".join(differing(cells)) or "nothing but the seed"
-        raise ValueError(f"--by {by}: no two cells differ in it alone; these runs differ in {ways}")
+        ways = [key for key in cells[0].labels if len({cell.labels[key] for cell in cells}) > 1] or ["nothing"]
+        raise ValueError(f"--by {by}: no two cells differ in it alone; these runs differ in {', '.join(ways)}")
     return framed([*others, by, "metric", "first", "second", *INFERENCE], contrast_rows(contrasts))
 
 
@@ -131,11 +135,6 @@ def arms(cells: Sequence[Cell], by: str) -> Arms:
     return found
 
 
-def differing(cells: Sequence[Cell]) -> list[str]:
-    """The keys that tell the cells apart."""
-    return [key for key in cells[0].labels if len({cell.labels[key] for cell in cells}) > 1]
-
-
 def contrast(labels: tuple[str, ...], metric: str, one: Cell, other: Cell) -> Contrast:
     """Of two cells, over all seeds that either has."""
     unit = unit_of(metric)
@@ -144,8 +143,8 @@ def contrast(labels: tuple[str, ...], metric: str, one: Cell, other: Cell) -> Co
     seeds = sorted({*both[0].index, *both[1].index})
     missing = lacking(both, seeds)
     mixed = [of_several(both[:1]), of_several(both[1:]), of_several(both)]
-    name = NAMES.get(metric, {ADMITTED: "malicious admitted"}.get(metric, metric))
-    found = Contrast((*labels, name + " %" * (unit == "per_cent")), sides, missing, mixed, UNITS[unit])
+    name = NAMES.get(metric, metric) + " %" * (unit == "per_cent")
+    found = Contrast((*labels, name), sides, missing, mixed, UNITS[unit])
     missing["undefined"] = len(seeds) - sum(missing.values()) - len(found.differences)
     return found
 
@@ -166,12 +165,6 @@ def unit_of(metric: str) -> str:
 
 def lines(cell: Cell) -> pd.DataFrame:
     """By seed, whether a run has finished and of what code."""
-    found: Mapping[int, dict[str, str]] = {
-        run.config["seed"]: {
-            "state_sha256": "yes" if run.summary else "",
-            "commit": run.commit,
-            "code": run.environment.get("code") or "",
-        }
-        for run in cell.runs
-    }
-    return pd.DataFrame.from_dict(found, orient="index")
+    found = [("yes" if run.summary else "", run.commit, run.environment.get("code") or "") for run in cell.runs]
+    seeds = [run.config["seed"] for run in cell.runs]
+    return pd.DataFrame(found, index=seeds, columns=["state_sha256", "commit", "code"])

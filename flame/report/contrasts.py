@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from flame.run.record import Array
 BOOTSTRAP = "bootstrap 95 %"  # stands in the CSV alone
 INFERENCE = ("difference", "95 % interval", BOOTSTRAP, "p", "p (Holm)", "effect g", "n")
 TOO_SMALL, MIXED = "n too small", " ‡"
-Values = pd.Series  # by seed, of finished runs; NaN where undefined
+Values: TypeAlias = pd.Series  # by seed, of finished runs; NaN where undefined
 
 
 class Text(str):
@@ -66,12 +67,8 @@ class Unit:
         return Text(middle + width + count, middle + shown + count, mixed)
 
 
-UNITS = {
-    "per_cent": Unit(100, 1, 100),
-    "plain": Unit(1, 2, 2),
-    "clients": Unit(1, 1, np.inf),
-    "number": Unit(1, 3, np.inf),
-}
+PER_CENT, PLAIN, CLIENTS, NUMBER = Unit(100, 1, 100), Unit(1, 2, 2), Unit(1, 1, np.inf), Unit(1, 3, np.inf)
+UNITS = {"per_cent": PER_CENT, "plain": PLAIN, "clients": CLIENTS, "number": NUMBER}
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ class Contrast:
     sides: Sequence[Values]  # the difference is the first minus the second; others stand beside
     lacking: Mapping[str, int]  # why a seed is missing -> how many are
     mixed: Sequence[bool]  # whether a side joins runs of different code, and last whether the first two do
-    unit: Unit = UNITS["per_cent"]
+    unit: Unit = PER_CENT
 
     @cached_property
     def differences(self) -> Array:

@@ -25,22 +25,18 @@ def draw_comparison(cells: Sequence[Cell], path: Path) -> None:
 
     Of many cells the first nine, which the figure says.
     """
-    from matplotlib.figure import Figure  # without pyplot: no display and no global state
-
     total, cells = len(cells), cells[:MOST_CELLS]
     map_rows = -(-len(cells) // MAPS_PER_ROW)
-    figure = Figure(figsize=(13, 5 + 3.8 * map_rows), dpi=110, layout="constrained")
+    figure = panels.new_figure(13, 5 + 3.8 * map_rows)
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[5, 3.8 * map_rows])[:, 0]
     ma, ba = above.subplots(1, 2)
     draw_curves(ma, cells, "eval/ma", "MA, main-task accuracy on clean test images")
     draw_curves(ba, cells, "eval/ba", "BA, backdoor accuracy on triggered test images")
     handles, labels = ma.get_legend_handles_labels()
     columns = max(1, min(len(cells), LEGEND_WIDTH // max(map(len, labels))))
-    notes = [f"The first {len(cells)} of {total} cells; for others give their runs alone"] if total > len(cells) else []
-    if any(len(shown(cell)) > 1 for cell in cells):
-        notes.append("Mean over the seeds; the band is their range")
-    if notes:
-        above.suptitle("\n".join(notes))
+    notes = [f"The first {len(cells)} of {total} cells; for others give their runs alone"] * (total > len(cells))
+    notes += ["Mean over the seeds; the band is their range"] * any(len(shown(cell)) > 1 for cell in cells)
+    above.suptitle("\n".join(notes) or None)
     above.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     draw_maps(below, cells)
     figure.savefig(path)

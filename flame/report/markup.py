@@ -24,15 +24,15 @@ LATEX = {
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
     """As documents show it: without the bootstrap, and where an interval says nothing, saying so."""
-    kept = table[[name for name in table.columns if name != BOOTSTRAP]]
+    kept = table.drop(columns=BOOTSTRAP, errors="ignore")
     return kept.map(lambda cell: cell.read + cell.mark if isinstance(cell, Text) else cell)
 
 
 def markdown(table: pd.DataFrame) -> str:
     """A pipe table, with its last newline."""
-    rows = [[*table.columns], ["---"] * len(table.columns), *shown(table).to_numpy().tolist()]
-    header = [name for name in rows[0] if name != BOOTSTRAP]
-    return "".join(f"| {' | '.join(row)} |\n" for row in (header, rows[1][: len(header)], *rows[2:]))
+    kept = shown(table)
+    rows = [[*kept.columns], ["---"] * len(kept.columns), *kept.to_numpy().tolist()]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def comma_separated(table: pd.DataFrame) -> str:
@@ -44,7 +44,7 @@ def comma_separated(table: pd.DataFrame) -> str:
 
 def latex(table: pd.DataFrame) -> str:
     """A `tabular` for the package booktabs: text flush left, as the cells hold intervals and notes."""
-    text = shown(table).map(escaped).rename(columns=escaped).set_axis(range(len(shown(table))))
+    text = shown(table).map(escaped).rename(columns=escaped)
     made: str = text.style.hide(axis="index").to_latex(hrules=True, column_format="l" * len(text.columns))
     return made
 

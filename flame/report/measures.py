@@ -112,7 +112,7 @@ def expected_jaccard(counts: tuple[tuple[int, int, int], ...]) -> float:
 
 def overlaps(lines: pd.DataFrame, names: Sequence[str], key: str) -> tuple[list[str], list[list[str]]]:
     """Header and rows: the mean Jaccard index of the accepted sets of two values of `key`, above the diagonal in the
-    first round, below over all rounds. In the first round all get the same updates; later only the cohorts are the same.
+    first round, in which all get the same updates, below over all rounds, of which only the cohorts are the same.
     """
     done = lines[lines["state_sha256"] != ""]
     sets = {

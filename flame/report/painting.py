@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,14 +31,14 @@ DEFENSES: Mapping[str, Look] = {
 }
 LEAST_SEEDS = 3  # of an interval: that of two is 12.7 standard errors wide to each side
 CAPTION_WIDTH = 15  # characters per inch of a small line
-DPI = 110
 BINS = 5  # of equally many clients and rounds, in which the share of the rejected is taken
 LEAST = 3  # times sampled, from which on a client's own frequency is drawn
 MARKERS = ("o", "s", "^", "D")
+SEEDS = "Mean over the seeds with Student's 95 % interval (from 3 seeds on)"
 
 
 def facts(run: RunRecord) -> dict[str, Any]:
-    """What figures tell runs apart by; alpha is infinite where images are dealt out at random, else that of Dirichlet."""
+    """What figures tell runs apart by; alpha is infinite where images are dealt out at random, or Dirichlet's."""
     iid = run.choices["partition"] == "iid"
     return {
         **run.settings,
@@ -89,25 +89,14 @@ def step_axis(ax: Axes, values: Sequence[float], name: str) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def over(
-    ax: Axes,
-    found: pd.DataFrame,
-    key: str,
-    values: Sequence[Any],
-    value: Callable[[RunRecord], float],
-    look: Look,
-    label: str,
-    shift: float,
-    dots: bool,
-) -> None:
-    """Mean and interval of `value` in per cent at each of `values` of `key`, `shift` steps aside; `dots`: every seed."""
-    columns = [[100 * value(run) for run in found.loc[found[key] == at, "run"]] for at in values]
+def over(ax: Axes, columns: Sequence[Sequence[float]], look: Look, label: str, shift: float, dots: bool) -> None:
+    """Mean and interval of each column's values in per cent, `shift` steps aside; `dots`: and every seed."""
     if not np.isfinite([y for column in columns for y in column]).any():
         return  # not run, or undefined as BA without a backdoor
-    samples = np.full((max(map(len, columns)), len(values)), np.nan)
+    samples = np.full((max(map(len, columns)), len(columns)), np.nan)
     for place, column in enumerate(columns):
         samples[: len(column), place] = column
-    x = np.arange(len(values), dtype=np.float64) + shift
+    x = np.arange(len(columns), dtype=np.float64) + shift
     if dots:
         ax.plot(np.broadcast_to(x + 0.06, samples.shape).T, samples.T, ".", color=look[0], alpha=0.5, markersize=5)
     interval(ax, x, samples, look, label)
@@ -167,7 +156,7 @@ def draw_rejections(runs: Sequence[RunRecord]) -> Figure:
     """
     found = chosen(runs, "attack", "alpha", defense=["fedavg"])
     attacks, alphas = levels(found, "attack"), levels(found, "alpha")
-    figure = new_figure(11, 3.4 * len(attacks) + 1.4)
+    figure = panels.new_figure(11, 3.4 * len(attacks) + 1.4)
     axes = figure.subplots(len(attacks), len(VECTORS), squeeze=False, sharex=True, sharey=True)
     for row, attack in zip(axes, attacks, strict=True):
         here = found[found["attack"] == attack]
@@ -183,11 +172,10 @@ def draw_rejections(runs: Sequence[RunRecord]) -> Figure:
             ax.grid(alpha=0.3, linewidth=0.5)
             ax.spines[["top", "right"]].set_visible(False)
             ax.label_outer()
-    shared_legend(figure)
+    panels.shared_legend(figure)
     text = (
-        f"Small dots: benign clients sampled at least {LEAST} times in a run. Lines: all benign clients of all rounds in "
-        f"{BINS} bins of equally many, the share rejected; mean over the seeds with Student's 95 % interval (from 3 seeds "
-        "on). Shadow verdicts on the updates of undefended runs."
+        f"Small dots: benign clients sampled at least {LEAST} times in a run. Lines: all benign clients of all rounds "
+        f"in {BINS} bins of equally many, the share rejected. {SEEDS}. Shadow verdicts on undefended runs' updates."
     )
     captioned(figure, text, found, "attack", "alpha")
     return figure
@@ -236,18 +224,3 @@ def captioned(figure: Figure, text: str, found: pd.DataFrame, *keys: str) -> Non
     facts = f"{count}; {'; '.join([*sorted(what), *sorted(size)])}."
     width = int(CAPTION_WIDTH * figure.get_figwidth())
     figure.supxlabel(textwrap.fill(f"{text} {facts}", width), x=0.01, ha="left", fontsize="small")
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches."""
-    from matplotlib.figure import Figure  # without pyplot: no display and no global state
-
-    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-
-
-def shared_legend(figure: Figure) -> None:
-    """One legend above for all axes; what several of them name stands in it once."""
-    entries: dict[str, Any] = {}
-    for ax in figure.axes:
-        entries |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=len(entries), frameon=False)

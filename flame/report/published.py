@@ -18,7 +18,7 @@ import pandas as pd
 from flame.report.contrasts import MIXED
 from flame.report.markup import comma_separated, latex, markdown
 from flame.report.recipes import Recipe, recipes, tables
-from flame.report.records import COLUMNS, PLACE, csv_of, frame, line, parsed, place, read, setting
+from flame.report.records import COLUMNS, PLACE, csv_of, frame, line, parsed, place, read
 from flame.report.tables import table
 from flame.run.record import Cell
 
@@ -40,7 +40,8 @@ def publish(name: str, cells: Iterable[Cell], root: Path = ROOT, drop: bool = Fa
     if name not in (known := recipes()):
         raise ValueError(f"there is no recipe {name}: known are {', '.join(known)}")
     recipe, path = known[name], root / "results" / f"{name}.csv"
-    before, given = by_place(read(path)), by_place(frame(own_lines(recipe, cells)))
+    own, others = own_lines(recipe, cells)
+    before, given = by_place(read(path)), by_place(frame(own))
     stray = [at for at, old in before.items() if not planned(recipe, old)]
     if stray and not drop:
         raise ValueError(
@@ -51,10 +52,8 @@ def publish(name: str, cells: Iterable[Cell], root: Path = ROOT, drop: bool = Fa
     stay = [at for at in news if not supersedes(given[at], before[at], recipe)]
     after = given | {at: old for at, old in before.items() if at in stay or (at not in given and not drop)}
     text = csv_of(pd.DataFrame(list(after.values()), columns=list(COLUMNS)))
-    for file, content in {path: text, **derived(known, [name], {name: parsed(text)}, root, tex)}.items():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content)
-    return changes(path, before, after, stay)
+    write({path: text, **derived(known, [name], {name: parsed(text)}, root, tex)})
+    return [*changes(path, before, after, stay), *(f"left out: {sentence}" for sentence in others)]
 
 
 def rewrite(root: Path = ROOT) -> list[str]:
@@ -62,10 +61,15 @@ def rewrite(root: Path = ROOT) -> list[str]:
     known = recipes()
     made = derived(known, known, {name: read(root / "results" / f"{name}.csv") for name in known}, root)
     differing = {path: text for path, text in made.items() if not path.exists() or path.read_text() != text}
-    for path, text in differing.items():
+    write(differing)
+    return [f"rewritten: {path.relative_to(root)}" for path in differing]
+
+
+def write(files: Mapping[Path, str]) -> None:
+    """Each with its content."""
+    for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    return [f"rewritten: {path.relative_to(root)}" for path in differing]
 
 
 def changes(path: Path, before: Mapping[Any, Line], after: Mapping[Any, Line], stay: Iterable[Any]) -> list[str]:
@@ -98,48 +102,44 @@ def supersedes(new: Line, old: Line, recipe: Recipe) -> bool:
     return bool(new["state_sha256"]) and not (old["state_sha256"] and worse)
 
 
-def by_place(lines: pd.DataFrame) -> dict[tuple[Any, ...], dict[str, Any]]:
+def by_place(lines: pd.DataFrame) -> dict[tuple[Any, ...], Any]:
     """Lines by what tells one from another."""
-    found = lines[list(COLUMNS)].to_dict("records")
-    return {tuple(one[column] for column in PLACE): {str(k): v for k, v in one.items()} for one in found}
+    return {tuple(one[column] for column in PLACE): one for one in lines[list(COLUMNS)].to_dict("records")}
 
 
-def words(at: tuple[Any, ...]) -> str:
+def words(at: Iterable[Any]) -> str:
     """What stands for a place."""
     return " ".join(str(part) for part in at if part != "")
 
 
 def planned(recipe: Recipe, one: Line) -> bool:
     """Whether the recipe's sweep has such a line."""
-    values = {key: str(one[key]) for key in recipe.plan if key in COLUMNS}
-    values |= dict(word.partition("=")[::2] for word in str(one["settings"]).split())
-    return all(values.get(key) in swept for key, swept in recipe.plan.items())
+    values = {**one, **dict(word.partition("=")[::2] for word in str(one["settings"]).split())}
+    return all(str(values.get(key)) in swept for key, swept in recipe.plan.items())
 
 
-def own_lines(recipe: Recipe, cells: Iterable[Cell]) -> list[dict[str, Any]]:
-    """Lines of those runs that are the recipe's; where two have one place, of the one with its very identity.
+def own_lines(recipe: Recipe, cells: Iterable[Cell]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Lines of those runs that are the recipe's, and a sentence about each other one of its options.
+
+    Where two runs have one place, the one of the recipe's very identity counts.
 
     Raises:
         ValueError: no run is the recipe's, or two runs of one place are.
     """
-    options, also = recipe.options.items(), recipe.own.get("also", ())
-    runs = [run for cell in cells for run in cell.runs if options <= run.choices.items()]
-    runs = [run for run in runs if all(str(setting(run, key)) in values for key, values in recipe.plan.items())]
-    brief = {run.folder: place(run, recipe.plan) for run in runs}
-    others = {run.folder: recipe.other_settings(brief[run.folder], run.config) for run in runs}
-    own = [run for run in runs if not others[run.folder]]
+    options = recipe.options.items()
+    runs = [(run, place(run, recipe.plan)) for c in cells for run in c.runs if options <= run.choices.items()]
+    asked = [(run, at, recipe.other_settings(at, run.config)) for run, at in runs if planned(recipe, at)]
+    left_out = [f"{run.folder.name}: {ways[0]}" for run, _, ways in asked if ways]
+    own = [(run, at, words(at.values())) for run, at, ways in asked if not ways]
     if not own:
-        example = "".join(f"; {folder.name}: {ways[0]}" for folder, ways in list(others.items())[:1])
+        example = "".join(f"; {sentence}" for sentence in left_out[:1])
         raise ValueError(f"recipe {recipe.name}: no run is one of `train.py --config-name {recipe.config}`{example}")
-    at = {run.folder: tuple(brief[run.folder].values()) for run in own}
-    rivals = Counter(at.values())
-    kept = [r for r in own if rivals[at[r.folder]] == 1 or r.identity == recipe.own_identity(brief[r.folder])]
-    left = Counter(at[run.folder] for run in kept)
-    if unclear := [one for one in rivals if left[one] != 1]:
-        raise ValueError(
-            f"recipe {recipe.name}: several runs of {words(unclear[0])}: give the folder of the recipe's runs alone"
-        )
-    return [line(run, recipe.plan, also) for run in kept]
+    rivals = Counter(name for *_, name in own)
+    kept = [(run, name) for run, at, name in own if rivals[name] == 1 or run.identity == recipe.own_identity(at)]
+    left = Counter(name for _, name in kept)
+    if unclear := [name for name in rivals if left[name] != 1]:
+        raise ValueError(f"{recipe.name}: several runs of {unclear[0]}: give the folder of the recipe's runs alone")
+    return [line(run, recipe.plan, recipe.own.get("also", ())) for run, _ in kept], left_out
 
 
 def derived(
@@ -220,12 +220,13 @@ def outdated(root: Path = ROOT, names: Iterable[str] | None = None) -> list[str]
         if not path.exists() or path.read_text() != content
     ]
     marks, folder = tables(known), root / "results"
-    figures = {name for recipe in known.values() for name in recipe.own.get("figures", {})}
     for path in sorted(folder.glob("*.csv")):
         if path.stem not in known and not path.stem.startswith("bench"):
             read(path)  # runs beside the recipes' own have the same columns
-    stale += [f"results/tables/{p.name} belongs to no table: delete it" for p in strange(folder / "tables", marks)]
-    stale += [f"results/figures/{p.name} belongs to no recipe: delete it" for p in strange(folder / "figures", figures)]
+    figures = {name for recipe in known.values() for name in recipe.own.get("figures", {})}
+    for kind, names in (("tables", set(marks)), ("figures", figures)):
+        strange = [path for path in sorted((folder / kind).glob("*")) if path.stem not in names]
+        stale += [f"results/{kind}/{path.name} belongs to no recipe: delete it" for path in strange]
     for path, text in documents(root).items():
         closed = [found["name"] for found in MARKS.finditer(text)]
         for mark in OPENING.findall(text):
@@ -233,9 +234,3 @@ def outdated(root: Path = ROOT, names: Iterable[str] | None = None) -> list[str]
             stale += [f"{place}does not exist: delete what is between them"] if mark not in marks else []
             stale += [f"{place}is not closed: add <!-- end: {mark} -->"] if mark not in closed else []
     return stale
-
-
-def strange(folder: Path, known: Iterable[str]) -> list[Path]:
-    """The files there that have none of these names."""
-    names = set(known)
-    return [path for path in sorted(folder.glob("*")) if path.stem not in names]

@@ -1,12 +1,4 @@
-"""`conf/recipe/<theme>/<name>.yaml`: a sweep, and under `recipe` the tables and figures that are made of its runs.
-
-| key          | of `recipe`                                                                                       |
-|--------------|---------------------------------------------------------------------------------------------------|
-| `tables`     | name -> table, as `flame/report/tables.py` tells; `like: NAME` takes what another table has        |
-| `figures`    | name -> figure, as `flame/report/figures.py` tells                                                |
-| `also`       | of `results/<name>.csv`: `clients`, `accepted_sets`, which take the data or much room              |
-| `older_code` | a sentence under its tables, as long as their runs are of older code                              |
-"""
+"""`conf/recipe/<theme>/<name>.yaml`: a sweep, and under `recipe` what is made of its runs (`conf/recipe/README.md`)."""
 
 from __future__ import annotations
 
@@ -49,7 +41,7 @@ class Recipe:
     def options(self) -> Mapping[str, str]:
         """Config group -> the option that all runs have, its own or the default, of those in a folder's name."""
         chosen: dict[str, str] = {}
-        for entry in (*_file(build.CONF / "config.yaml")["defaults"], *self.content["defaults"]):
+        for entry in (*_content((build.CONF / "config.yaml").read_text())["defaults"], *self.content["defaults"]):
             if isinstance(entry, dict):
                 chosen |= {key.removeprefix("override ").lstrip("/"): option for key, option in entry.items()}
         return {group: option for group, option in chosen.items() if group in NAMED and group not in self.plan}
@@ -76,7 +68,10 @@ def recipes() -> dict[str, Recipe]:
         ValueError: two have one name or a table of one name, or a key of `recipe` is none.
     """
     paths = sorted(build.CONF.glob("recipe/*/*.yaml"))
-    found = [Recipe(path.stem, _config(path), _merged(path), _file(path).get("recipe") or {}) for path in paths]
+    found = [
+        Recipe(p.stem, f"recipe/{p.parent.name}/{p.stem}", _merged(p), _content(p.read_text()).get("recipe") or {})
+        for p in paths
+    ]
     for recipe in found:
         if unknown := sorted(recipe.own.keys() - KEYS):
             raise ValueError(f"conf/{recipe.config}.yaml: recipe.{unknown[0]} is none of {', '.join(sorted(KEYS))}")
@@ -114,14 +109,6 @@ def _compared(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return {key: value for key, value in flat.items() if key not in PLACES}
 
 
-def _config(path: Path) -> str:
-    return path.relative_to(build.CONF).with_suffix("").as_posix()
-
-
-def _file(path: Path) -> dict[str, Any]:
-    return _content(path.read_text())
-
-
 @cache
 def _content(text: str) -> dict[str, Any]:
     content: dict[str, Any] = yaml.safe_load(text)
@@ -130,7 +117,7 @@ def _content(text: str) -> dict[str, Any]:
 
 def _merged(path: Path) -> dict[str, Any]:
     """A file's content over that of the recipe that it starts from, if it does; both lists of defaults in turn."""
-    content = _file(path)
+    content = _content(path.read_text())
     names = [name for name in content["defaults"] if isinstance(name, str) and name.startswith("/recipe/")]
     bases = [_merged(build.CONF / f"{name.lstrip('/')}.yaml") for name in names]
     defaults = [entry for one in (*bases, content) for entry in one["defaults"]]

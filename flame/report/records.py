@@ -1,23 +1,9 @@
-"""`results/<recipe>.csv`: a line per run, the same columns for every recipe, so that all of them can be read as one.
-
-| columns                                           | what they hold                                                 |
-|---------------------------------------------------|----------------------------------------------------------------|
-| `dataset` ... `defense`, `settings`, `seed`       | what was run; `settings`: other keys that the recipe sweeps,    |
-|                                                   | as `key=value` on a command line                               |
-| `ma` ... `accepted`                               | mean of the last `mean_of_last` rounds, as in summary.json     |
-| `ba_attacked`, `ba_after`                         | BA of the last attacked rounds, and of all rounds after them   |
-| `filter/...`, `shadow/...`, `xray/...`            | mean over all rounds in which the metric is defined            |
-| `agreement...`, `skew...`, `size...`              | what the two vectors' verdicts say of the clients (`measures`) |
-| `commit`, `code`, `processor`, `state_sha256`     | the code and the machine; the final model, empty: not finished |
-
-Shares are in [0, 1]; an empty number is undefined or was not recorded. Beside these files `results/` holds benchmarks
-(`bench*.csv`), which are not of runs.
-"""
+"""`results/<recipe>.csv`: a line per run, the same columns for every recipe (what they hold: `results/README.md`)."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +104,7 @@ def parsed(text: str) -> pd.DataFrame:
     if list(head) != list(COLUMNS):
         differing = ", ".join(sorted(set(head) ^ set(COLUMNS))) or "their order"
         raise ValueError(f"its columns are not those of every record: {differing}")
-    missing = dict.fromkeys(NUMBERS, [""])
+    missing = {name: [""] for name in NUMBERS}
     lines = pd.read_csv(io.StringIO(text), dtype=texts | numbers, na_values=missing, keep_default_na=False)
     swept = [dict(word.partition("=")[::2] for word in words.split()) for words in lines["settings"]]
     more = pd.DataFrame(swept, index=lines.index)
@@ -133,9 +119,16 @@ def read(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path}: {error}") from error
 
 
-def published(identity: str, results: Path = RESULTS) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name of the record and line of every published run of this identity."""
-    for path in sorted(results.glob("*.csv")):
-        if not path.stem.startswith("bench"):
-            lines = read(path)
-            yield from ((path.stem, line) for line in lines[lines["identity"] == identity].to_dict("records"))
+def against_published(run: RunRecord, results: Path = RESULTS) -> tuple[list[str], bool]:
+    """Sentences about a run's final model beside each published one of the same config, and whether all are equal."""
+    ours, said = (run.summary or {}).get("state_sha256"), []
+    if not ours:
+        return [f"{run.folder} has not finished: nothing can be compared yet"], False
+    here = f"here commit {run.commit[:7]}, {run.environment.get('processor') or 'processor not recorded'}"
+    for path in sorted(path for path in results.glob("*.csv") if not path.stem.startswith("bench")):
+        lines = read(path)
+        for one in lines[(lines["identity"] == run.identity) & (lines["state_sha256"] != "")].to_dict("records"):
+            there = f"results/{path.name} (commit {one['commit'][:7]}, {one['processor'] or 'processor not recorded'})"
+            said.append(f"{'equal to' if one['state_sha256'] == ours else 'DIFFERS from'} {there}; {here}")
+    none = [f"none published: no line of results/ has the identity {run.identity}"]
+    return said or none, bool(said) and not any(sentence.startswith("DIFFERS") for sentence in said)

@@ -1,27 +1,4 @@
-"""A table as a recipe's YAML describes it, made of the lines of `results/<recipe>.csv`.
-
-`rows` is a list of axes, whose product the rows are. An axis is a swept key, for all its planned values; or a mapping,
-where a list stands for its values in turn; or a list of such mappings. `columns` is a list of mappings, where a list
-makes a column for each of its values. A cell is of what its column and its row say together (the row wins, and
-`where` is said of all columns):
-
-| key                | says                                                                                       |
-|--------------------|--------------------------------------------------------------------------------------------|
-| a swept key        | whose runs: its value, or `averaged`, seed by seed, over all that are planned; unsaid, the |
-|                    | only one that is planned                                                                   |
-| `value`            | a column of the record, or an expression of them as `pandas.eval` reads it; in a column, a |
-|                    | list of them, or of mappings, is shown as `a / b`                                          |
-| `as`               | the column's header; `{key}` stands for what the column says of `key`                      |
-| `unit`             | per_cent (as if unsaid), plain or number                                                   |
-| `over`             | not the mean: in how many runs the value is larger, with Wilson's interval                 |
-| `given`            | no runs: a text for each first label, `-` for those that are not there                     |
-| any other          | a label of the row, or what `$key` stands for in another one                               |
-
-`labels` maps what labels the rows to headers (if unsaid, all that is in `rows`; `value` is shown by its name).
-`contrast: true` compares the first two columns by seed; `pooled: true` adds the mean of all rows. `largest_first` is a
-list of mappings as columns are, by the largest of whose means the rows are sorted; `rank: true` numbers them, those
-that lack a run last. `count: false` leaves out n. `overlap: KEY` is a table of its own kind (`overlaps`).
-"""
+"""A table as a recipe's YAML describes it (`conf/recipe/README.md`), made of the lines of `results/<recipe>.csv`."""
 
 from __future__ import annotations
 
@@ -48,6 +25,7 @@ NAMES = {
     "benign_recall": "benign accepted",
     "malicious_recall": "malicious rejected",
     "1 - `filter/malicious_recall`": "malicious admitted",
+    "admitted": "malicious admitted",
     "ba_attacked": "BA under attack",
     "ba_after": "BA afterwards",
 }  # value -> its name in a row
@@ -195,7 +173,7 @@ class Maker:
 
     def label(self, row: Part) -> list[str]:
         """The texts before the numbers."""
-        return [NAMES.get(row[key], row[key]) if key == "value" else row[key] for key in self.labels]
+        return [NAMES.get(str(row[key]), str(row[key])) if key == "value" else str(row[key]) for key in self.labels]
 
     def arms(self, part: Part) -> list[pd.DataFrame]:
         """The runs of a cell of the table, by seed; several frames where it is averaged over cells of the sweep."""

@@ -110,7 +110,9 @@ def recipe_meant(arguments: Sequence[str], conf: Path = Path(__file__).parents[2
     given = re.search(r"(?:^|\0)(\+*recipe(?:/\w+)?=)([^\0]*)", text)
     if not given and (not named or (conf / f"{named[1]}.yaml").exists() or re.search(r"--config-[dp]|-c[dp]\b", text)):
         return None
-    wrong, name = (given[0].strip("\0"), given[2]) if given else (f"--config-name {named[1]}", named[1]) if named else ("", "")
+    wrong, name = (
+        (given[0].strip("\0"), given[2]) if given else (f"--config-name {named[1]}", named[1]) if named else ("", "")
+    )
     known = {path.stem: path.relative_to(conf).with_suffix("").as_posix() for path in conf.glob("recipe/*/*.yaml")}
     meant = difflib.get_close_matches(name.rpartition("/")[2], known, n=1)
     hint = f"did you mean --config-name {known[meant[0]]}?" if meant else "see `ls conf/recipe/*`"

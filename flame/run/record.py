@@ -77,9 +77,7 @@ class Cell:
 
     labels: Mapping[str, str]  # what tells it from the other cells of the report, `defense` in any case
     runs: tuple[RunRecord, ...]  # by seed
-    rivals: tuple[
-        tuple[RunRecord, RunRecord], ...
-    ] = ()  # runs of equal config that do not count, each with the one that does
+    rivals: tuple[tuple[RunRecord, RunRecord], ...] = ()  # runs of equal config that do not count, and which does
 
     @property
     def name(self) -> str:
@@ -98,7 +96,7 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     Raises:
         FileNotFoundError: one of `paths` is missing or holds no run.
     """
-    found: dict[Path, Path] = {}
+    found: dict[Path, Path] = {}  # where it is -> how it was reached
     for path in paths:
         below = [folder for folder in walked(path) if (folder / CHOICES).exists()]
         if not below:
@@ -210,7 +208,7 @@ def read_acceptance(path: Path) -> NDArray[np.void]:
 
 
 def gather(runs: Iterable[RunRecord]) -> list[Cell]:
-    """Cells in the order of their labels. Of equal runs, as `resume=false` makes them, the one of most `weight` counts."""
+    """Cells in the order of their labels. Of equal runs (`resume=false`) the one of most `weight` counts."""
     alike: dict[str, dict[int, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))  # by all but seed, by seed
     for run in sorted(runs, key=weight):
         key = " ".join([*(run.choices[name] for name in NAMED), without_seed(run.config)])
@@ -222,10 +220,7 @@ def gather(runs: Iterable[RunRecord]) -> list[Cell]:
 
 
 def weight(run: RunRecord) -> tuple[bool, bool, int, str]:
-    """What makes a run count before its equals, by its own record: finished, of a commit, more rounds, the later name.
-
-    Not the time of its files, which copying changes. `resume=false` ends the folder's name with when the run began.
-    """
+    """What makes a run count before its equals: its record and its name, not its files' times, which a copy changes."""
     return run.summary is not None, not run.commit.endswith(("+", "?")), run.rounds, run.folder.name
 
 

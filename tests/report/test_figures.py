@@ -205,7 +205,7 @@ def test_the_figure_wants_one_setting(tmp_path: Path) -> None:
     both = [replace(run, config={**run.config, "clients_per_round": 4 + i % 2}) for i, run in enumerate(runs)]
     with pytest.raises(ValueError, match="vary poisoned_model_rate, clients_per_round of"):
         FIGURES["setting"](both)
-    with pytest.raises(ValueError, match="give those of a recipe with partition.q"):
+    with pytest.raises(ValueError, match=r"give those of a recipe with partition\.q"):
         FIGURES["setting"](runs, x="partition.q")
     with pytest.raises(ValueError, match=r"several runs have \('defense', 'poisoned_model_rate', 'seed'\) ="):
         FIGURES["setting"]([*runs, runs[0]])

@@ -14,4 +14,6 @@ FROZEN = dict(
 def test_no_published_table_has_changed() -> None:
     tables = {path.name: path for path in (ROOT / "results" / "tables").glob("*.csv")}
     assert tables.keys() == FROZEN.keys()
-    assert [name for name, path in tables.items() if hashlib.sha256(path.read_bytes()).hexdigest() != FROZEN[name]] == []
+    assert [
+        name for name, path in tables.items() if hashlib.sha256(path.read_bytes()).hexdigest() != FROZEN[name]
+    ] == []

@@ -21,11 +21,11 @@ from flame.geometry.clustering import majority_cluster
 from flame.report.__main__ import main
 from flame.report.comparison import row
 from flame.report.page import rounded
-from flame.run.trees import recorded_rounds, single_linkage
 from flame.round.types import ServerState, Updates
 from flame.run.record import find_runs, gather, read_run
 from flame.run.recording import Recorder, packed
 from flame.run.trackers.files import ENVIRONMENT, SUMMARY, RunFiles, write_json
+from flame.run.trees import recorded_rounds, single_linkage
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&<b>"
 in_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium: apt-get install chromium")

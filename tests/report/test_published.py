@@ -190,7 +190,7 @@ def test_what_no_table_makes_is_told(elsewhere: Path) -> None:
     with open(elsewhere / "README.md", "a") as file:
         file.write("<!-- table: gone -->\nold\n<!-- end: gone -->\n<!-- table: defenses -->\n")
     assert outdated(elsewhere, ["table_attacks"]) == [
-        "results/tables/gone.csv belongs to no table: delete it",
+        "results/tables/gone.csv belongs to no recipe: delete it",
         "README.md has marks of a table gone, which does not exist: delete what is between them",
         "README.md has marks of a table defenses, which is not closed: add <!-- end: defenses -->",
     ]
@@ -271,7 +271,7 @@ def test_of_two_runs_of_one_cell_the_one_with_the_recipe_s_own_settings_is_taken
     """The folder runs/ holds every recipe's."""
     for name, alpha in (("a", 0.5), ("b", 0.1)):
         run(elsewhere / "runs" / name, attack="dba", alpha=alpha)
-    with pytest.raises(ValueError, match="recipe table_attacks: several runs of .*dba fedavg 0"):
+    with pytest.raises(ValueError, match=r"table_attacks: several runs of .*dba fedavg 0"):
         publish("table_attacks", cells(elsewhere / "runs"), elsewhere)
     own = KNOWN["table_attacks"].own_identity(line(attack="dba", defense="fedavg"))
     write_json(elsewhere / "runs" / "b" / "identity.json", {"identity": own})
@@ -360,7 +360,9 @@ def test_a_recipe_with_a_table_and_a_comparison_is_one_file(tmp_path: Path, monk
         set_config(folder, client={"momentum": 0.9}, clients=10)
         whole = read_json(folder / SUMMARY)
         write_json(folder / SUMMARY, {**whole, "metrics": {**whole["metrics"], "eval/ma": value}})
-    assert publish("own", cells(tmp_path / "runs"), tmp_path)[0].startswith(f"{tmp_path}/results/own.csv: 4 lines added")
+    assert publish("own", cells(tmp_path / "runs"), tmp_path)[0].startswith(
+        f"{tmp_path}/results/own.csv: 4 lines added"
+    )
     page = (tmp_path / "RESULTS.md").read_text()
     assert "| 0.9 | fedavg | 75.0 ± 0.0 | 25.0 ± 0.0 | 2 |" in page and "| 0.5 | krum | - | - | 0 (2 not run) |" in page
     assert "| 0.9 | MA | 75.0 (n too small) | 75.0 ± 0.0 | +0.0 | [-63.5, +63.5] |" in page  # -5 and 5: 12.706 * 5
