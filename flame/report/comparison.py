@@ -71,7 +71,7 @@ def notes(cells: Sequence[Cell]) -> list[str]:
         limit = f"A set of n//2 + 1 clients, FLAME's most frequent, holds at most {most} % of the benign ones."
         text += [limit] * ("nan" not in most)
     mixed = any(of_several([lines(cell)]) for cell in cells)
-    text += ["‡ joins runs of different code (environment.json: code, or else commit)."] * mixed
+    text += ["‡ joins runs of different code (environment.json: `code`, or else `commit`)."] * mixed
     return text + [sentence for cell in cells for sentence in left_out(cell)]
 
 

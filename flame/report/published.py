@@ -197,7 +197,7 @@ def caption(recipe: Recipe, numbers: str, lines: pd.DataFrame, mixed: bool) -> s
     what = numbers.format(mean_of_last=each(done["mean_of_last"]), rounds=each(done["rounds"]))
     said = [f"{what}; seed {each(done['seed'])}; commit {commits}{f'; code {code}' if code else ''}."]
     said += [f"{commands(recipe)}; its runs are in `results/{recipe.name}.csv`."]
-    said += [f"{MIXED.strip()} joins runs of different code."] * mixed
+    said += [f"{MIXED.strip()} joins runs of different commits or code."] * mixed
     said += (
         [f"These runs are of older code: {recipe.own['older_code']} (CHANGELOG.md)."]
         if "older_code" in recipe.own
