@@ -90,6 +90,8 @@ def _build(cfg: DictConfig) -> Parts:
     prepare_process(cfg.threads)
     defense, attack, server = make(cfg, "defense"), make(cfg, "attack"), make(cfg, "server")
     population = _population(cfg, attack.hostile)
+    if colluders := population.colluders:
+        attack.check_round(population.per_round, colluders)
     attack, dataset = attack.prepare(make(cfg, "dataset"), generator(cfg.seed, "prepare"))
     root_samples = getattr(defense, "root_samples", 0)
     train, shards = dealt(cfg, dataset, root_samples)
@@ -99,7 +101,7 @@ def _build(cfg: DictConfig) -> Parts:
     layout = StateLayout.of(model)
     row, counters = layout.zeros(1)
     layout.flatten(model.state_dict(), row[0], counters[0])
-    backdoor = attack.backdoor_set(dataset.test)
+    backdoor = attack.backdoor_set(attack.examined(dataset.test))
     task = Task(
         model=model,
         layout=layout,
@@ -129,10 +131,12 @@ def _build(cfg: DictConfig) -> Parts:
 
 def _population(cfg: DictConfig, hostile: bool) -> Population:
     """The clients, and when some of them attack."""
-    if hostile and cfg.attack_rounds.start >= cfg.rounds:
+    start, stop = cfg.attack_rounds.start, cfg.attack_rounds.stop
+    last = f"rounds={cfg.rounds} end" if stop is None or stop > cfg.rounds else f"attack_rounds.stop={stop} comes"
+    if hostile and start >= min(cfg.rounds, cfg.rounds if stop is None else stop):
         raise ValueError(
-            f"attack_rounds.start={cfg.attack_rounds.start} is out of range: rounds={cfg.rounds} end before the attack"
-            " begins; lower it, raise rounds, or say attack=none"
+            f"attack_rounds.start={start} is out of range: {last} before the attack"
+            " begins; lower it, raise the other, or say attack=none"
         )
     return Population(
         clients=cfg.clients,
