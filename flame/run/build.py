@@ -133,7 +133,7 @@ def _population(cfg: DictConfig, attack: Attack) -> Population:
     last = f"rounds={cfg.rounds} end" if stop is None or stop > cfg.rounds else f"attack_rounds.stop={stop} comes"
     if attack.hostile and start >= min(cfg.rounds, cfg.rounds if stop is None else stop):
         raise ValueError(
-            f"attack_rounds.start={start} is out of range: {last} before the attack begins; lower it, or say attack=none"
+            f"attack_rounds.start={start} is out of range: {last} before the attack begins; lower it or say attack=none"
         )
     population = Population(
         clients=cfg.clients,
