@@ -89,7 +89,7 @@ def _build(cfg: DictConfig) -> Parts:
     _check_run_level(cfg)
     prepare_process(cfg.threads)
     defense, attack, server = make(cfg, "defense"), make(cfg, "attack"), make(cfg, "server")
-    population = _population(cfg, attack.hostile)
+    population = _population(cfg, attack)
     attack, dataset = attack.prepare(make(cfg, "dataset"), generator(cfg.seed, "prepare"))
     root_samples = getattr(defense, "root_samples", 0)
     train, shards = dealt(cfg, dataset, root_samples)
@@ -99,7 +99,7 @@ def _build(cfg: DictConfig) -> Parts:
     layout = StateLayout.of(model)
     row, counters = layout.zeros(1)
     layout.flatten(model.state_dict(), row[0], counters[0])
-    backdoor = attack.backdoor_set(dataset.test)
+    backdoor = attack.backdoor_set(attack.examined(dataset.test))
     task = Task(
         model=model,
         layout=layout,
@@ -127,22 +127,26 @@ def _build(cfg: DictConfig) -> Parts:
     return Parts(dataset, task, population, attack, defense, server, start, initial, shadow, evaluate_at)
 
 
-def _population(cfg: DictConfig, hostile: bool) -> Population:
-    """The clients, and when some of them attack."""
-    if hostile and cfg.attack_rounds.start >= cfg.rounds:
+def _population(cfg: DictConfig, attack: Attack) -> Population:
+    """The clients, and when enough of them attack to do something."""
+    start, stop = cfg.attack_rounds.start, cfg.attack_rounds.stop
+    last = f"rounds={cfg.rounds} end" if stop is None or stop > cfg.rounds else f"attack_rounds.stop={stop} comes"
+    if attack.hostile and start >= min(cfg.rounds, cfg.rounds if stop is None else stop):
         raise ValueError(
-            f"attack_rounds.start={cfg.attack_rounds.start} is out of range: rounds={cfg.rounds} end before the attack"
-            " begins; lower it, raise rounds, or say attack=none"
+            f"attack_rounds.start={start} is out of range: {last} before the attack begins; lower it or say attack=none"
         )
-    return Population(
+    population = Population(
         clients=cfg.clients,
         per_round=cfg.clients_per_round,
         poisoned_model_rate=cfg.poisoned_model_rate,
         rule=cfg.attackers,
         schedule=Schedule(**cfg.attack_rounds),
-        hostile=hostile,
+        hostile=attack.hostile,
         seed=cfg.seed,
     )
+    if colluders := population.colluders:
+        attack.check_round(population.per_round, colluders)
+    return population
 
 
 def make(cfg: Mapping[str, Any], group: str, **fixed: Any) -> Any:

@@ -49,6 +49,8 @@ def execute(cfg: DictConfig, info: RunInfo, stop: Stop) -> None:
     tracker: Tracker = make(cfg, "tracker")
     checkpoint = latest_checkpoint(info.folder / CHECKPOINTS, parts.task.layout, info.identity)
     state = checkpoint or parts.initial
+    if parts.population.colluders and not parts.population.attacked(cfg.rounds):
+        log.warning("attackers=%s draws no attacker in any round: this is a run without an attack", cfg.attackers)
     with closing(parts.start_engine(parts.task)) as engine:  # before anything is written: it may refuse
         files = record_start(cfg, info, state.round)
         with opened(tracker, info, state.round):

@@ -92,7 +92,7 @@ FOUND_BY_TRYING = {
     "defense._target_=nowhere.X": r"defense\._target_=nowhere.X cannot be imported \(No module named 'nowhere'\)",
     "defense._target_=flame.defenses": r"defense\._target_=flame.defenses is no class or function",
 }
-SMOKE = ("experiment=smoke", "engine=sequential", "tracker=files")
+SMOKE = ("experiment=smoke", "clients_per_round=5", "engine=sequential", "tracker=files")
 
 
 @pytest.fixture
