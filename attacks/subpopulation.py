@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from attacks.base import Paced, share_of
+from attacks.base import Attack, Paced, share_of
 from flame.data.samples import Dataset, LabelledImages
 from flame.round.client import LocalJob
 

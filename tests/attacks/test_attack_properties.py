@@ -6,6 +6,7 @@ import math
 import pickle
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
