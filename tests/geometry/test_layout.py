@@ -48,6 +48,24 @@ def test_round_trip(name: str) -> None:
     assert not rows[0].any() and not counters[0].any()  # the neighbour's row is untouched
 
 
+def test_a_float_counter_is_a_counter() -> None:
+    """In a live model, too; nothing that int64 does not hold becomes a plausible count."""
+    model = nn.BatchNorm1d(2)
+    model.num_batches_tracked = torch.tensor(2.75)  # type: ignore[assignment]
+    layout = StateLayout.of(model)
+    assert [e.key for e in layout.counters] == ["num_batches_tracked"] and layout.size == 8
+    (row,), (counters,) = layout.zeros(1)
+    layout.flatten(model.state_dict(), row, counters)
+    assert counters.tolist() == [2]
+    layout.load(model.state_dict(), row, counters + 3)
+    assert model.num_batches_tracked.item() == 5.0
+    for odd in (float("nan"), float("inf"), -float("inf"), 1e30):
+        layout.flatten({**model.state_dict(), "num_batches_tracked": torch.tensor(odd)}, row, counters)
+        assert counters.item() > 2**60
+    with pytest.raises(ValueError, match="num_batches_tracked"):
+        StateLayout.from_state(model.state_dict(), ["weight", "num_batches_tracked"])
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_blocks_cover_the_row_in_order(name: str) -> None:
     model = MODELS[name]()
