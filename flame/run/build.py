@@ -31,11 +31,11 @@ from flame.geometry.layout import SCOPES, StateLayout
 from flame.partition.deal import deal
 from flame.round.cohort import Population, Schedule
 from flame.round.device import check_device, check_precision
-from flame.round.seeding import generator
+from flame.round.seeding import addressed, generator
 from flame.round.types import Cohort, ServerState, Updates
 from flame.run.config import register
 from flame.run.cores import cores, cores_per_job
-from flame.run.fit import check_fit
+from flame.run.fit import check_fit, check_repeatable
 from flame.run.overrides import explain_unknown_keys, nested, placed
 from flame.run.signature import check_signature
 
@@ -114,6 +114,7 @@ def _build(cfg: DictConfig) -> Parts:
     )
     start = Memo(**cfg.memo).around(make(cfg, "engine", **engine_workers(cfg)))
     initial = ServerState(row[0], counters[0])
+    check_repeatable(task, initial)
     check_defense(defense, initial, task)
     shadow, evaluate_at = list(cfg.shadow), evaluated_rounds(cfg)
     return Parts(dataset, task, population, attack, defense, start, initial, shadow, evaluate_at)
@@ -212,8 +213,7 @@ def dealt(cfg: Mapping[str, Any], dataset: Dataset, root_samples: int) -> tuple[
 
 def initial_model(cfg: DictConfig) -> torch.nn.Module:
     """The model at its initialisation for this seed; the global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(cfg.seed, "init").initial_seed())
+    with addressed(cfg.seed, "init"):
         model: torch.nn.Module = make(cfg, "model")
     return model
 
