@@ -1,4 +1,4 @@
-"""Whether a model and a data set go together, before the first round."""
+"""Whether the parts of a run go together, before its first round: model, data set, defense."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import torch
 
 from flame.data.datasets import normalise
 from flame.data.samples import Dataset, Shards
+from flame.defenses.base import Defense
+from flame.engine.laboratory import Laboratory
 from flame.engine.workbench import Task, Workbench
 from flame.round.device import one_thread
-from flame.round.types import ServerState
+from flame.round.seeding import generator
+from flame.round.types import Cohort, ServerState, Updates
 
 TRIED = 4  # images of the job that is done twice
 
@@ -71,3 +74,20 @@ def _done(bench: Workbench, state: ServerState) -> tuple[bytes, ...]:
     bench.write_update(state.row, row, counters)
     answers = bench.logits(state.row, state.counters, bench.task.eval_sets["clean"].x, 0)
     return repr(loss).encode(), row.numpy().tobytes(), counters.numpy().tobytes(), answers.numpy().tobytes()
+
+
+def check_clients(defense: Defense, clients: int) -> None:
+    """ValueError if the defense says that it cannot filter rounds of so many clients."""
+    check = getattr(defense, "check_clients", None)
+    if check is not None:
+        check(clients)
+
+
+def check_defense(defense: Defense, state: ServerState, task: Task) -> None:
+    """ValueError unless the defense can read this model's updates: tried on one client that sends nothing."""
+    rows, _ = task.layout.zeros(1)
+    first, one, none = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64), torch.zeros(1).double()
+    silent = Updates(task.layout, state.row, state.counters, first, rows, state.counters[None], one, none, root=rows[0])
+    if getattr(defense, "needs_lab", False):
+        silent = replace(silent, lab=Laboratory.of(task, state, Cohort(first, torch.tensor([False]))))
+    defense(state, silent, generator(0, "check"))
