@@ -38,4 +38,3 @@ def test_a_finished_run_is_refused_another_device(train: Callable, tmp_path: Pat
     assert train(*quick).returncode == 0
     done = train(*quick, "device=tpu")
     assert done.returncode == 1 and "device=tpu is unknown" in done.stderr and "Traceback" not in done.stderr
-    assert train(*quick).returncode == 0
