@@ -17,7 +17,7 @@ class CNN(nn.Module):
     1,199,882 trainable parameters for 1x28x28 images and 10 classes.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, image_size: int, dropout: float = 0.0) -> None:
+    def __init__(self, in_channels: int, num_classes: int, image_size: int, dropout: float) -> None:
         super().__init__()
         side = (image_size - 4) // 2  # each convolution takes 2 pixels, the pooling halves
         if side < 1:

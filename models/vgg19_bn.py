@@ -17,7 +17,7 @@ class VGG19BN(nn.Module):
     20,565,834 trainable parameters and 16 BatchNorm layers for 3x32x32 images and 10 classes.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, image_size: int, dropout: float = 0.0) -> None:
+    def __init__(self, in_channels: int, num_classes: int, image_size: int, dropout: float) -> None:
         super().__init__()
         side = image_size // 2 ** len(STAGES)
         if side < 1:

@@ -63,16 +63,17 @@ class Products:
                 gram.addmm_(wide, wide.T)
                 along.addmv_(wide, g.double())
             else:
-                centre, near = usual(part)
+                centre, square, near = usual(part)
                 part = _taken_off(centre, part, near, apart[:, : len(g)])
                 _add_gram(gram, part)
-                own, square = (part @ centre).double(), float(centre.dot(centre))
-                if bool(near.all()):
+                own = (part @ centre).double()
+                if near is None:
                     cross += own + square / 2
+                    along += part @ g + centre.dot(g)
                 else:
                     s = near.double()
                     gram.addmm_(torch.stack([own, s], 1), torch.stack([s, own + square * s]))
-                along += part @ g + near * centre.dot(g)
+                    along += part @ g + near * centre.dot(g)
         return cls(gram + cross[:, None] + cross, along, squared_length(base))
 
     def __add__(self, other: Products) -> Products:
@@ -156,11 +157,11 @@ def inner_products(rows: Tensor, vector: Tensor) -> Tensor:
     return torch.stack([part.double() @ v.double() for part, v in parts]).sum(dim=0)
 
 
-def usual(part: Tensor) -> tuple[Tensor, Tensor]:
+def usual(part: Tensor) -> tuple[Tensor, float, Tensor | None]:
     """[width] float32, the mean of those rows of `part` [n, width] that are of usual length; 0 if nobody is usual.
 
-    Beside it [n] bool, the rows that are not short against it. A client that sends NaN or 1e38 must not be able to
-    drown the others' differences in the mean.
+    Beside it its squared length, and [n] bool, the rows that are not short against it; None if no row is. A client that
+    sends NaN or 1e38 must not be able to drown the others' differences in the mean.
     """
     lengths = torch.linalg.vector_norm(part, dim=1)  # [n], NaN where a row has one, Inf where its squares overflow
     fits = (lengths <= OUTLIER * lengths.nanmedian()) & lengths.isfinite()
@@ -168,13 +169,15 @@ def usual(part: Tensor) -> tuple[Tensor, Tensor]:
         centre = part.new_full((len(part),), 1 / len(part)) @ part  # twice as fast as part.mean(0)
     else:
         centre = part[fits].mean(0) if bool(fits.any()) else torch.zeros_like(part[0])
-    return centre, lengths >= SHORT * torch.linalg.vector_norm(centre)
+    square = float(centre.dot(centre))
+    near = lengths >= SHORT * square**0.5
+    return centre, square, None if bool(near.all()) else near
 
 
-def _taken_off(centre: Tensor, part: Tensor, near: Tensor, out: Tensor) -> Tensor:
-    """`part` [n, width] without the centre where a row is `near` [n] bool, else as it is; in `out`."""
+def _taken_off(centre: Tensor, part: Tensor, near: Tensor | None, out: Tensor) -> Tensor:
+    """`part` [n, width] without the centre where a row is `near` [n] bool (None: each is), else as it is; in `out`."""
     torch.sub(part, centre, out=out)
-    if not bool(near.all()):
+    if near is not None:
         out[~near] = part[~near]
     return out
 

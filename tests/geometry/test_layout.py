@@ -19,8 +19,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "resnet8-group": lambda: ResNet8(1, 10, "group"),
     "resnet8-none": lambda: ResNet8(1, 10, "none"),
     "resnet18_light": lambda: ResNet18(3, 10, (32, 64, 128, 256), "batch"),
-    "vgg19_bn": lambda: VGG19BN(3, 10, 32),
-    "cnn": lambda: CNN(1, 10, 28),
+    "vgg19_bn": lambda: VGG19BN(3, 10, 32, 0.0),
+    "cnn": lambda: CNN(1, 10, 28, 0.0),
 }
 HEADS = {"vgg19_bn": "classifier.4", "cnn": "fc2"}  # of the others: fc
 
