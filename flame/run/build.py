@@ -32,10 +32,11 @@ from flame.partition.deal import deal
 from flame.round.cohort import EvaluatedRounds, Population, Schedule
 from flame.round.device import check_device, check_precision
 from flame.round.seeding import addressed, generator
+from flame.round.server import Server
 from flame.round.types import ServerState
 from flame.run.config import register
 from flame.run.cores import cores, cores_per_job
-from flame.run.fit import check_clients, check_defense, check_fit, check_repeatable
+from flame.run.fit import check_defense, check_fit, check_repeatable
 from flame.run.overrides import explain_unknown_keys, nested, placed
 from flame.run.signature import check_signature
 
@@ -55,6 +56,7 @@ class Parts:
     population: Population
     attack: Attack
     defense: Defense
+    server: Server
     start_engine: Callable[[Task], Engine]
     initial: ServerState
     shadow: Sequence[str]
@@ -66,6 +68,7 @@ class Parts:
             population=self.population,
             attack=self.attack,
             defense=self.defense,
+            server=self.server,
             engine=engine,
             shadow=self.shadow,
             seed=self.task.seed,
@@ -83,11 +86,9 @@ def build(cfg: DictConfig) -> Parts:
 
 
 def _build(cfg: DictConfig) -> Parts:
-    check_incidental(cfg)
     _check_run_level(cfg)
     prepare_process(cfg.threads)
-    defense, attack = make(cfg, "defense"), make(cfg, "attack")
-    check_clients(defense, cfg.clients_per_round)
+    defense, attack, server = make(cfg, "defense"), make(cfg, "attack"), make(cfg, "server")
     population = _population(cfg, attack.hostile)
     attack, dataset = attack.prepare(make(cfg, "dataset"), generator(cfg.seed, "prepare"))
     root_samples = getattr(defense, "root_samples", 0)
@@ -114,12 +115,17 @@ def _build(cfg: DictConfig) -> Parts:
         precision=cfg.precision,
         smoothing=getattr(defense, "randomized_smoothing", None),
     )
+    if cfg.memo.dir is not None and server.statistics == "local":
+        raise ValueError(
+            f"memo.dir={cfg.memo.dir} keeps what clients make of the global model, and with server.statistics=local"
+            " they start from their own statistics: leave one of the two out"
+        )
     start = Memo(**cfg.memo).around(make(cfg, "engine", **engine_workers(cfg)))
-    initial = ServerState(row[0], counters[0])
+    initial = server.prepared(ServerState(row[0], counters[0]), layout, cfg.clients)
     check_repeatable(task, initial)
-    check_defense(defense, initial, task)
+    check_defense(defense, cfg.clients_per_round, initial, task)
     shadow, evaluate_at = list(cfg.shadow), evaluated_rounds(cfg)
-    return Parts(dataset, task, population, attack, defense, start, initial, shadow, evaluate_at)
+    return Parts(dataset, task, population, attack, defense, server, start, initial, shadow, evaluate_at)
 
 
 def _population(cfg: DictConfig, hostile: bool) -> Population:
@@ -188,6 +194,7 @@ def compose_defense(overrides: Sequence[str]) -> Defense:
 
 
 def _check_run_level(cfg: DictConfig) -> None:
+    check_incidental(cfg)
     for key in ("rounds", "evaluate_every", "report_last", "threads"):
         if cfg[key] < 1:
             raise ValueError(f"{key}={cfg[key]} is out of range: must be a whole number >= 1")

@@ -83,8 +83,12 @@ def check_clients(defense: Defense, clients: int) -> None:
         check(clients)
 
 
-def check_defense(defense: Defense, state: ServerState, task: Task) -> None:
-    """ValueError unless the defense can read this model's updates: tried on one client that sends nothing."""
+def check_defense(defense: Defense, clients: int, state: ServerState, task: Task) -> None:
+    """ValueError unless the defense can filter rounds of so many and read this model's updates.
+
+    Tried on one client that sends nothing.
+    """
+    check_clients(defense, clients)
     rows, _ = task.layout.zeros(1)
     first, one, none = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64), torch.zeros(1).double()
     silent = Updates(task.layout, state.row, state.counters, first, rows, state.counters[None], one, none, root=rows[0])

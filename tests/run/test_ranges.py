@@ -22,11 +22,11 @@ from torch import Generator
 
 from flame.data.datasets import subset
 from flame.data.samples import LabelledImages
-from flame.run.build import ConfigError, _check_run_level, _population, check_incidental, make
+from flame.run.build import ConfigError, _check_run_level, _population, make
 from flame.run.config import register
 
 CONF = Path(__file__).parents[2] / "conf"
-GROUPS = ("attack", "client", "defense", "engine", "model", "partition", "tracker")
+GROUPS = ("attack", "client", "defense", "engine", "model", "partition", "server", "tracker")
 POISONING = {"poisoned_data_rate": "[0, 1]", "epochs": "null or whole >= 1"}
 TRAINING = {"lr": "(0, inf)", "momentum": "[0, 1)", "weight_decay": "[0, inf)", "epochs": "whole >= 1"}
 
@@ -162,6 +162,9 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
     "flame.partition.rules.main_label": {"q": "[0, 1]", "samples_per_client": "whole [1, 40]"},
     "flame.partition.rules.shards": {"shards_per_client": "whole >= 1"},
     "flame.round.client.LocalSGD": {**TRAINING, "batch_size": "whole >= 1"},
+    "flame.round.server.Adaptive": {"beta1": "[0, 1)", "beta2": "[0, 1)", "tau": "(0, inf)"},
+    "flame.round.server.Momentum": {"beta": "[0, 1)"},
+    "flame.round.server.Server": {"lr": "(0, inf)"},
     "flame.round.smoothing.Smoothing": {"copies": "whole >= 1", "noise_std": "[0, inf)", "alpha": "(0, 1)"},
     "models.cnn.CNN": {"dropout": "[0, 1)"},
     "models.vgg19_bn.VGG19BN": {"dropout": "[0, 1)"},
@@ -296,7 +299,6 @@ def check_run(cfg: DictConfig) -> str:
     images = LabelledImages(torch.zeros(1442, 1, 1, 1, dtype=torch.uint8), torch.zeros(1442, dtype=torch.int64))
     try:
         _check_run_level(cfg)
-        check_incidental(cfg)
         _population(cfg, hostile=True)
         subset(images, cfg.train_samples, Generator())
     except ValueError as error:
