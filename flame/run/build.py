@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attacks.base import Attack
+from flame.data.check import checked, evaluation_sets
 from flame.data.datasets import normalise, subset
 from flame.data.samples import Dataset, LabelledImages, Shards
 from flame.defenses.base import Defense
@@ -90,7 +91,8 @@ def _build(cfg: DictConfig) -> Parts:
     prepare_process(cfg.threads)
     defense, attack, server = make(cfg, "defense"), make(cfg, "attack"), make(cfg, "server")
     population = _population(cfg, attack.hostile)
-    attack, dataset = attack.prepare(make(cfg, "dataset"), generator(cfg.seed, "prepare"))
+    given = load(cfg)
+    attack, dataset = attack.prepare(given, generator(cfg.seed, "prepare"))
     root_samples = getattr(defense, "root_samples", 0)
     train, shards = dealt(cfg, dataset, root_samples)
     model = initial_model(cfg)
@@ -99,13 +101,12 @@ def _build(cfg: DictConfig) -> Parts:
     layout = StateLayout.of(model)
     row, counters = layout.zeros(1)
     layout.flatten(model.state_dict(), row[0], counters[0])
-    backdoor = attack.backdoor_set(dataset.test)
     task = Task(
         model=model,
         layout=layout,
         train=train,
         shards=shards,
-        eval_sets={"clean": dataset.test} | ({"backdoor": backdoor} if backdoor else {}),
+        eval_sets=evaluation_sets(dataset, attack.backdoor_set(dataset.test)),
         normalise=partial(normalise, mean=dataset.mean, std=dataset.std),
         sgd=sgd,
         attack=attack,
@@ -159,6 +160,11 @@ def make(cfg: Mapping[str, Any], group: str, **fixed: Any) -> Any:
         if isinstance(cause, (ValueError, OSError)):
             raise ConfigError(placed(str(cause), str(error).rpartition("full_key: ")[2])) from error
         raise
+
+
+def load(cfg: Mapping[str, Any]) -> Dataset:
+    """The data set that a config names, as a run takes it; ValueError if that cannot be."""
+    return checked(make(cfg, "dataset"), cfg["dataset"])
 
 
 def composed(overrides: Sequence[str], name: str = "config") -> DictConfig:
