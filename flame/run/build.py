@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -30,18 +30,20 @@ from flame.engine.workbench import Task, prepare_process
 from flame.federation import Federation
 from flame.geometry.layout import SCOPES, StateLayout
 from flame.partition.deal import deal
+from flame.round.code import code, short
 from flame.round.cohort import Population, Schedule
 from flame.round.device import check_device, check_precision
 from flame.round.seeding import generator
 from flame.round.server import Server
-from flame.round.types import Cohort, ServerState, Updates
+from flame.round.types import ServerState
 from flame.run.config import register
 from flame.run.cores import cores, cores_per_job
-from flame.run.fit import check_fit
+from flame.run.fit import check_defense, check_fit
 from flame.run.overrides import explain_unknown_keys, nested, placed
 from flame.run.signature import check_signature
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+BENIGN = ("model", "client")  # groups whose parts train benign clients, on what the others have made
 
 
 class ConfigError(CompactHydraException):
@@ -52,7 +54,8 @@ class ConfigError(CompactHydraException):
 class Parts:
     """Everything that a run is made of; the engine has not been started."""
 
-    dataset: Dataset
+    dataset: Dataset  # without what the attack took for itself
+    data: str  # digest of the whole
     task: Task
     population: Population
     attack: Attack
@@ -99,8 +102,7 @@ def _build(cfg: DictConfig) -> Parts:
     sgd = make(cfg, "client")
     check_fit(model, dataset, sgd.smallest_batch(shards.sizes[: cfg.clients + (root_samples > 0)]))
     layout = StateLayout.of(model)
-    row, counters = layout.zeros(1)
-    layout.flatten(model.state_dict(), row[0], counters[0])
+    initial = ServerState.of(layout, model)
     task = Task(
         model=model,
         layout=layout,
@@ -116,16 +118,24 @@ def _build(cfg: DictConfig) -> Parts:
         precision=cfg.precision,
         smoothing=getattr(defense, "randomized_smoothing", None),
     )
+    initial = server.prepared(initial, layout, cfg.clients)
+    check_defense(defense, initial, task)
+    start, shadow, evaluate_at = _engine(cfg, server), list(cfg.shadow), evaluated_rounds(cfg)
+    return Parts(
+        dataset, given.digest(), task, population, attack, defense, server, start, initial, shadow, evaluate_at
+    )
+
+
+def _engine(cfg: DictConfig, server: Server) -> Callable[[Task], Engine]:
+    """The engine's constructor, around it the memory of what benign clients send, if there is to be one."""
     if cfg.memo.dir is not None and server.statistics == "local":
         raise ValueError(
             f"memo.dir={cfg.memo.dir} keeps what clients make of the global model, and with server.statistics=local"
             " they start from their own statistics: leave one of the two out"
         )
-    start = Memo(**cfg.memo).around(make(cfg, "engine", **engine_workers(cfg)))
-    initial = server.prepared(ServerState(row[0], counters[0]), layout, cfg.clients)
-    check_defense(defense, initial, task)
-    shadow, evaluate_at = list(cfg.shadow), evaluated_rounds(cfg)
-    return Parts(dataset, task, population, attack, defense, server, start, initial, shadow, evaluate_at)
+    benign = [OmegaConf.to_container(cfg[group], resolve=True) for group in BENIGN]
+    engine = make(cfg, "engine", **engine_workers(cfg))
+    return Memo(**cfg.memo).around(engine, short(code(benign), repr(benign)))
 
 
 def _population(cfg: DictConfig, hostile: bool) -> Population:
@@ -224,22 +234,12 @@ def dealt(cfg: Mapping[str, Any], dataset: Dataset, root_samples: int) -> tuple[
     return train, deal(train, make(cfg, "partition"), cfg["clients"], root_samples, cfg["seed"])
 
 
-def initial_model(cfg: DictConfig) -> torch.nn.Module:
+def initial_model(cfg: Mapping[str, Any]) -> torch.nn.Module:
     """The model at its initialisation for this seed; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(cfg.seed, "init").initial_seed())
+        torch.manual_seed(generator(cfg["seed"], "init").initial_seed())
         model: torch.nn.Module = make(cfg, "model")
     return model
-
-
-def check_defense(defense: Defense, state: ServerState, task: Task) -> None:
-    """ValueError unless the defense can read this model's updates: tried on one client that sends nothing."""
-    rows, _ = task.layout.zeros(1)
-    first, one, none = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64), torch.zeros(1).double()
-    silent = Updates(task.layout, state.row, state.counters, first, rows, state.counters[None], one, none, root=rows[0])
-    if getattr(defense, "needs_lab", False):
-        silent = replace(silent, lab=Laboratory.of(task, state, Cohort(first, torch.tensor([False]))))
-    defense(state, silent, generator(0, "check"))
 
 
 def engine_workers(cfg: DictConfig) -> dict[str, int]:
