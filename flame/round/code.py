@@ -71,7 +71,7 @@ def users_code(names: Iterable[str]) -> dict[str, str]:
         if (name := waiting.pop()) in seen:
             continue
         seen.add(name)
-        if content := own_content(name):
+        if (content := own_content(name)) is not None:
             found[name] = short(content)
             waiting += imports(name, content)
     return found
@@ -97,10 +97,10 @@ def spec_of(name: str) -> ModuleSpec | None:
         spec = find_spec(first)
     except ValueError:  # made by hand, or a script that is running
         return None
-    for i in range(len(others)):
+    for part in others:
         if spec is None or spec.submodule_search_locations is None:
             return None
-        spec = PathFinder.find_spec(".".join([first, *others[: i + 1]]), list(spec.submodule_search_locations))
+        spec = PathFinder.find_spec(part, list(spec.submodule_search_locations))
     return spec
 
 

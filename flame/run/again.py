@@ -61,7 +61,8 @@ def repeat(folder: Path, keys: Collection[str] = ()) -> None:
         if not isinstance(config, dict) or not isinstance(choices, dict):
             raise ValueError("it holds no settings")
     except (OSError, ValueError, yaml.YAMLError) as error:
-        sys.exit(f"--again {folder}: {error}; must be the folder of a run, which has {' and '.join(RECORDED)}")
+        reason = " ".join(str(error).split())
+        sys.exit(f"--again {folder}: {reason}; must be the folder of a run, which has {' and '.join(RECORDED)}")
     paths = config.pop("paths", {})
     parts = [key for key in keys if key in config and (CONF / key).is_dir()]
     found = {"data": paths["data"]} if Path(paths.get("data", "")).is_dir() else {}
@@ -94,7 +95,7 @@ def refuse_shadowed(words: Sequence[str]) -> None:
     Of two files of one name Hydra takes that in conf/, without a word.
     """
     parser = get_args_parser()
-    parser.add_argument("--again")  # no abbreviation of it
+    parser.add_argument("--again", nargs="?")
     given, others = parser.parse_known_args(words)
     searched = " ".join(word for word in [*given.overrides, *others] if "hydra.searchpath" in word)
     added = [Path(name) for name in (given.config_dir, *re.findall(r"file://([^\s,\]'\"]+)", searched)) if name]

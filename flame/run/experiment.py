@@ -38,9 +38,9 @@ log = logging.getLogger(__name__)
 
 def run(cfg: DictConfig) -> None:
     """Run, resume or skip what `cfg` describes; the run folder is Hydra's output directory."""
-    info = describe(cfg)
     if cfg.resume not in (True, False, "force"):
         raise ConfigError(f"resume={cfg.resume} is unknown: must be true, false or force")
+    info = describe(cfg)
     with stop_on_signals() as stop, in_words(info.folder), claimed(info.folder, info.identity):
         if finished(info.folder):
             skip(info)
@@ -146,7 +146,7 @@ def describe(cfg: DictConfig) -> RunInfo:
 
 def record_environment(folder: Path, now: Mapping[str, Any], resumed: bool) -> None:
     """environment.json; a warning when a run goes on under other software, which may give other bits."""
-    before = recorded(folder) if resumed else now
+    before = (recorded(folder) if resumed else {}) or now
     if changed := sorted(key for key in now.keys() - {*SAME_BITS} if before.get(key) != now[key]):
         log.warning("since the run was interrupted, %s changed: the bits may not be those of one run", changed)
     write_json(folder / ENVIRONMENT, now)
