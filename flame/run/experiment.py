@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 
 from flame.engine.base import WorkerError
@@ -53,7 +54,7 @@ def skip(info: RunInfo) -> None:
     said = f"{info.folder} is finished; resume=false runs it again in a new folder"
     try:
         changed = differences(recorded(info.folder), origin_of(info.config, info.code))
-    except (ConfigError, ValueError, OSError) as error:
+    except (CompactHydraException, ValueError, OSError) as error:  # a part cannot be made any more
         changed = f"what it would be made of now is not known: {str(error).splitlines()[0]}"
     log.log(
         logging.WARNING if changed else logging.INFO, "%s", f"{said}. It was made of: {changed}" if changed else said

@@ -32,7 +32,7 @@ from flame.run.build import initial_model, load
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "hdbscan", "numpy", "scipy", "hydra-core", "omegaconf", "wandb", "scikit-learn")
 ORIGIN = {"code": "code", "data": "data", "initial": "initial weights"}  # key -> in words
-SAME_BITS = ("engine_workers", "command", "commit", "dirty")  # of the environment; what a commit names, `code` has
+SAME_BITS = ("engine_workers", "cores", "command", "commit", "dirty")  # follow; what a commit names, `code` tells
 REMEDY = "resume=force goes on all the same, resume=false starts in a new folder"
 
 
