@@ -26,6 +26,7 @@ from flame.run.overrides import explain
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 COMMAND = "FLAME_COMMAND"  # environment variable: the command line, for jobs in other processes to record
+ORIGINAL = "FLAME_AGAIN"  # likewise: the run that is repeated
 NAME = "again"  # of the config that is made of a run folder
 RECORDED = ("config.yaml", "choices.json")
 
@@ -33,6 +34,7 @@ RECORDED = ("config.yaml", "choices.json")
 def prepared(argv: Sequence[str]) -> list[str]:
     """The command line as Hydra takes it, without `--again`; noted for the record; exits with a hint if it is wrong."""
     os.environ[COMMAND] = shlex.join(["python", *argv])
+    os.environ.pop(ORIGINAL, None)
     words = list(argv[1:])
     refuse_shadowed(words)
     given = next((i for i, word in enumerate(words) if re.fullmatch(r"--again(=.*)?", word)), None)
@@ -75,6 +77,7 @@ def repeat(folder: Path, keys: Collection[str] = ()) -> None:
         "hydra": {**yaml.safe_load((CONF / "config.yaml").read_text())["hydra"], "runtime": {"choices": choices}},
     }
     ConfigStore.instance().store(name=NAME, node=node)
+    os.environ[ORIGINAL] = str(folder.absolute())
 
 
 def portable(value: Any, paths: Mapping[str, str]) -> Any:

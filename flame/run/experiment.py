@@ -22,12 +22,13 @@ from flame.federation import Federation, rounds
 from flame.round.checkpoint import RunFolderError, latest_checkpoint, write_atomically, write_checkpoint
 from flame.round.code import LENGTH, code, targets
 from flame.round.types import ServerState, digest
+from flame.run.again import ORIGINAL
 from flame.run.build import ConfigError, build, engine_workers, make
 from flame.run.config import identity
 from flame.run.figure import draw_run
 from flame.run.folder import CHECKPOINTS, claimed, explain, finished, read_json
 from flame.run.progress import Progress, headline
-from flame.run.provenance import SAME_BITS, differences, environment, going_on, initial_digest, origin_of
+from flame.run.provenance import SAME_BITS, differences, environment, going_on, initial_digest, origin_of, repetition
 from flame.run.recording import Recorder
 from flame.run.sweep import SWEEP
 from flame.run.trackers.base import RunInfo, Tracker
@@ -47,6 +48,8 @@ def run(cfg: DictConfig) -> None:
             skip(info)
         else:
             execute(cfg, info, stop)
+            if (original := os.environ.get(ORIGINAL)) and (said := repetition(Path(original), info.folder)):
+                log.info("%s", said)
 
 
 def skip(info: RunInfo) -> None:

@@ -28,6 +28,8 @@ from flame.round.device import describe_device, describe_processor
 from flame.round.types import ServerState, digest
 from flame.run.again import COMMAND
 from flame.run.build import initial_model, load
+from flame.run.folder import finished, read_json
+from flame.run.trackers.files import ENVIRONMENT, SUMMARY
 
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "hdbscan", "numpy", "scipy", "hydra-core", "omegaconf", "wandb", "scikit-learn")
@@ -124,6 +126,23 @@ def going_on(folder: Path, before: Mapping[str, Any], now: Mapping[str, str], re
         commit = f" (commit {before['commit']})" if before.get("commit") else ""
         raise RunFolderError(f"{folder} was begun with other files{commit}: {changed}; {REMEDY}")
     return joined(before, now)
+
+
+def repetition(original: Path, folder: Path) -> str:
+    """Whether the finished run in `folder` has ended as that of its config which it repeats; empty if that has not."""
+    try:
+        if not finished(original):
+            return ""
+        first, second = (read_json(each / SUMMARY) for each in (original, folder))
+        then, now = (read_json(each / ENVIRONMENT) for each in (original, folder))
+    except (RunFolderError, OSError) as error:  # the new run is whole all the same
+        return f"{original} cannot be compared: {error}"
+    if first.get("identity") != second.get("identity"):
+        return ""
+    if first.get("state_sha256") == second.get("state_sha256"):
+        return f"the final model is that of {original}, bit for bit"
+    changed = sorted(key for key in now.keys() - {*SAME_BITS} if then.get(key) != now[key])
+    return f"the final model is NOT that of {original}; since then changed: {', '.join(changed) or 'nothing on record'}"
 
 
 @cache

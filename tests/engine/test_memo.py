@@ -123,7 +123,7 @@ def test_the_code_is_that_of_the_parts_that_train(tiny: Compose, monkeypatch: py
     seen: list[str] = []
     monkeypatch.setattr(Memo, "around", lambda self, start, code: seen.append(code) or start)
     monkeypatch.setattr("flame.round.code.users_code", lambda names: {name: "x" for name in names if "models" in name})
-    for change in ("seed=0", "defense=krum", "model=cnn", "model.widths=[4,4,4]", "client.lr=0.01"):
+    for change in ("seed=0", "defense=krum", "model=cnn", "model.norm=group", "client.lr=0.01"):
         build(tiny(change))
     assert seen[0] == seen[1] and len(set(seen)) == 4
 

@@ -155,6 +155,7 @@ def test_a_run_is_repeated_to_the_same_bits(train: Train, tmp_path: Path) -> Non
     run = run.rename(tmp_path / "moved")
     second = train("--again", str(run), f"paths.runs={tmp_path / 'other'}")
     assert second.returncode == 0, second.stderr
+    assert f"the final model is that of {run}, bit for bit" in second.stdout + second.stderr
     (repeated,) = (tmp_path / "other").iterdir()
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (run, repeated)]
     for summary in summaries:

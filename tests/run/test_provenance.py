@@ -30,6 +30,7 @@ from flame.run.provenance import (
     initial_digest,
     joined,
     origin_of,
+    repetition,
     source,
 )
 from flame.run.trackers.base import RunInfo
@@ -186,6 +187,25 @@ def test_an_older_record_says_nothing_and_that_is_no_yes(tmp_path: Path) -> None
     with pytest.raises(RunFolderError, match="code not recorded, now a"):
         going_on(tmp_path, {}, A, True)
     assert joined({}, A)["code"] == "?+a"
+
+
+def test_a_repetition_is_compared_with_the_run(tmp_path: Path) -> None:
+    def run(name: str, sha: str = "s", identity: str = "i", **environment: Any) -> Path:
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "summary.json", {"finished": True, "identity": identity, "state_sha256": sha})
+        write_json(tmp_path / name / "environment.json", {**A, "commit": name, **environment})
+        return tmp_path / name
+
+    first = run("first")
+    assert repetition(first, run("same")) == f"the final model is that of {first}, bit for bit"
+    other = repetition(first, run("other", "t", code="b", python="4"))
+    assert other == f"the final model is NOT that of {first}; since then changed: code, python"
+    assert repetition(first, run("odd", "t")).endswith("changed: nothing on record")
+    assert repetition(first, run("more rounds", "t", "j")) == "" == repetition(tmp_path, first)
+    (first / "environment.json").write_text("{")
+    assert f"{first} cannot be compared: {first / 'environment.json'} is damaged" in repetition(
+        first, tmp_path / "same"
+    )
 
 
 def info(folder: Path, cfg: DictConfig, code: str = "a") -> RunInfo:
