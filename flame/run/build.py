@@ -98,11 +98,10 @@ def _build(cfg: DictConfig) -> Parts:
     attack, dataset = attack.prepare(given, generator(cfg.seed, "prepare"))
     root_samples = getattr(defense, "root_samples", 0)
     train, shards = dealt(cfg, dataset, root_samples)
-    model = initial_model(cfg)
-    sgd = make(cfg, "client")
+    model, sgd = initial_model(cfg), make(cfg, "client")
     check_fit(model, dataset, sgd.smallest_batch(shards.sizes[: cfg.clients + (root_samples > 0)]))
     layout = StateLayout.of(model)
-    initial = ServerState.of(layout, model)
+    initial = server.prepared(ServerState.of(layout, model), layout, cfg.clients)
     task = Task(
         model=model,
         layout=layout,
@@ -118,7 +117,6 @@ def _build(cfg: DictConfig) -> Parts:
         precision=cfg.precision,
         smoothing=getattr(defense, "randomized_smoothing", None),
     )
-    initial = server.prepared(initial, layout, cfg.clients)
     check_defense(defense, initial, task)
     start, shadow, evaluate_at = _engine(cfg, server), list(cfg.shadow), evaluated_rounds(cfg)
     return Parts(
