@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from flame.federation import Round
 from flame.round.checkpoint import RunFolderError
@@ -181,3 +181,28 @@ def test_identity_changes_with_the_result(tiny: Callable[..., DictConfig], overr
 )
 def test_identity_ignores_what_cannot_change_it(tiny: Callable[..., DictConfig], override: str) -> None:
     assert identity(tiny(override)) == identity(tiny())
+
+
+def test_identity_of_data_of_one_s_own(tiny: Callable[..., DictConfig]) -> None:
+    """Where `paths.data` lies does not count; a place that is given may be all that tells two data sets apart.
+
+    Ours verify what they find, so that another place is the same data.
+    """
+
+    def own(target: str, **settings: str) -> str:
+        cfg = tiny().copy()
+        cfg.dataset = {"_target_": target, "classes": 10, "channels": 1, "image_size": 8}
+        for key, value in settings.items():
+            OmegaConf.update(cfg, key.replace("__", "."), value, force_add=True)
+        return identity(cfg)
+
+    mine, ours = "users_data.load", "flame.data.datasets.mnist"
+    place = {"dataset__path": "${paths.data}/mine.npz"}
+    assert own(mine, **place) == own(mine, **place, paths__data="/elsewhere") != own(mine, dataset__path="/other.npz")
+    assert own(mine, dataset__root="/a") != own(mine, dataset__root="/b")
+    assert own(ours, dataset__root="/a") == own(ours, dataset__root="/b")
+
+
+def test_identity_is_of_the_values_whoever_wrote_them(tiny: Callable[..., DictConfig]) -> None:
+    assert identity(tiny("model.num_classes=10")) == identity(tiny())
+    assert identity(tiny("model.num_classes=11")) != identity(tiny())

@@ -237,10 +237,12 @@ def test_a_skipped_run_says_what_is_different_now(
 
 
 def test_a_finished_run_is_skipped_where_its_data_are_not(
-    tmp_path: Path, compose: Compose, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, compose: Compose, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And nothing is fetched for the comparison."""
+    monkeypatch.setattr("flame.data.datasets.torchvision_mirror", lambda *_: pytest.fail("fetched"))
     cfg = compose("dataset=mnist", "dataset.download=true", f"paths.data={tmp_path}/nowhere")
-    line = said(tmp_path, A, cfg, caplog)  # nothing is fetched for it
+    line = said(tmp_path, A, cfg, caplog)
     assert "is finished; resume=false" in line and "is not known: dataset=mnist: no folder has" in line
     assert "\n" not in line
 
