@@ -142,6 +142,7 @@ def describe(cfg: DictConfig) -> RunInfo:
     filled = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(filled, dict)
     config = {str(k): v for k, v in filled.items()}
+    config["recipe"] = None  # what is made of many runs; long, and nothing of this one
     choices = {k: str(v) for k, v in hydra.runtime.choices.items() if not k.startswith("hydra/")}
     sweep = os.environ.get(SWEEP, folder.name)
     runs = code({group: node for group, node in config.items() if group != "tracker"})
