@@ -3,7 +3,8 @@
 Parts and values are those of the folder, whatever conf/ says by now; parts of the user's own need their module on
 PYTHONPATH and no YAML. What follows is Hydra's, as always: `seed=1`, `tracker=files`, `-m seed=1,2`. The new run gets a
 new folder in paths.runs (`resume=false`, unless the command line says otherwise). Data are looked for where they were
-or, if that is no folder here, where any run looks.
+or, if that is no folder here, where any run looks. What followed from another value (an attack's rate from client.lr)
+stays as it was when that is changed.
 """
 
 from __future__ import annotations

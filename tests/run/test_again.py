@@ -59,7 +59,8 @@ def test_the_same_config_whole_in_a_new_folder(run: Path, tiny: Compose) -> None
 
 
 def test_values_and_parts_can_be_others(run: Path, tiny: Compose) -> None:
-    assert identity(again(run, "seed=8", "client.lr=0.3")) == identity(tiny(*OPTIONS, "seed=8", "client.lr=0.3"))
+    others = ("seed=8", "client.epochs=2", "rounds=3")
+    assert identity(again(run, *others)) == identity(tiny(*OPTIONS, *others))
     cfg = again(run, "defense=fedavg", "tracker=wandb", "resume=true")
     assert identity(cfg) == identity(tiny(*OPTIONS, "defense=fedavg")) and cfg.tracker.project == "flame"
     assert Path(cfg.hydra.run.dir).name == f"datasets-partitions-models-attacks-fedavg-s7-{identity(cfg)}"
