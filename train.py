@@ -6,8 +6,8 @@ import hydra
 from omegaconf import DictConfig
 
 from flame.engine import start_fork_server
+from flame.run.again import prepared
 from flame.run.config import register
-from flame.run.overrides import explain
 
 register()
 
@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    explain(sys.argv[1:])
+    sys.argv[1:] = prepared(sys.argv)
     try:
         if "--estimate" in sys.argv:
             from flame.run.estimate import estimate

@@ -28,6 +28,7 @@ ROOMS = (  # in the order in which data flow: a room knows those before it
     "flame.report",
 )
 HYDRA_AWARE = {
+    "flame/run/again.py",
     "flame/run/config.py",
     "flame/run/build.py",
     "flame/run/signature.py",

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attacks.base import Attack
+from flame.data.check import checked, evaluation_sets
 from flame.data.datasets import normalise, subset
 from flame.data.samples import Dataset, LabelledImages, Shards
 from flame.defenses.base import Defense
@@ -29,6 +30,7 @@ from flame.engine.workbench import Task, prepare_process
 from flame.federation import Federation
 from flame.geometry.layout import SCOPES, StateLayout
 from flame.partition.deal import deal
+from flame.round.code import code, short
 from flame.round.cohort import EvaluatedRounds, Population, Schedule
 from flame.round.device import check_device, check_precision
 from flame.round.seeding import addressed, generator
@@ -41,6 +43,7 @@ from flame.run.overrides import explain_unknown_keys, nested, placed
 from flame.run.signature import check_signature
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+BENIGN = ("model", "client")  # groups whose parts train benign clients, on what the others have made
 
 
 class ConfigError(CompactHydraException):
@@ -51,7 +54,8 @@ class ConfigError(CompactHydraException):
 class Parts:
     """Everything that a run is made of; the engine has not been started."""
 
-    dataset: Dataset
+    dataset: Dataset  # without what the attack took for itself
+    data: str  # digest of the whole
     task: Task
     population: Population
     attack: Attack
@@ -90,22 +94,20 @@ def _build(cfg: DictConfig) -> Parts:
     prepare_process(cfg.threads)
     defense, attack, server = make(cfg, "defense"), make(cfg, "attack"), make(cfg, "server")
     population = _population(cfg, attack)
-    attack, dataset = attack.prepare(make(cfg, "dataset"), generator(cfg.seed, "prepare"))
+    given = load(cfg)
+    attack, dataset = attack.prepare(given, generator(cfg.seed, "prepare"))
     root_samples = getattr(defense, "root_samples", 0)
     train, shards = dealt(cfg, dataset, root_samples)
-    model = initial_model(cfg)
-    sgd = make(cfg, "client")
+    model, sgd = initial_model(cfg), make(cfg, "client")
     check_fit(model, dataset, sgd.smallest_batch(shards.sizes[: cfg.clients + (root_samples > 0)]))
     layout = StateLayout.of(model)
-    row, counters = layout.zeros(1)
-    layout.flatten(model.state_dict(), row[0], counters[0])
-    backdoor = attack.backdoor_set(attack.examined(dataset.test))
+    initial = server.prepared(ServerState.of(layout, model), layout, cfg.clients)
     task = Task(
         model=model,
         layout=layout,
         train=train,
         shards=shards,
-        eval_sets={"clean": dataset.test} | ({"backdoor": backdoor} if backdoor else {}),
+        eval_sets=evaluation_sets(dataset, attack.backdoor_set(attack.examined(dataset.test))),
         normalise=partial(normalise, mean=dataset.mean, std=dataset.std),
         sgd=sgd,
         attack=attack,
@@ -115,17 +117,24 @@ def _build(cfg: DictConfig) -> Parts:
         precision=cfg.precision,
         smoothing=getattr(defense, "randomized_smoothing", None),
     )
+    check_repeatable(task, initial)
+    check_defense(defense, cfg.clients_per_round, initial, task)
+    start, shadow, evaluate_at = _engine(cfg, server), list(cfg.shadow), evaluated_rounds(cfg)
+    return Parts(
+        dataset, given.digest(), task, population, attack, defense, server, start, initial, shadow, evaluate_at
+    )
+
+
+def _engine(cfg: DictConfig, server: Server) -> Callable[[Task], Engine]:
+    """The engine's constructor, around it the memory of what benign clients send, if there is to be one."""
     if cfg.memo.dir is not None and server.statistics == "local":
         raise ValueError(
             f"memo.dir={cfg.memo.dir} keeps what clients make of the global model, and with server.statistics=local"
             " they start from their own statistics: leave one of the two out"
         )
-    start = Memo(**cfg.memo).around(make(cfg, "engine", **engine_workers(cfg)))
-    initial = server.prepared(ServerState(row[0], counters[0]), layout, cfg.clients)
-    check_repeatable(task, initial)
-    check_defense(defense, cfg.clients_per_round, initial, task)
-    shadow, evaluate_at = list(cfg.shadow), evaluated_rounds(cfg)
-    return Parts(dataset, task, population, attack, defense, server, start, initial, shadow, evaluate_at)
+    benign = [OmegaConf.to_container(cfg[group], resolve=True) for group in BENIGN]
+    engine = make(cfg, "engine", **engine_workers(cfg))
+    return Memo(**cfg.memo).around(engine, short(code(benign), repr(benign)))
 
 
 def _population(cfg: DictConfig, attack: Attack) -> Population:
@@ -169,6 +178,11 @@ def make(cfg: Mapping[str, Any], group: str, **fixed: Any) -> Any:
         if isinstance(cause, (ValueError, OSError)):
             raise ConfigError(placed(str(cause), str(error).rpartition("full_key: ")[2])) from error
         raise
+
+
+def load(cfg: Mapping[str, Any]) -> Dataset:
+    """The data set that a config names, as a run takes it; ValueError if that cannot be."""
+    return checked(make(cfg, "dataset"), cfg["dataset"])
 
 
 def composed(overrides: Sequence[str], name: str = "config") -> DictConfig:
@@ -235,9 +249,9 @@ def dealt(cfg: Mapping[str, Any], dataset: Dataset, root_samples: int) -> tuple[
     return train, deal(train, make(cfg, "partition"), cfg["clients"], root_samples, cfg["seed"])
 
 
-def initial_model(cfg: DictConfig) -> torch.nn.Module:
+def initial_model(cfg: Mapping[str, Any]) -> torch.nn.Module:
     """The model at its initialisation for this seed; the global generator is left as it was."""
-    with addressed(cfg.seed, "init"):
+    with addressed(cfg["seed"], "init"):
         model: torch.nn.Module = make(cfg, "model")
     return model
 

@@ -96,7 +96,7 @@ class RunConfig:
     evaluate_every: int = MISSING
     report_last: int = MISSING
     threads: int = MISSING
-    resume: bool = MISSING
+    resume: bool | str = MISSING
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     device: str = MISSING
     precision: str = MISSING
@@ -115,8 +115,11 @@ def register() -> None:
 
 
 def identity(cfg: DictConfig) -> str:
-    """Hash of everything in the composed config that can change a result; interpolations stand as written."""
-    return fingerprint(plain(cfg, resolve=False))
+    """Hash of everything in the composed config that can change a result; where data and runs lie cannot."""
+    written = plain(cfg, resolve=False)
+    kept = [key for key in written if key not in INCIDENTAL and not OmegaConf.is_missing(cfg, key)]
+    filled = {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v := cfg[k]) else v for k in kept}
+    return fingerprint({key: _without_paths(written[key], filled[key]) for key in kept})
 
 
 def plain(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
@@ -131,15 +134,23 @@ def fingerprint(config: Mapping[str, Any]) -> str:
     kept = {k: v for k, v in config.items() if k not in INCIDENTAL}
     if kept.get("precision") == "float32":
         del kept["precision"]  # as in runs from before there was a choice: they stay finished
-    if isinstance(kept.get("model"), Mapping):  # likewise without dropout
-        kept["model"] = {k: v for k, v in kept["model"].items() if (k, v) != ("dropout", 0)}
-    kept["dataset"] = {k: v for k, v in kept["dataset"].items() if k not in ("root", "download")}
+    if str(kept["dataset"].get("_target_")).startswith("flame.data."):  # which verify what they find, wherever that is
+        kept["dataset"] = {k: v for k, v in kept["dataset"].items() if k not in ("root", "download")}
     return hashlib.sha256(json.dumps(_alike(kept), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def without_seed(config: Mapping[str, Any]) -> str:
     """What the seeds of one setting share."""
     return fingerprint({key: value for key, value in config.items() if key != "seed"})
+
+
+def _without_paths(written: Any, filled: Any) -> Any:
+    """The filled in values, but for those that follow `paths`."""
+    if isinstance(written, dict) and isinstance(filled, dict):
+        return {key: _without_paths(written[key], value) for key, value in filled.items()}
+    if isinstance(written, list) and isinstance(filled, list):
+        return [_without_paths(*pair) for pair in zip(written, filled, strict=True)]
+    return written if isinstance(written, str) and "${paths." in written else filled
 
 
 def _alike(value: Any) -> Any:

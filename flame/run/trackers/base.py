@@ -20,6 +20,7 @@ class RunInfo:
     config: Mapping[str, Any]  # resolved
     choices: Mapping[str, str]  # config group -> option, e.g. defense -> flame_all_state
     sweep: str  # what the jobs of one command share; the run's own name for a single run
+    code: str = ""  # hash of all code that runs; of each, joined by +, where the run went on under another
 
 
 class Tracker(Protocol):

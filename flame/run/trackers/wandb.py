@@ -111,7 +111,13 @@ class WandB:
             group=fit(info.sweep, NAME_LIMIT),
             job_type=fit(info.choices["defense"], TAG_LIMIT),
             tags=[fit(tag, TAG_LIMIT) for tag in dict.fromkeys(info.choices[name] for name in NAMED)],
-            config={**info.config, "choices": dict(info.choices), "identity": info.identity, "cell": cell(info)},
+            config={
+                **info.config,
+                "choices": dict(info.choices),
+                "identity": info.identity,
+                "code": info.code,
+                "cell": cell(info),
+            },
             reinit="finish_previous",  # else the second job of a process gets the first one's run and config
             settings=wandb.Settings(
                 console="off",
