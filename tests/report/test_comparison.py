@@ -132,6 +132,13 @@ def test_of_equal_runs_the_record_counts_and_not_the_time_of_its_files(tmp_path:
     assert not [line for line in said if "20260103" in line and "another model" in line]
 
 
+def test_what_is_left_out_is_listed_beside_figures_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("run-1", "run-2"):
+        finished(tmp_path / name, 0)
+    assert main(["figures", str(tmp_path), "--out", str(tmp_path / "figures")]) == 0
+    assert "left out: run-1: run-2 is of the same config\n" in capsys.readouterr().err
+
+
 def test_seeds_of_different_code_are_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed in (0, 1):
         write_json(
