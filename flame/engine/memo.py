@@ -50,7 +50,7 @@ class Memo:
         """An engine's constructor, with a memory if there is a folder for it; ValueError if it cannot be made."""
         if self.dir is None:
             return start
-        folder = Path(self.dir)
+        folder = Path(self.dir).expanduser()
         try:
             folder.mkdir(parents=True, exist_ok=True)  # now, before the run writes anything
         except OSError as error:

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 from flame.partition.figure import describe, label_histogram, plot_label_histogram
-from flame.run.build import ConfigError, build, composed
+from flame.run.build import build
+from flame.run.compose import Conf, ConfigError, composed
+from flame.run.overrides import quoted
 
 
 def main() -> None:
@@ -15,11 +17,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m flame.partition", description="Who holds which labels.")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py, e.g. seed=1")
     parser.add_argument("--figure", type=Path, help="also draw a heat map to this .png, .svg or .pdf")
-    arguments = parser.parse_args()
+    parser.add_argument("--config-dir", metavar="DIR", help="a conf of your own beside the project's")
+    arguments = parser.parse_intermixed_args()
     if arguments.figure and arguments.figure.suffix not in (".png", ".svg", ".pdf"):
         parser.error(f"--figure {arguments.figure}: the name must end in .png, .svg or .pdf")
     try:
-        parts = build(composed(arguments.overrides))
+        parts = build(composed(list(map(quoted, arguments.overrides)), conf=Conf(arguments.config_dir)))
     except ConfigError as error:
         sys.exit(str(error))
     histogram = label_histogram(parts.task.train.y, parts.task.shards, parts.dataset.classes)

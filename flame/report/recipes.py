@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from json import dumps
-from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from flame.run.build import composed
+from flame.run.compose import CONF, composed
 from flame.run.config import INCIDENTAL, NAMED, identity, plain
 from flame.run.record import PLACES, flatten
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 # What two runs of a cell may differ in: the seed, what no result depends on, and the length, so that a recipe can be
 # tried in fewer rounds.
 FREE = {*INCIDENTAL, "seed", "rounds", "evaluate_every", "report_last"}
