@@ -30,6 +30,7 @@ from flame.round.shadow import xray
 from flame.round.types import Verdict
 from flame.run.build import compose_defense
 from flame.run.compose import PROJECT, Conf, ConfigError, started
+from flame.run.console import keep_going
 from flame.run.overrides import explain_unknown_keys, quoted
 from flame.run.recording import RecordedRound, read_round
 
@@ -181,4 +182,5 @@ def jaccard(a: frozenset[int], b: frozenset[int]) -> float:
 
 
 if __name__ == "__main__":
+    keep_going()
     main(sys.argv[1:])

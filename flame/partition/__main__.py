@@ -9,6 +9,8 @@ from pathlib import Path
 from flame.partition.figure import describe, label_histogram, plot_label_histogram
 from flame.run.build import build
 from flame.run.compose import Conf, ConfigError, composed
+from flame.run.console import keep_going
+from flame.run.figure import own_settings
 from flame.run.overrides import quoted
 
 
@@ -29,9 +31,14 @@ def main() -> None:
     histogram = histogram[: parts.population.clients]  # without the server's own images
     print(describe(histogram))
     if arguments.figure:
-        plot_label_histogram(histogram, arguments.figure)
+        try:
+            with own_settings():
+                plot_label_histogram(histogram, arguments.figure)
+        except OSError as error:
+            sys.exit(f"--figure {arguments.figure}: {error.strerror}; name a file in a folder that is there")
         print(arguments.figure)
 
 
 if __name__ == "__main__":
+    keep_going()
     main()

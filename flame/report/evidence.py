@@ -23,6 +23,7 @@ from flame.report.question_figures import draw_accuracies, draw_benign_recall, d
 from flame.report.setting_figure import draw_setting
 from flame.report.skew_figure import draw_rejections
 from flame.run.build import ConfigError
+from flame.run.figure import own_settings
 from flame.run.record import read_cells
 
 FIGURES = {
@@ -52,11 +53,11 @@ def main(arguments: Sequence[str]) -> int:
     runs, drawn = [run for cell in cells for run in cell.runs], 0
     for name, draw in FIGURES.items():
         try:
-            figure = draw(runs)
+            with own_settings():
+                draw(runs).savefig(given.out / f"{name}.png")
         except (ValueError, ConfigError) as error:
             print(f"{name} is left out: {error}", file=sys.stderr)
             continue
-        figure.savefig(given.out / f"{name}.png")
         print(f"figure  {given.out / f'{name}.png'}")
         drawn += 1
     print(*damaged, sep="\n", end="\n" if damaged else "", file=sys.stderr)

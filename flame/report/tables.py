@@ -8,13 +8,13 @@ import numpy as np
 
 from flame.report.statistics import half_width
 from flame.run.record import Array, Cell, RunRecord
-from flame.run.text import aligned
+from flame.run.text import aligned, one_digit
 
 SHARES = {
     "MA %": "eval/ma",
     "BA %": "eval/ba",
-    "benign recall %": "filter/benign_recall",
-    "malicious recall %": "filter/malicious_recall",
+    "benign kept %": "filter/benign_recall",
+    "attackers rejected %": "filter/malicious_recall",
 }  # column -> metric
 
 
@@ -49,9 +49,9 @@ def estimate(sample: Array) -> str:
     known = sample[~np.isnan(sample)]
     if not len(known):
         return "-"
-    text = f"{known.mean():.1f}"
+    text = one_digit(float(known.mean()))
     if len(known) > 1:
-        text += f" ± {half_width(known):.1f}"
+        text += f" ± {one_digit(half_width(known))}"
     return text if len(known) == len(sample) else f"{text} ({len(known)} of {len(sample)} seeds)"
 
 

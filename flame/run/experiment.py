@@ -8,25 +8,25 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from flame.engine.base import WorkerError
+from flame.engine.base import Engine, WorkerError
 from flame.federation import Federation, rounds
 from flame.round.checkpoint import RunFolderError, latest_checkpoint, write_atomically, write_checkpoint
 from flame.round.types import ServerState, digest
-from flame.run.build import ConfigError, build, engine_workers, make
+from flame.run.build import ConfigError, Parts, build, engine_workers, make
 from flame.run.config import identity
-from flame.run.figure import draw_run
+from flame.run.figure import FIGURE, draw_run
 from flame.run.folder import CHECKPOINTS, claimed, explain, finished, read_json
 from flame.run.progress import Progress, headline
 from flame.run.recording import Recorder
 from flame.run.sweep import SWEEP
-from flame.run.trackers.base import RunInfo, Tracker
+from flame.run.trackers.base import RunInfo, Tracker, dispensable
 from flame.run.trackers.files import CHOICES, CONFIG, ENVIRONMENT, SUMMARY, RunFiles, environment, write_json
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -39,6 +39,9 @@ def run(cfg: DictConfig) -> None:
     with stop_on_signals() as stop, in_words(info.folder), claimed(info.folder, info.identity):
         if finished(info.folder):
             log.info("%s is finished; resume=false runs it again in a new folder", info.folder)
+            if not (info.folder / FIGURE).exists():  # something ended the process after the summary
+                with dispensable(FIGURE):
+                    draw_run(info.folder)
         else:
             execute(cfg, info, stop)
 
@@ -49,7 +52,7 @@ def execute(cfg: DictConfig, info: RunInfo, stop: Stop) -> None:
     tracker: Tracker = make(cfg, "tracker")
     checkpoint = latest_checkpoint(info.folder / CHECKPOINTS, parts.task.layout, info.identity)
     state = checkpoint or parts.initial
-    with closing(parts.start_engine(parts.task)) as engine:  # before anything is written: it may refuse
+    with started(parts) as engine:  # before anything is written: it may refuse
         files = record_start(cfg, info, state.round)
         with opened(tracker, info, state.round):
             last = loop(cfg, info, parts.federation(engine), state, files, tracker, stop)
@@ -67,7 +70,7 @@ def record_start(cfg: DictConfig, info: RunInfo, first_round: int) -> RunFiles:
     write_atomically(info.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(info.config))).encode())
     write_json(info.folder / CHOICES, info.choices)
     if first_round:
-        log.info("resumed after round %d of %d", first_round, cfg.rounds)
+        log.info("resumed: %d of %d rounds were done", first_round, cfg.rounds)
     return files
 
 
@@ -91,7 +94,7 @@ def loop(
                     write_checkpoint(folder, state, info.identity)
                     saved, saved_at = state.round, time.monotonic()
         except SystemExit:
-            log.info("stopped after round %d of %d; the same command goes on from there", state.round, cfg.rounds)
+            log.info("stopped: %d of %d rounds are done; the same command goes on from there", state.round, cfg.rounds)
             raise
         finally:
             if state.round > saved:
@@ -101,10 +104,23 @@ def loop(
 
 
 def conclude(folder: Path, summary: Mapping[str, Any], tracker: Tracker) -> None:
-    """Figure, view and summary: the last says that the run is finished, so none of them can get lost."""
-    draw_run(folder, summary)
-    tracker.finish(summary)
+    """The summary, which says that the run is finished; then what is made of the record, and may fail."""
     write_json(folder / SUMMARY, summary)
+    with dispensable(FIGURE):
+        draw_run(folder)
+    with dispensable("the end of the tracker's view"):
+        tracker.finish(summary)
+
+
+@contextmanager
+def started(parts: Parts) -> Iterator[Engine]:
+    """The engine, closed whatever happens."""
+    engine = parts.start_engine(parts.task)
+    try:
+        yield engine
+    finally:
+        with dispensable("closing the engine"):
+            engine.close()
 
 
 def describe(cfg: DictConfig) -> RunInfo:
@@ -155,7 +171,8 @@ def opened(tracker: Tracker, info: RunInfo, first_round: int) -> Iterator[None]:
         yield
         exit_code = 0
     finally:
-        tracker.close(exit_code)
+        with dispensable("closing the tracker's view"):
+            tracker.close(exit_code)
 
 
 class Stop:

@@ -35,6 +35,7 @@ from flame.run.cores import batch_size, cores
 from flame.run.text import duration
 
 log = logging.getLogger(__name__)
+ROOT = str(Path(__file__).resolve().parents[2])  # found by jobs that a launcher starts without train.py, anywhere
 SWEEP = "FLAME_SWEEP"  # environment variable: the sweep that a job belongs to
 
 
@@ -62,6 +63,7 @@ class SweepReport(Callback):
         must_be_writable(Path(config.hydra.sweep.dir))
         folder, name = Path(config.hydra.sweep.dir).absolute(), f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
         os.environ[SWEEP] = f"sweep-{name}"
+        os.environ["PYTHONPATH"] = os.pathsep.join([ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._ledger = folder / f".sweep-{name}.jsonl"
         try:
             self._jobs, self._began = len(jobs(config, config.hydra.overrides.task)), time.time()

@@ -50,7 +50,7 @@ OUT_OF_RANGE = {
     "dataset.channels=3": r"dataset.channels=3 .* does not fit digits",
     "clients=2000": r"clients=2000 .*N=1442 images, a partition that cannot fill every client: lower clients",
     "+model.depth=3": r"model.depth is not a parameter of models.resnet8.ResNet8: it takes in_channels",
-    "+defense.vector.scale=3": r"defense.vector.scale is not a parameter of .*Vector: did you mean defense.vector.scope",
+    "+defense.vector.scale=3": r"defense.vector.scale is not .* of .*Vector: did you mean defense.vector.scope",
 }
 FOUND_BY_TRYING = {
     "model.in_channels=3": r"model does not fit the images of dataset=digits, \(1, 8, 8\)",
@@ -91,7 +91,7 @@ FOUND_BY_TRYING = {
     "defense._target_=flame.defenses.flame.Flam": (
         r"defense\._target_=flame.defenses.flame.Flam cannot be imported \(.*no attribute 'Flam'"
     ),
-    "defense._target_=nowhere.X": r"defense\._target_=nowhere.X cannot be imported \(No module named 'nowhere'\)",
+    "defense._target_=nowhere.X": r"_target_=nowhere.X cannot be imported \(No .*'nowhere'\): if .* PYTHONPATH",
     "defense._target_=flame.defenses": r"defense\._target_=flame.defenses is no class or function",
 }
 GROUPS = [path.name for path in CONF.iterdir() if path.is_dir()]
@@ -187,7 +187,6 @@ def test_known_options_pass() -> None:
     prepared(
         [
             "defense=fedavg,flame_all_state",
-            "experiment=null",
             "attack@attack.backdoor=dba",
             "attack=pgd",
             "seed=0,1",

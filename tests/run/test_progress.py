@@ -44,7 +44,7 @@ def test_only_the_first_round_that_kept_the_model_warns(history: list[Round], ca
         for record in (history[0], *kept):
             progress.show(record)
     (warning,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
-    assert warning.startswith("round 2: ") and warning.endswith("the global model stays as it was")
+    assert warning.startswith("round 1: ") and warning.endswith("the global model stays as it was")
 
 
 def test_the_line_of_a_round_says_what_is_left(history: list[Round], caplog: pytest.LogCaptureFixture) -> None:
@@ -54,8 +54,8 @@ def test_the_line_of_a_round_says_what_is_left(history: list[Round], caplog: pyt
         for record in history[1:]:
             progress.show(record)
     second, third = (record.getMessage() for record in caplog.records)
-    assert second.startswith("round 2/3  MA ") and second.endswith(" s, 20 s left")
-    assert third.startswith("round 3/3  MA ") and third.endswith(" s, 0 s left")
+    assert second.startswith("round 1  MA ") and second.endswith(" s  2 of 3 done, 20 s left")
+    assert third.startswith("round 2  MA ") and third.endswith(" s  3 of 3 done, 0 s left")
 
 
 @pytest.mark.parametrize(
