@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from flame.run.compose import Conf, ConfigError, composed_here, sentence, started
 from flame.run.config import register
 from flame.run.console import keep_going
-from flame.run.overrides import explain_missing_launcher, explain_unknown_keys, explain_unknown_options, quoted
+from flame.run.overrides import explain_missing_launcher, explain_unknown_keys, quoted
 from flame.run.sweep import parsed
 
 INTERRUPTED = 130  # exit code, 128 + SIGINT
@@ -83,7 +83,6 @@ def explain(given: argparse.Namespace) -> None:
         explain_missing_launcher(given.overrides)
         with started(conf_of(given)) as loader:
             explain_unknown_keys(given.overrides, loader.list_groups(""))
-            explain_unknown_options(given.overrides, loader.get_group_options)
             check_jobs(loader, given.config_name or "config", given.overrides, given.multirun)
     except (HydraException, ValueError) as error:
         sys.exit(str(error))
@@ -101,15 +100,17 @@ def check_jobs(loader: ConfigLoader, name: str, words: Sequence[str], multirun: 
     first = {o.get_key_element(): next(iter(o.sweep_string_iterator()), None) for o in swept}
     choice = {key: f"{key}={value}" for key, value in first.items() if value is not None}
     cfg = composed_here(loader, [*choice.values(), *fixed], name, hydra=True)
-    if swept and not (multirun or cfg.hydra.mode == RunMode.MULTIRUN):
-        composed_here(loader, words, name)  # which fails in Hydra's words: a list, a text or -m
     for override in swept:
-        key = override.get_key_element()
-        if not loader.get_group_options(override.key_or_group):
+        key, known = override.get_key_element(), loader.get_group_options(override.key_or_group)
+        if not known:
             check_values(cfg, override, loader)
-        elif any(word.startswith(f"{override.key_or_group}.") for word in fixed):  # a key that not all options may have
-            for value in list(override.sweep_string_iterator())[1:]:
+            continue
+        dotted = any(word.startswith(f"{override.key_or_group}.") for word in fixed)  # a key that not all may have
+        for value in list(override.sweep_string_iterator())[1:]:
+            if dotted or value not in known:
                 composed_here(loader, [*(choice | {key: f"{key}={value}"}).values(), *fixed], name)
+    if swept and not (multirun or cfg.hydra.mode == RunMode.MULTIRUN):
+        composed_here(loader, words, name)  # which fails
 
 
 def check_values(cfg: DictConfig, override: Override, loader: ConfigLoader) -> None:

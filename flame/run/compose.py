@@ -18,6 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.errors import CompactHydraException, HydraException, MissingConfigException, OverrideParseException
@@ -25,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf, ValueNode
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from flame.run.config import RunConfig, register
-from flame.run.overrides import explain_unknown_keys, explain_unknown_options, misspelt
+from flame.run.overrides import explain_unknown_keys, misspelt
 from flame.run.signature import PLAIN_NAMES, parameters_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,7 +61,7 @@ def started(conf: Conf = PROJECT) -> Iterator[ConfigLoader]:
                 folder = Path(conf.directory).expanduser().absolute()
                 if not folder.is_dir():
                     raise ConfigError(f"--config-dir={conf.directory}: {folder} is no folder: name one that is there")
-                search.append("command-line", f"file://{folder}")
+                search.prepend("command-line", f"file://{folder}", SearchPathQuery("schema"))
             GlobalHydra.instance().clear()
             Hydra.create_main_hydra2("app", search)
         yield GlobalHydra.instance().config_loader()
@@ -75,7 +76,6 @@ def composed(overrides: Sequence[str], name: str = "config", conf: Conf = PROJEC
     with started(conf) as loader:
         try:
             explain_unknown_keys(overrides, loader.list_groups(""))
-            explain_unknown_options(overrides, loader.get_group_options)
         except ValueError as error:
             raise ConfigError(str(error)) from error
         return composed_here(loader, overrides, name, hydra)
@@ -92,11 +92,16 @@ def composed_here(loader: ConfigLoader, overrides: Sequence[str], name: str, hyd
         raise ConfigError(f"hydra.searchpath: {path} is no folder: name one that is there") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(sentence(error, overrides, loader)) from error
+    except ValueError as error:  # a group that is to be a number, or null
+        words = [w for w in overrides if loader.get_group_options(w.partition("=")[0].partition("@")[0].lstrip("+"))]
+        raise ConfigError(
+            f"{', '.join(words)}: an option is the name of a file in that group, such as defense=fedavg"
+        ) from error
 
 
 def sentence(error: Exception, overrides: Sequence[str], loader: ConfigLoader) -> str:
     """What a failed composition means to who wrote the overrides."""
-    reason = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    reason = error if isinstance(error, OmegaConfBaseException) else error.__cause__ or error.__context__
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         known = error.options or loader.get_group_options(group, ObjectType.CONFIG)
@@ -105,6 +110,10 @@ def sentence(error: Exception, overrides: Sequence[str], loader: ConfigLoader) -
         return (
             f"{error.override} cannot be read: KEY=VALUE, and a value with a blank or any of ,=:{{}}[]()'\" in it "
             + ("goes between quotes of its own, as in 'paths.runs=\"my runs\"'")
+        )
+    if several := re.match(r"Ambiguous value for argument '(([^=]+)=(.*))'", str(error)):
+        return (
+            f"{several[1]} is several values: add --multirun (-m) to run each; one list is {several[2]}=[{several[3]}]"
         )
     if isinstance(reason, (ConfigKeyError, ConfigAttributeError)) and OmegaConf.is_dict(reason.parent_node):
         return unknown_key(reason, overrides, loader) + _inside(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -73,19 +73,6 @@ def explain_unknown_keys(arguments: Sequence[str], groups: Collection[str]) -> N
         part = own.get(found[1])
         if found[2] and is_dataclass(part) and found[2] not in (keys := {f.name for f in fields(part)}):
             raise ValueError(misspelt(argument, found[2], keys))
-
-
-def explain_unknown_options(arguments: Sequence[str], options: Callable[[str], Collection[str]]) -> None:
-    """ValueError with a hint if a group is to be one of what it has not: `defense=flam`, `defense=fedavg,flam`.
-
-    `options` gives those of a group, none where there is no such group.
-    """
-    for argument in arguments:
-        found = re.fullmatch(r"\+?([a-z]\w*(?:/\w+)*)(?:@[\w.]+)?=(\w+(?:,\w+)*)", argument)
-        known = options(found[1]) if found and not found[1].startswith("hydra") else ()
-        for option in found[2].split(",") if found and known else ():
-            if option not in known:
-                raise ValueError(misspelt(argument, option, known, "option"))
 
 
 def misspelt(

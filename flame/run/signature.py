@@ -51,8 +51,8 @@ def parameters_of(node: Any) -> set[str]:
         taken = inspect.signature(_target("", name)).parameters
     except ValueError:
         return set()
-    left = inspect.Parameter.empty if node.get("_partial_", False) else None  # what is given later has no default
-    return {key for key, parameter in taken.items() if parameter.default is not left}
+    later = node.get("_partial_", False)  # what has no default then is given by the run
+    return {key for key, parameter in taken.items() if not (later and parameter.default is inspect.Parameter.empty)}
 
 
 def _target(key: str, name: str) -> Any:

@@ -27,6 +27,14 @@ from flame.defenses.fedavg import FedAvg
 class Mine(FedAvg):
     strength: float
 """
+RECIPE = """
+defaults: [config, _self_]
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    params:
+      defense: mine,fedavg
+"""
 
 
 @pytest.fixture
@@ -35,9 +43,9 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "my_parts.py").write_text(CODE)
     files = {
-        "defense/mine.yaml": "_target_: my_parts.Mine\nstrength: 0.5\n",
+        "defense/mine.yaml": "defaults: [fedavg, _self_]\n_target_: my_parts.Mine\nstrength: 0.5\n",
         "partition/halves.yaml": "defaults: [dirichlet]\nalpha: 100\n",
-        "sweep_mine.yaml": "defaults: [config, _self_]\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      defense: mine,fedavg\n",
+        "sweep_mine.yaml": RECIPE,
     }
     for name, text in files.items():
         path = tmp_path / "conf" / name
@@ -80,7 +88,7 @@ def test_without_it_the_option_is_not_there(own: Path) -> None:
         (["--config-name", "sweep_min"], "did you mean sweep_mine"),
         (
             ["defense=mine,fedavg", "defense.strength=1", "-m"],
-            "there is no key 'strength' of flame.defenses.fedavg.FedAvg",
+            "no key 'strength' of flame.defenses.fedavg.FedAvg",
         ),
     ],
 )
@@ -91,9 +99,9 @@ def test_hints_know_own_parts(own: Path, words: list[str], hint: str) -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--config-dir=.*nowhere is no folder"):
+    with pytest.raises(ConfigError, match=r"--config-dir=.*nowhere is no folder"):
         composed([], conf=Conf(str(tmp_path / "nowhere")))
-    with pytest.raises(ConfigError, match="^hydra.searchpath: .*nowhere is no folder"):
+    with pytest.raises(ConfigError, match=r"^hydra.searchpath: .*nowhere is no folder"):
         composed([f"hydra.searchpath=[file://{tmp_path}/nowhere]"])
 
 
@@ -114,7 +122,7 @@ def test_replay_and_compare_know_an_own_defense(own: Path, tmp_path: Path, capsy
     assert len(json.loads(capsys.readouterr().out)["accepted"]) == 10
     replay(["--compare", file, "--defenses", "mine,flame_zhmzm", "--config-dir", str(own)])
     assert "everyone usable accepted in every round by: mine" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="--defenses=mine is unknown: .* --config-dir adds others"):
+    with pytest.raises(SystemExit, match=r"--defenses=mine is unknown: .* --config-dir adds others"):
         replay(["--compare", file, "--defenses", "mine"])
 
 
@@ -132,15 +140,11 @@ def test_the_partition_tool_knows_an_own_partition(
 
 def test_a_package_that_cannot_be_imported(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [path for path in sys.path if not path.endswith("/code")])
-    with pytest.raises(
-        ConfigError, match=r"my_parts.Mine cannot be imported .* if my_parts is a package .* PYTHONPATH"
-    ):
+    with pytest.raises(ConfigError, match=r"my_parts.Mine cannot be imported .* my_parts is a package .* PYTHONPATH"):
         build(composed([*SMOKE, "defense=mine"], conf=Conf(str(own))))
 
 
 def test_an_import_that_fails_inside_an_own_module(own: Path) -> None:
-    (own.parent / "code" / "my_parts.py").write_text("import not_installed_at_all\n")
-    with pytest.raises(
-        ConfigError, match=r"my_parts.Mine cannot be imported \(No module named 'not_installed_at_all'\): install"
-    ):
+    (own.parent / "code" / "my_parts.py").write_text("import not_installed\n")
+    with pytest.raises(ConfigError, match=r"my_parts.Mine cannot be imported \(No module .*'not_installed'\): install"):
         build(composed([*SMOKE, "defense=mine"], conf=Conf(str(own))))

@@ -171,14 +171,14 @@ def test_did_you_mean(argument: str, hint: str) -> None:
     [
         ("defense=flame_weight_only", "no option 'flame_weight_only'; did you mean flame_weights_only?"),
         ("defense=fedavg,flam_all_state", "did you mean flame_all_state?"),
-        ("attack/trigger@attack.trigger=sqare", "did you mean square?"),
+        ("attack/trigger=sqare", "did you mean square?"),
         ("engine=xyzzy", "known are: pool, ray, sequential"),
         ("attack=bad", "did you mean badnets or badnets_slow?"),
         ("partition=dirichlet_0", "did you mean dirichlet_015 or dirichlet_03 or dirichlet_05?"),
     ],
 )
 def test_did_you_mean_the_option(argument: str, hint: str) -> None:
-    with pytest.raises(SystemExit, match=argument.replace("/", ".")) as stopped:
+    with pytest.raises(SystemExit, match=argument.split(",")[-1].split("=")[-1]) as stopped:
         prepared(["experiment=smoke", argument])
     assert hint in str(stopped.value)
 
