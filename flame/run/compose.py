@@ -112,9 +112,7 @@ def sentence(error: Exception, overrides: Sequence[str], loader: ConfigLoader) -
             + ("goes between quotes of its own, as in 'paths.runs=\"my runs\"'")
         )
     if several := re.match(r"Ambiguous value for argument '(([^=]+)=(.*))'", str(error)):
-        return (
-            f"{several[1]} is several values: add --multirun (-m) to run each; one list is {several[2]}=[{several[3]}]"
-        )
+        return f"{several[1]} is several values: add --multirun (-m) to run each, or say {several[2]}=[{several[3]}]"
     if isinstance(reason, (ConfigKeyError, ConfigAttributeError)) and OmegaConf.is_dict(reason.parent_node):
         return unknown_key(reason, overrides, loader) + _inside(error)
     if isinstance(reason, ValidationError) and reason.full_key:

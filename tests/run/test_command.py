@@ -36,7 +36,7 @@ WRONG_KEYS = {
     "-m defense.noise.facto=0,1": "did you mean defense.noise.factor=?",
     "-m attack=none,badnets attack.trigger.size=3": "there is no key 'trigger' of attacks.none",
     "-m attack=badnets,none attack.trigger.size=3": "there is no key 'trigger' of attacks.none",
-    "seed=0,1": "seed=0,1 is several values: add --multirun (-m) to run each; one list is seed=[0,1]",
+    "seed=0,1": "seed=0,1 is several values: add --multirun (-m) to run each, or say seed=[0,1]",
     "rounds": "rounds cannot be read: KEY=VALUE",
     "paths.runs=a(b": "paths.runs=a(b cannot be read: KEY=VALUE, and a value with a blank",
 }
