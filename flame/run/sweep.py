@@ -31,6 +31,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
 from flame.run.config import register
+from flame.run.console import keep_going
 from flame.run.cores import batch_size, cores
 from flame.run.text import duration
 
@@ -50,6 +51,7 @@ class SweepReport(Callback):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """In the process of a job, which submitit starts without train.py."""
+        keep_going()
         register()
         self.__dict__.update(state)
 
@@ -62,8 +64,8 @@ class SweepReport(Callback):
         """Name the sweep, for its jobs to inherit, choose a file that no other sweep uses, and bound the batches."""
         must_be_writable(Path(config.hydra.sweep.dir))
         folder, name = Path(config.hydra.sweep.dir).absolute(), f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
-        os.environ[SWEEP] = f"sweep-{name}"
-        os.environ["PYTHONPATH"] = os.pathsep.join([ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
+        os.environ[SWEEP], before = f"sweep-{name}", os.environ.get("PYTHONPATH", "")
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([ROOT, *filter(None, before.split(os.pathsep))]))
         self._ledger = folder / f".sweep-{name}.jsonl"
         try:
             self._jobs, self._began = len(jobs(config, config.hydra.overrides.task)), time.time()

@@ -21,7 +21,7 @@ from flame.run.build import build
 
 def test_windows_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
-    with pytest.raises(SystemExit, match="FLAME runs on Linux and macOS. On Windows use it inside WSL"):
+    with pytest.raises(SystemExit, match=r"FLAME runs on Linux and macOS. On Windows use it inside WSL"):
         importlib.reload(flame.run)
 
 
