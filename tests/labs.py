@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -81,3 +82,13 @@ def laboratory(
 def honest(n: int) -> Tensor:
     """[n] bool, nobody is compromised."""
     return torch.zeros(n, dtype=torch.bool)
+
+
+@dataclass(frozen=True)
+class Liar(Attack):
+    """Says that losses are ten times what they are, or something that is no answer."""
+
+    sense: bool = True
+
+    def report(self, losses: Tensor) -> Tensor:
+        return 10 * losses if self.sense else losses[:, :1]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from attackers import PLAIN, dataset, images, trained
-from test_lab import Liar
+from labs import Liar
 
 from attacks.around import Around
 from attacks.base import Attack

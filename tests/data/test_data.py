@@ -166,7 +166,7 @@ def test_a_pixel_gets_the_same_bits_in_every_batch(channels, side):
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "flame.data.datasets", *arguments]
+    line = [sys.executable, "-m", "flame.data", *arguments]
     return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, check=False)
 
 
@@ -182,6 +182,7 @@ def test_the_command_finds_what_is_there():
 
 
 def test_importing_the_module_imports_no_data_library():
-    probe = "import sys, flame.data; print([m for m in ('torchvision', 'sklearn', 'hydra') if m in sys.modules])"
+    libraries = ("torchvision", "sklearn", "hydra")
+    probe = f"import sys, flame.data.datasets; print([m for m in {libraries} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"

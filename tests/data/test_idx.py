@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from flame import data, fetch
+from flame.data import datasets as data
+from flame.data import fetch
 from flame.data.idx import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, IdxSource, locate, read_idx
 
 FACTS = {"mean": [0.5], "std": [0.25], "classes": 3, "channels": 1, "image_size": 4}

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from torture import names
 
 from flame.defenses.base import Defense, defend
-from flame.geometry.guard import LARGEST_NORM, LARGEST_STEP, guard
+from flame.geometry.guard import LARGEST_NORM, LARGEST_STEP
 from flame.round.seeding import generator
 from flame.round.types import ServerState, Updates, Verdict
 
@@ -51,7 +51,7 @@ def judged(name: str, state: ServerState, updates: Updates) -> Verdict:
 def test_guard_refuses_what_training_cannot_send_and_nothing_else(trick: str) -> None:
     state = start_state(generator(1, "state"))
     updates = hostile(honest(state, 5, generator(1, "updates")), {2: trick})
-    usable, info = guard(updates)
+    usable, info = updates.guarded
     assert usable.tolist() == [True, True, trick in ALLOWED, True, True]
     assert info["guard/nonfinite"] + info["guard/oversized"] == (trick in REFUSED)
     assert info["guard/implausible"] == (trick in ("negative running_var", "counter backwards"))
@@ -63,7 +63,7 @@ def test_guard_at_its_limits() -> None:
     updates.rows[0], updates.rows[1] = 0, 0
     updates.rows[0, 0], updates.rows[1, 0] = LARGEST_NORM, 1.01 * LARGEST_NORM
     updates.counters[2], updates.counters[3] = state.counters + LARGEST_STEP, state.counters + LARGEST_STEP + 1
-    assert guard(updates)[0].tolist() == [True, False, True, False]
+    assert updates.guarded[0].tolist() == [True, False, True, False]
 
 
 def test_a_negative_running_var_is_counted_and_the_global_one_floored() -> None:

@@ -9,9 +9,9 @@ from typing import ClassVar
 import pytest
 import torch
 import torch.nn.functional as F
-from labs import PER_CLIENT, Constant, Tiny, honest, laboratory
+from labs import PER_CLIENT, Constant, Liar, Tiny, honest, laboratory
 from test_defenses import PLAIN, a_round, assert_close, stream
-from torch import Generator, Tensor
+from torch import Generator
 
 from attacks.base import Attack
 from flame.defenses.base import defend, uniform
@@ -21,16 +21,6 @@ from flame.round.types import ServerState, Updates, Verdict
 
 EVEN, SKEWED, BROKEN = torch.zeros(3), torch.tensor([0, 0, log(3)]), torch.tensor([0, nan, 0])  # of `Constant`
 COMPROMISED = torch.tensor([False, True, False])
-
-
-@dataclass(frozen=True)
-class Liar(Attack):
-    """Says that losses are ten times what they are, or something that is no answer."""
-
-    sense: bool = True
-
-    def report(self, losses: Tensor) -> Tensor:
-        return 10 * losses if self.sense else losses[:, :1]
 
 
 def test_logits_are_the_models_own() -> None:
