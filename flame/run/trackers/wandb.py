@@ -14,7 +14,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,12 @@ class WandB:
         except Exception as error:  # whatever W&B raises: its service may die, its disk may be full
             self._run = None
             log.warning("W&B is given up for this run, whose record stays in %s: %r", self._folder, error)
+            with suppress(
+                Exception
+            ):  # whose service may be dead; else it would fail once more at exit, with a traceback
+                import wandb
+
+                wandb.teardown(exit_code=1)
 
 
 def least_mode(mode: str, environment: Mapping[str, str]) -> str:
