@@ -73,20 +73,19 @@ def chosen(names: str | None, conf: Conf = PROJECT) -> list[str]:
 def replay(settings: Sequence[str], conf: Conf = PROJECT) -> dict[str, object]:
     """What one defense makes of one round, as plain values."""
     settings = [setting if "=" in setting else f"updates={setting}" for setting in settings]
-    values = dict(setting.split("=", 1) for setting in settings if setting.startswith(tuple(f"{k}=" for k in OWN)))
+    pairs = (setting.split("=", 1) for setting in settings if setting.startswith(tuple(f"{key}=" for key in OWN)))
+    values = {key: Path(value).expanduser() for key, value in pairs}
     overrides = [quoted(setting) for setting in settings if setting.split("=", 1)[0] not in OWN]
     with started(conf) as loader:
         explain_unknown_keys(overrides, loader.list_groups(""))
     if "updates" not in values or not any(o.startswith("defense=") for o in overrides):
         raise ValueError("FILE (or updates=FILE) and defense=NAME are needed; --help shows the rest")
-    if "out" in values and not Path(values["out"]).absolute().parent.is_dir():
-        raise FileNotFoundError(
-            f"out={values['out']}: the folder {Path(values['out']).parent} is not there; make it first"
-        )
-    record = read_round(Path(values["updates"]))
+    if "out" in values and not values["out"].absolute().parent.is_dir():
+        raise FileNotFoundError(f"out={values['out']}: the folder {values['out'].parent} is not there; make it first")
+    record = read_round(values["updates"])
     verdict = verdict_on(record, built(tuple(overrides), len(record.updates), conf))
     if "out" in values:
-        write_atomically(Path(values["out"]), save(record.plain(verdict.state)))
+        write_atomically(values["out"], save(record.plain(verdict.state)))
     return {
         "accepted": verdict.accepted.nonzero().flatten().tolist(),
         "clip_bound": scalar(verdict.info, "clip_bound"),

@@ -38,12 +38,17 @@ def run(cfg: DictConfig) -> None:
     info = describe(cfg)
     with stop_on_signals() as stop, in_words(info.folder), claimed(info.folder, info.identity):
         if finished(info.folder):
-            log.info("%s is finished; resume=false runs it again in a new folder", info.folder)
-            if not (info.folder / FIGURE).exists():  # something ended the process after the summary
-                with dispensable(FIGURE):
-                    draw_run(info.folder)
+            revisit(info.folder)
         else:
             execute(cfg, info, stop)
+
+
+def revisit(folder: Path) -> None:
+    """A finished run is not run again; its figure is drawn if something ended the process after the summary."""
+    log.info("%s is finished; resume=false runs it again in a new folder", folder)
+    if not (folder / FIGURE).exists():
+        with dispensable(FIGURE):
+            draw_run(folder)
 
 
 def execute(cfg: DictConfig, info: RunInfo, stop: Stop) -> None:

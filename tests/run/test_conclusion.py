@@ -21,7 +21,7 @@ from flame.engine.sequential import Sequential
 from flame.federation import Round
 from flame.run import experiment
 from flame.run.config import NAMED
-from flame.run.experiment import conclude, execute, stop_on_signals
+from flame.run.experiment import conclude, execute, revisit, stop_on_signals
 from flame.run.figure import FIGURE, own_settings
 from flame.run.folder import finished
 from flame.run.trackers.base import NoView, RunInfo
@@ -108,6 +108,14 @@ def test_a_run_whose_engine_and_view_do_not_close_is_finished(
         "closing the tracker's view",
         "closing the engine",
     ]
+
+
+def test_a_figure_that_was_not_drawn_is_drawn_when_the_command_is_given_again(info: RunInfo) -> None:
+    conclude(info.folder, summary_of(info), NoView())
+    before = (info.folder / FIGURE).read_bytes()
+    (info.folder / FIGURE).unlink()
+    revisit(info.folder)
+    assert (info.folder / FIGURE).read_bytes() == before
 
 
 def test_an_error_before_the_summary_is_still_an_error(info: RunInfo, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,9 +139,7 @@ class WandB:
         except Exception as error:  # whatever W&B raises: its service may die, its disk may be full
             self._run = None
             log.warning("W&B is given up for this run, whose record stays in %s: %r", self._folder, error)
-            with suppress(
-                Exception
-            ):  # whose service may be dead; else it would fail once more at exit, with a traceback
+            with suppress(Exception):  # a dead service would fail once more at exit, with a traceback
                 import wandb
 
                 wandb.teardown(exit_code=1)
