@@ -92,7 +92,9 @@ def composed_here(loader: ConfigLoader, overrides: Sequence[str], name: str, hyd
         raise ConfigError(f"hydra.searchpath: {path} is no folder: name one that is there") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(sentence(error, overrides, loader)) from error
-    except ValueError as error:  # a group that is to be a number, or null
+    except ValueError as error:
+        if "Config group override must be" not in str(error):  # it is a number, or null
+            raise
         words = [w for w in overrides if loader.get_group_options(w.partition("=")[0].partition("@")[0].lstrip("+"))]
         raise ConfigError(
             f"{', '.join(words)}: an option is the name of a file in that group, such as defense=fedavg"
@@ -109,7 +111,7 @@ def sentence(error: Exception, overrides: Sequence[str], loader: ConfigLoader) -
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override} cannot be read: KEY=VALUE, and a value with a blank or any of ,=:{{}}[]()'\" in it "
-            + ("goes between quotes of its own, as in 'paths.runs=\"my runs\"'")
+            "goes between quotes of its own, as in 'paths.runs=\"my runs\"'"
         )
     if several := re.match(r"Ambiguous value for argument '(([^=]+)=(.*))'", str(error)):
         return f"{several[1]} is several values: add --multirun (-m) to run each, or say {several[2]}=[{several[3]}]"
@@ -150,7 +152,8 @@ def wrong_type(error: ValidationError) -> str:
     if is_dataclass(hint):
         return f"{key}={given} has the wrong type: it has keys of its own, {', '.join(get_type_hints(hint))}"
     now = error.child_node._value() if isinstance(error.child_node, ValueNode) else None
-    example = f", such as {key}={str(now).lower()}" if type(now) in PLAIN_NAMES and "$" not in str(now) else ""
+    shown = str(now).lower() if isinstance(now, bool) else str(now)
+    example = f", such as {key}={shown}" if type(now) in PLAIN_NAMES and "$" not in shown else ""
     return f"{key}={given} has the wrong type: must be {_in_words(hint)}{example}; conf/config.yaml says what it means"
 
 
