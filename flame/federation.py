@@ -17,6 +17,7 @@ from flame.round.cohort import Population
 from flame.round.evaluate import Evaluation
 from flame.round.score import score
 from flame.round.seeding import generator
+from flame.round.server import Server
 from flame.round.shadow import shadow_verdicts, xray
 from flame.round.types import Cohort, Lab, Notes, ServerState, Updates, Verdict
 
@@ -28,6 +29,7 @@ class Federation:
     population: Population
     attack: Attack
     defense: Defense
+    server: Server
     engine: Engine
     shadow: Sequence[str]  # scopes whose verdict on the same updates is recorded, whatever the defense
     seed: int
@@ -63,7 +65,7 @@ def play(fed: Federation, state: ServerState) -> Round:
         state = collude(fed, state, updates, cohort, notes)
     with timed(seconds, "aggregate"):
         verdict = defend(fed.defense, state, updates, generator(fed.seed, "defense", state.round))
-        after = replace(verdict.state, round=state.round + 1)
+        after = replace(fed.server(state, updates, verdict), round=state.round + 1)
     with timed(seconds, "shadow"):
         shadows = shadow_verdicts(updates, fed.shadow)
         shares = xray(updates)

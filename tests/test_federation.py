@@ -186,7 +186,9 @@ def test_the_servers_own_update(tiny: Callable) -> None:
     assert shards.sizes.tolist() == [26] * 10 + [40]
     assert torch.equal(torch.cat([shards[i] for i in range(11)]).sort().values, torch.arange(300))
     engine = parts.start_engine(replace(parts.task, shards=shards))
-    fed = Federation(parts.population, parts.attack, RootOnly(40), engine, ["weights_only"], cfg.seed, range(9))
+    fed = Federation(
+        parts.population, parts.attack, RootOnly(40), parts.server, engine, ["weights_only"], cfg.seed, range(9)
+    )
     record = next(rounds(fed, parts.initial, 1))
     assert record.metrics["rule/clients"] == len(record.updates) == 5
     assert len(record.shadows["weights_only"].accepted) == 5

@@ -25,6 +25,7 @@ from flame.engine.sharing import Room, empty_room, shared, to_arrays, to_tensors
 from flame.engine.workbench import Task, Workbench, prepare_process, restamp
 from flame.round.device import one_thread
 from flame.round.evaluate import Evaluation, slices, total
+from flame.round.server import told
 from flame.round.types import Cohort, Notes, ServerState, Updates
 
 log = logging.getLogger(__name__)
@@ -55,8 +56,8 @@ class Pool:
         """See `Engine.train`."""
         room = self._enter(state, len(cohort.ids))
         order = enumerate(zip(cohort.ids.tolist(), cohort.compromised.tolist(), strict=True))
-        memory = to_arrays(state.memory)
-        jobs = [("train", i, memory if bad else {}, state.round, client, bad) for i, (client, bad) in order]
+        memory = state.memory
+        jobs = [("train", i, to_arrays(told(memory, c, bad)), state.round, c, bad) for i, (c, bad) in order]
         # attackers may train longer: theirs go first, so that no core idles at the end
         done = self._run(sorted(jobs, key=lambda job: not job[-1]))
         losses, notes = zip(*(done[job] for job in range(len(jobs))), strict=True)

@@ -27,6 +27,7 @@ from flame.engine.spill import Store
 from flame.engine.workbench import Task, Workbench, prepare_process
 from flame.round.device import one_thread
 from flame.round.evaluate import Evaluation, slices, total
+from flame.round.server import told
 from flame.round.types import Cohort, Notes, ServerState, Updates
 
 RETRIES = 3  # of one client or slice, when its worker or node is lost
@@ -133,7 +134,7 @@ def _train(where: list[Any], round: int, client: int, compromised: bool) -> tupl
     """In a worker: local minus global model [d + b], the local counters [c], the loss and the notes; all as arrays."""
     bench, (row, counters, memory) = _bench(where[0]), _state(where[1])
     (out,), (out_counters,) = bench.task.layout.zeros(1)
-    loss, notes = bench.train(row, counters, memory, round, client, compromised)
+    loss, notes = bench.train(row, counters, told(memory, client, compromised), round, client, compromised)
     bench.write_update(row, out, out_counters)
     return out.numpy(), out_counters.numpy(), loss, to_arrays(notes)
 

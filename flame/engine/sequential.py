@@ -8,6 +8,7 @@ from flame.engine.spill import Store
 from flame.engine.workbench import Task, Workbench, restamp
 from flame.round.device import one_thread
 from flame.round.evaluate import Evaluation, slices, total
+from flame.round.server import told
 from flame.round.types import Cohort, Notes, ServerState, Updates
 
 
@@ -26,7 +27,7 @@ class Sequential:
         losses, notes = torch.zeros(len(cohort.ids), dtype=torch.float64), []
         for i, (client, compromised) in enumerate(zip(cohort.ids.tolist(), cohort.compromised.tolist(), strict=True)):
             losses[i], noted = self._bench.train(
-                state.row, state.counters, state.memory, state.round, client, compromised
+                state.row, state.counters, told(state.memory, client, compromised), state.round, client, compromised
             )
             notes.append(noted)
             self._bench.write_update(state.row, rows[i], counters[i])

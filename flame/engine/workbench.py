@@ -18,6 +18,7 @@ from flame.geometry.layout import StateLayout
 from flame.round.client import LocalJob, LocalSGD, Normalise
 from flame.round.device import device_of, on
 from flame.round.evaluate import Evaluation, answers, evaluate
+from flame.round.server import with_own_statistics
 from flame.round.smoothing import Smoothing, vote
 from flame.round.types import Notes, ServerState, Updates
 
@@ -66,7 +67,7 @@ class Workbench:
     ) -> tuple[float, Notes]:
         """Train one client from the global `row` [d + b]; the model then holds the result. Returns loss and notes."""
         task = self.task
-        self._load(row, counters)
+        self._load(with_own_statistics(row, task.layout, memory), counters)
         images = task.train[task.shards[client]]
         job = LocalJob(
             self.model, images, task.sgd, task.normalise, memory, task.seed, round, client, precision=task.precision

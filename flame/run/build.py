@@ -30,6 +30,7 @@ from flame.partition.deal import deal
 from flame.round.cohort import Population, Schedule
 from flame.round.device import check_device, check_precision
 from flame.round.seeding import generator
+from flame.round.server import Server
 from flame.round.types import Cohort, ServerState, Updates
 from flame.run.compose import PROJECT, Conf, ConfigError, composed
 from flame.run.cores import cores, cores_per_job
@@ -47,6 +48,7 @@ class Parts:
     population: Population
     attack: Attack
     defense: Defense
+    server: Server
     start_engine: Callable[[Task], Engine]
     initial: ServerState
     shadow: Sequence[str]
@@ -58,6 +60,7 @@ class Parts:
             population=self.population,
             attack=self.attack,
             defense=self.defense,
+            server=self.server,
             engine=engine,
             shadow=self.shadow,
             seed=self.task.seed,
@@ -77,7 +80,7 @@ def build(cfg: DictConfig) -> Parts:
 def _build(cfg: DictConfig) -> Parts:
     _check_run_level(cfg)
     prepare_process(cfg.threads)
-    defense, attack = make(cfg, "defense"), make(cfg, "attack")
+    defense, attack, server = make(cfg, "defense"), make(cfg, "attack"), make(cfg, "server")
     population = _population(cfg, attack.hostile)
     attack, dataset = attack.prepare(make(cfg, "dataset"), generator(cfg.seed, "prepare"))
     root_samples = getattr(defense, "root_samples", 0)
@@ -104,11 +107,16 @@ def _build(cfg: DictConfig) -> Parts:
         precision=cfg.precision,
         smoothing=getattr(defense, "randomized_smoothing", None),
     )
+    if cfg.memo.dir is not None and server.statistics == "local":
+        raise ValueError(
+            f"memo.dir={cfg.memo.dir} keeps what clients make of the global model, and with server.statistics=local"
+            " they start from their own statistics: leave one of the two out"
+        )
     start = Memo(**cfg.memo).around(make(cfg, "engine", **engine_workers(cfg)))
-    initial = ServerState(row[0], counters[0])
+    initial = server.prepared(ServerState(row[0], counters[0]), layout, cfg.clients)
     check_defense(defense, initial, task)
     shadow, evaluate_at = list(cfg.shadow), evaluated_rounds(cfg)
-    return Parts(dataset, task, population, attack, defense, start, initial, shadow, evaluate_at)
+    return Parts(dataset, task, population, attack, defense, server, start, initial, shadow, evaluate_at)
 
 
 def _population(cfg: DictConfig, hostile: bool) -> Population:

@@ -70,6 +70,7 @@ class RunConfig:
     client: Any = MISSING
     attack: Any = MISSING
     defense: Any = MISSING
+    server: Any = MISSING
     engine: Any = MISSING
     tracker: Any = MISSING
     paths: PathsConfig = field(default_factory=PathsConfig)
