@@ -7,7 +7,8 @@ below 1/2 the client is out for good.
 
 Deviations and open points: p_k alone weighs the mean, not p_k times the sample count that the client claims; it is that
 of the rounds before, in the result as in the filter (three public codes count this round in for the result). Cosines
-are those of whole local models on the trainable parameters, as in public code; `of` chooses updates instead. The
+are those of whole local models on the trainable parameters, as in IBM's federated-learning-lib and in the AFA.py that
+several repositories share; FLShield's code (helper.py at afe44744) has them of updates, as `of: update` does. The
 standard deviation is the population's. Cosines closer than 1e-12 are the same number. BatchNorm statistics get the same
 weights, counters stay the server's. Updates refused by the guard are no evidence against their sender. A round in which
 all clients are blocked leaves the model as it is.

@@ -14,6 +14,8 @@ from flame.round.types import Lab, ServerState, Updates, Verdict
 class Defense(Protocol):
     """A pure function of one round; what it must remember goes through `ServerState.memory`.
 
+    Nobody gains weight by sending less, beyond the bound that `tests/defenses/test_short_updates.py` has for each rule.
+
     One that needs more than updates says so by an attribute: `root_samples` (an int: images at the server) or
     `needs_lab` (True: it tries models, in `Updates.lab`).
     """

@@ -4,9 +4,11 @@
 Four numbers describe a client: mean and variance over the channels of the first BatchNorm layer's running mean and of
 its running variance. k-means splits the clients in two by them, and the larger cluster is averaged.
 
-Deviations and open points: written after the authors' code, where the four numbers enter as they are. k-means starts as
-in `points.py`. Two clusters of one size accept everyone (there, the one that is numbered first). The variance over the
-channels is the population's (there, the sample's). Uniform mean (there, by sample counts). Counters stay the server's.
+Deviations and open points: written after the authors' code (JiiahaoXU/SoDa-BNGuard, src/aggregation.py at 12690d38),
+where the four numbers enter as they are. k-means is the optimum of `kmeans.py` (there, scikit-learn's default, one or
+ten random starts by its version). Two clusters of one size accept everyone (there, the one that is numbered first). The
+variance over the channels is the population's (there, the sample's). Uniform mean (there, by sample counts). Counters
+stay the server's.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import torch
 from torch import Generator, Tensor
 
 from flame.defenses.base import average, uniform
-from flame.defenses.points import furthest_first, kmeans
+from flame.defenses.kmeans import optimum
 from flame.round.types import ServerState, Updates, Verdict
 
 
@@ -32,7 +34,7 @@ class BNGuard:
             ValueError: the model has no BatchNorm statistics.
         """
         points = first_statistics(updates)
-        members = kmeans(points, furthest_first(points, min(2, len(points))))  # [n, 2]
+        members = optimum(points, 2)  # [n, 2]
         sizes = members.sum(dim=0)
         shares = uniform((members @ (sizes == sizes.max()).double()).bool())
         return Verdict(replace(state, row=average(state, updates, shares)), shares)

@@ -2,7 +2,8 @@
 
 v starts at the last round's aggregate and takes L steps v <- v + mean_i (U_i - v) min(1, tau / ||U_i - v||): no client
 moves it by more than tau / n in a step. v is always a weighted sum of the updates and of where it started, so that each
-distance follows from inner products and the rows are read twice, before the steps and after them.
+distance follows from inner products and the rows are read twice, before the steps and after them. With one step nobody
+weighs more than 1/n, however little it sends.
 
 Deviations and open points: updates take the place of the paper's worker momenta (the local optimiser has a momentum of
 its own, which ends with the round). v starts at 0 in the first round. Distances are those of the trainable parameters;

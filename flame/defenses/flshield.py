@@ -10,16 +10,17 @@ Against Poisoning Attacks", IEEE S&P 2024): clients try one another's models, on
 4. A representative scores its lowest mean impact over the classes; the upper half of the scores is accepted, with the
    clients behind it, whose updates are clipped to the median length of all and averaged.
 
-Deviations and open points: written after the authors' public code (ehsanul9511/FLShield) and the paper's abstract; its
-sections could not be checked and are not cited. As in that code, fewer than ten clients are represented one by one,
-and validators are all clients of the round. Where it imputes by iterated regressions, the (lower) median of those who
-have the class is taken; a class that nobody has is left out. k-means starts from points far apart instead of random
-ones (`points.py`), equal parts are both believed, and losses are cut to [0, 1e6]. Validators try models on images that
-they have trained on (there, on a tenth of theirs, held out). The mix for a cluster of one is its client's (there, by a
-slip of the index, another's). Clipped updates are averaged, where
-that code divides by the sum of their clip factors. A client that nobody resembles is represented by itself. Lengths
-and cosines are those of the trainable parameters; BatchNorm statistics are mixed like everything else and averaged over
-the accepted clients, unclipped, and counters stay the server's.
+Deviations and open points: written after the authors' public code (ehsanul9511/FLShield at afe44744) and the paper's
+abstract; its sections could not be checked and are not cited. As in that code, fewer than ten clients are represented
+one by one, and validators are all clients of the round. Where it imputes by iterated regressions, the (lower) median of
+those who have the class is taken; a class that nobody has is left out. k-means is that of `kmeans.py` (there, with
+random starts), equal parts are both believed, and losses are cut to [0, 1e6]. Validators try models on images that they
+have trained on (there, on a tenth of theirs, held out). The mix for a cluster of one is its client's (there, by a slip
+of the index, another's). Clipped updates are averaged, where that code divides by the sum of their clip factors. A
+client that nobody resembles is represented by itself. So is one that sends nothing: its impact is 0, and where every
+other cluster makes some class worse, it is all that is accepted. Lengths and cosines are those of the trainable
+parameters; BatchNorm statistics are mixed like everything else and averaged over the accepted clients, unclipped, and
+counters stay the server's.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from flame.defenses.base import average, check_choice, clip_to, laboratory, uniform
+from flame.defenses.kmeans import optimum, partitions
 from flame.defenses.krum import lowest
-from flame.defenses.points import furthest_first, kmeans
 from flame.geometry.products import Geometry
 from flame.round.types import ServerState, Updates, Verdict
 
@@ -100,7 +101,7 @@ def bijective(cosines: Tensor, norms: Tensor, siblings: float) -> Tensor:
 
 def clusters(gaps: Tensor) -> Tensor:
     """[n, k] float64, one-hot: k-means of the rows of distances `gaps` [n, n], none empty, k by the best silhouette."""
-    found = (kmeans(gaps, furthest_first(gaps, k)) for k in range(2, min(len(gaps) - 1, MOST_CLUSTERS) + 1))
+    _, *found = partitions(gaps, min(len(gaps) - 1, MOST_CLUSTERS))
     return max((members[:, members.any(dim=0)] for members in found), key=lambda members: silhouette(gaps, members))
 
 
@@ -133,7 +134,7 @@ def completed(reports: Tensor) -> Tensor:
 
 def larger_part(reports: Tensor) -> Tensor:
     """[v] bool, the larger of two clusters of `reports` [v, p]; everyone where they are equal."""
-    members = kmeans(reports, furthest_first(reports, 2)).bool()  # [v, 2]
+    members = optimum(reports, 2).bool()  # [v, 2]
     larger = 2 * members.sum(dim=0) > len(reports)
     return members[:, larger].any(dim=1) if bool(larger.any()) else torch.ones(len(reports), dtype=torch.bool)
 

@@ -1,7 +1,8 @@
 """Krum and Multi-Krum (Blanchard et al., NeurIPS 2017, section 4): keep the updates closest to their neighbours.
 
 The score of a client is the sum of squared distances to its n - f - 2 nearest others; Krum takes the one with the
-lowest score, Multi-Krum the mean of the m lowest.
+lowest score, Multi-Krum the mean of the m lowest. What Krum takes has all the weight, a short update as any other:
+among unlike ones it is the closest to all. Of Multi-Krum nobody has more than 1 / m.
 
 Deviations and open points: f is a share of the round's clients, rounded as the cohort rounds its attackers. The paper
 needs n >= 2f + 3; a smaller round gets the largest f that satisfies it (`krum/f` records it), and rounds of one or two

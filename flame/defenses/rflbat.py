@@ -5,12 +5,14 @@ Who lies far from everyone else is dropped (sum of distances above eps_1 times t
 clusters that the gap statistic finds splits the rest; the cluster whose members resemble one another least (median of
 their mean cosines) is kept, as poisoned updates are alike; and who lies far within it (eps_2) is dropped too.
 
-Deviations and open points: written after a public re-implementation, BackFed's; the clusters' cosines are taken among
-their own members, where its index slips after the first filter. k-means and the gap statistic are those of `points.py`,
-of squared distances in one unit, where that code adds up plain ones with each component stretched to [0, 1]. A cluster
-of one has no mutual cosine and is kept only if there are no others, and then all of them are. A sum of distances at its
-bound passes (there, it does not). Components and cosines are those of the trainable parameters (there, of everything);
-BatchNorm statistics are averaged over the accepted clients, counters stay the server's.
+Deviations and open points: written after a public re-implementation, ybdai7/Backdoor-indicator-defense's
+(participants/servers/RflbatServer.py at 7f08114f), which is of updates, as here. thinh-dao/BackFed has a copy: at
+a78f3ec7 of whole local models, where the cosines of all clusters are near 1, and with an index that slips after the
+first filter; at a8676d35 of updates again, with two clusters always. k-means is that of `kmeans.py` (there, k-means++),
+and the gap statistic that of `points.py`, of squared distances in one unit, where that code adds up plain ones with
+each component stretched to [0, 1]. A cluster of one has no mutual cosine and is kept only if there are no others, and
+then all of them are. A sum of distances at its bound passes (there, it does not). BatchNorm statistics are averaged
+over the accepted clients, counters stay the server's.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ import torch
 from torch import Generator, Tensor
 
 from flame.defenses.base import average, uniform
-from flame.defenses.points import distances, embed, furthest_first, gap_clusters, kmeans
+from flame.defenses.kmeans import optimum
+from flame.defenses.points import distances, embed, gap_clusters
 from flame.round.types import ServerState, Updates, Verdict
 
 
@@ -50,7 +53,7 @@ class RFLBAT:
         accepted = central(points, torch.ones(len(points), dtype=torch.bool), self.first_filter)
         k = gap_clusters(points[accepted], self.most_clusters, self.references, stream)
         members = torch.zeros(len(points), k, dtype=torch.float64)
-        members[accepted] = kmeans(points[accepted], furthest_first(points[accepted], k))
+        members[accepted] = optimum(points[accepted], k)
         accepted = central(points, least_alike(members.bool(), cosines), self.second_filter)
         shares, info = uniform(accepted), {"rflbat/clusters": float(k)}
         return Verdict(replace(state, row=average(state, updates, shares)), shares, info)

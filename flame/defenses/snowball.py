@@ -34,8 +34,9 @@ import torch
 from torch import Generator, Tensor
 
 from flame.defenses.base import average, uniform
+from flame.defenses.kmeans import kmeans, within
 from flame.defenses.krum import lowest
-from flame.defenses.points import distances, embed, kmeans, within
+from flame.defenses.points import distances, embed
 from flame.defenses.vae import VAE, errors, fit
 from flame.geometry.layout import StateLayout
 from flame.geometry.products import squared_distances
@@ -144,12 +145,10 @@ def end_layers(layout: StateLayout) -> list[slice]:
 
 def votes(points: Tensor, suspects: int) -> Tensor:
     """[n] float64, the scaled scores that each of `points` [n, p] receives from those that it shares a cluster with."""
-    n = len(points)
     furthest = distances(points).argsort(dim=1, descending=True)[:, :suspects]  # [n, c]
-    every = points.expand(n, *points.shape)  # [voter, n, p]
-    members = kmeans(every, torch.cat([points[:, None], points[furthest]], dim=1))  # [voter, n, c + 1]
+    members = kmeans(points, torch.cat([points[:, None], points[furthest]], dim=1))  # [voter, n, c + 1]
     own = members.diagonal(dim1=0, dim2=1).T  # [voter, c + 1], the voter's cluster
-    scores = calinski_harabasz(every, members)
+    scores = calinski_harabasz(points, members)
     low, high = scores.min(), scores.max()
     scaled = (scores - low) / (high - low) if high > low else torch.ones_like(scores)
     return scaled @ (members @ own[:, :, None])[..., 0]

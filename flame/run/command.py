@@ -17,10 +17,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from flame.run.compose import Conf, ConfigError, composed_here, sentence, started
+from flame.run.compose import PROJECT, Conf, ConfigError, composed_here, sentence, started
 from flame.run.config import register
 from flame.run.console import keep_going
-from flame.run.overrides import explain_missing_launcher, explain_unknown_keys, quoted
+from flame.run.overrides import explain_missing_launcher, explain_unknown_keys, quoted, recipe_meant
 from flame.run.sweep import parsed
 
 INTERRUPTED = 130  # exit code, 128 + SIGINT
@@ -79,6 +79,9 @@ def conf_of(given: argparse.Namespace) -> Conf:
 
 def explain(given: argparse.Namespace) -> None:
     """Exit with a hint if the command line names a key, an option or a launcher that is not there, or a wrong type."""
+    named = ["--config-name", given.config_name] if given.config_name and conf_of(given) == PROJECT else []
+    if recipe := recipe_meant([*named, *given.overrides]):
+        sys.exit(recipe)
     try:
         explain_missing_launcher(given.overrides)
         with started(conf_of(given)) as loader:

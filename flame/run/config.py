@@ -17,7 +17,19 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 # What a run's result does not depend on, and so its identity neither.
-INCIDENTAL = ("hydra", "paths", "tracker", "engine", "resume", "checkpoint", "record", "spill", "memo", "device")
+INCIDENTAL = (
+    "hydra",
+    "paths",
+    "tracker",
+    "engine",
+    "resume",
+    "checkpoint",
+    "record",
+    "spill",
+    "memo",
+    "device",
+    "recipe",
+)
 STARTED = datetime.now()
 LONGEST_NAME = 255  # bytes, of most file systems
 NAMED = ("dataset", "partition", "model", "attack", "defense")  # groups whose choice stands in the folder's name
@@ -93,6 +105,7 @@ class RunConfig:
     record: RecordConfig = field(default_factory=RecordConfig)
     spill: SpillConfig = field(default_factory=SpillConfig)
     memo: MemoConfig = field(default_factory=MemoConfig)
+    recipe: Any = None
 
 
 def register() -> None:
@@ -100,6 +113,8 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=RunConfig)
     OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
     OmegaConf.register_new_resolver("home", os.path.expanduser, replace=True)  # ~/runs
+    OmegaConf.register_new_resolver("times", lambda share, benign: share * benign, replace=True)
+    OmegaConf.register_new_resolver("passes", _passes, replace=True)
 
 
 def identity(cfg: DictConfig) -> str:
@@ -135,6 +150,12 @@ def _alike(value: Any) -> Any:
     if isinstance(value, list):
         return [_alike(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _passes(share: float, benign: int) -> float:
+    """Epochs, `share` to 1 of what benign clients train: a whole number from 1 on, halves rounded up."""
+    passes = share * benign
+    return passes if passes < 1 else int(passes + 0.5)
 
 
 def _run_name(*, _root_: DictConfig) -> str:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from flame.run.config import RunConfig
@@ -91,3 +92,22 @@ def explain_missing_launcher(arguments: Sequence[str], plugins: Mapping[str, str
     for plugin in (plugins.get(argument.removeprefix("hydra/launcher=")) for argument in arguments):
         if plugin and find_spec(f"hydra_plugins.{plugin}") is None:
             raise ValueError(f"this launcher is not installed: pip install {plugin.replace('_', '-')}")
+
+
+def recipe_meant(arguments: Sequence[str], conf: Path = Path(__file__).parents[2] / "conf") -> str | None:
+    """How a recipe is started, if the command line names one otherwise: without its folder, or as an override.
+
+    `recipe/question=...` would compose it into a run and leave out its sweep.
+    """
+    text = "\0".join(arguments)
+    named = re.search(r"(?:^|\0)(?:--config-name|-cn)[=\0]([^\0]+)", text)
+    given = re.search(r"(?:^|\0)(\+*recipe(?:/\w+)?=)([^\0]*)", text)
+    if not given and (not named or (conf / f"{named[1]}.yaml").exists() or re.search(r"--config-[dp]|-c[dp]\b", text)):
+        return None
+    wrong, name = (
+        (given[0].strip("\0"), given[2]) if given else (f"--config-name {named[1]}", named[1]) if named else ("", "")
+    )
+    known = {path.stem: path.relative_to(conf).with_suffix("").as_posix() for path in conf.glob("recipe/*/*.yaml")}
+    meant = difflib.get_close_matches(name.rpartition("/")[2], known, n=1)
+    hint = f"did you mean --config-name {known[meant[0]]}?" if meant else "see `ls conf/recipe/*`"
+    return f"{wrong}: a recipe is started with --config-name recipe/THEME/NAME; {hint}"

@@ -13,7 +13,8 @@ from test_defenses import a_round, answer, assert_close, stream
 from torch import Tensor
 
 from flame.defenses.freqfed import FreqFed, frequencies
-from flame.defenses.points import distances, embed, furthest_first, gap_clusters, kmeans, within
+from flame.defenses.kmeans import kmeans, within
+from flame.defenses.points import distances, embed, gap_clusters
 from flame.defenses.rflbat import RFLBAT, central, least_alike
 from flame.defenses.snowball import calinski_harabasz
 from flame.defenses.steps.vector import Cluster
@@ -38,7 +39,7 @@ def test_embedding_keeps_distances_and_is_pca() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_kmeans_and_scores_are_those_of_scikit_learn(seed: int) -> None:
     points = random(12, 2, seed=seed)
-    centres = furthest_first(points, 3)
+    centres = points[:3]
     members = kmeans(points, centres)
     found = KMeans(3, init=centres.numpy(), n_init=1, tol=0, max_iter=1000).fit(points.numpy())
     assert members.argmax(1).tolist() == found.labels_.tolist()
@@ -46,39 +47,38 @@ def test_kmeans_and_scores_are_those_of_scikit_learn(seed: int) -> None:
     score = calinski_harabasz_score(points.numpy(), found.labels_)
     assert float(calinski_harabasz(points, members)) == pytest.approx(score)
     batch = torch.stack([random(12, 2, seed=9), points])
-    assert torch.equal(kmeans(batch, furthest_first(batch, 3))[1], members)  # a batch is each of its members alone
-
-
-def test_furthest_first_by_hand() -> None:
-    points = torch.tensor([[0.0], [1.0], [4.0], [10.0]], dtype=torch.float64)  # mean 3.75
-    assert furthest_first(points, 3).flatten().tolist() == [10, 0, 4]
+    assert torch.equal(kmeans(batch, batch[:, :3])[1], members)  # a batch is each of its members alone
 
 
 def test_gap_statistic_counts_groups() -> None:
-    blob = 0.1 * random(30, 2)
+    blob = 0.1 * random(12, 2)
     groups = torch.cat([blob + torch.tensor(centre) for centre in ((0.0, 0.0), (5.0, 0.0), (0.0, 5.0))])
-    assert gap_clusters(groups, 9, 20, stream()) == 3
-    assert gap_clusters(torch.rand(60, 2, generator=stream()).double(), 9, 20, stream()) == 1
+    assert gap_clusters(groups, 6, 20, stream()) == 3
+    shapeless = [torch.rand(20, 2, generator=stream(seed)).double() for seed in range(100, 110)]
+    assert sum(gap_clusters(points, 5, 20, stream()) == 1 for points in shapeless) >= 8
     assert gap_clusters(torch.ones(5, 2).double(), 9, 20, stream()) == 1
     assert gap_clusters(torch.tensor([[0.2], [0.2], [0.2], [0.9]]).double(), 9, 20, stream()) == 2
     assert gap_clusters(1 + 1e-12 * random(5, 1), 9, 20, stream()) == 1  # rounding is no structure
 
 
 def test_freqfed_sees_low_frequencies_only() -> None:
-    assert_close(frequencies(torch.tensor([[3.0, 3.0], [1.0, -1.0]]), 0.5).flatten(), 18**0.5, 0)
-    whole = frequencies(torch.eye(5), 1.0)
-    torch.testing.assert_close(whole @ whole.T, torch.eye(5))  # orthonormal
-    slow, fast = torch.ones(8), torch.tensor([1.0, -1.0] * 4)
-    layout = StateLayout.from_state({"w": torch.zeros(6), "out.w": torch.zeros(2)}, ["w", "out.w"])
+    lines = torch.tensor([[1.0, 2, 3, 6], [1, -1, 1, -1], [1, 0, 0, 0]])  # each a square of two by two
+    assert_close(frequencies(lines, 0.4).flatten(), 6, 0, 0.5)  # (0, 0) alone: half the sum
+    assert_close(frequencies(lines, 0.5).flatten(), 6, -2, -3, 0, 2, 0, 0.5, 0.5, 0.5)  # and (0, 1), (1, 0)
+    assert frequencies(torch.ones(1, 10), 0.5).shape == (1, 6)  # of a square of side 4 those with i + j <= 2
+    whole = frequencies(torch.eye(5), 2.0)
+    torch.testing.assert_close(whole @ whole.T, torch.eye(5))  # orthonormal, whatever the square is filled up with
+    slow, fast = torch.ones(9), torch.tensor([1.0, -1, 1, -1, 1, -1, 1, -1, 1])
+    layout = StateLayout.from_state({"w": torch.zeros(7), "out.w": torch.zeros(2)}, ["w", "out.w"])
     rows = torch.stack([slow + 0.4 * random(1).float() * fast for _ in range(4)] + [-slow, fast - slow, 3 * fast])
-    updates = a_round(rows, layout=layout, base=torch.linspace(1, 2, 8))
+    updates = a_round(rows, layout=layout, base=torch.linspace(1, 2, 9))
     verdict = answer(FREQFED, updates)
     assert_close(verdict.weights, *[0.25] * 4, 0, 0, 0)
 
 
 def test_freqfed_with_all_frequencies_is_flames_filter(updates: Any) -> None:
     state, sent = updates(seed=3, n=9)
-    verdict = replace(FREQFED, low=1.0)(state, sent, stream())
+    verdict = replace(FREQFED, low=2.0)(state, sent, stream())
     assert torch.equal(verdict.accepted, FREQFED.cluster.accept(sent.geometry.cosine_distances("weights_only")))
 
 

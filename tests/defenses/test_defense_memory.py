@@ -29,17 +29,17 @@ def test_foolsgold_weights_by_hand() -> None:
 
 def test_foolsgold_silences_sybils_and_sums_histories() -> None:
     first = a_round([[1, 2, 0], [1, 2, 0], [0, 0, 3], [5, -1, 0], [0, 0, -1]])  # heads (2, 0) twice: sybils
-    verdict = answer(FoolsGold(confidence=1.0), first)
+    verdict = answer(FoolsGold(confidence=1.0, cut=False), first)
     assert_close(verdict.weights, 0, 0, 0.2, 0.2, 0.2)
     assert_close(verdict.state.row, 1, -0.2, 0.4)
     second = a_round([[0, 0, 3], [0, -7, 1]], ids=torch.tensor([2, 9]))
-    memory = answer(FoolsGold(confidence=1.0), second, verdict.state).state.memory
+    memory = answer(FoolsGold(confidence=1.0, cut=False), second, verdict.state).state.memory
     assert memory["defense/foolsgold/ids"].tolist() == [0, 1, 2, 3, 4, 9]
     assert memory["defense/foolsgold/rows"].tolist() == [[2, 0], [2, 0], [0, 6], [-1, 0], [0, -1], [-7, 1]]
 
 
 def test_foolsgold_takes_identical_clients_for_sybils() -> None:
-    verdict = answer(FoolsGold(confidence=1.0), a_round(torch.randn(3, generator=stream()).repeat(5, 1)))
+    verdict = answer(FoolsGold(confidence=1.0, cut=False), a_round(torch.randn(3, generator=stream()).repeat(5, 1)))
     assert not bool(verdict.accepted.any())
     assert_close(verdict.state.row, 0, 0, 0)
 

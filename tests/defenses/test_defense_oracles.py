@@ -65,11 +65,11 @@ def test_coordinatewise(byzfl: Any, n: int, f: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize(("n", "f", "seed"), CASES)
-@pytest.mark.parametrize("iterations", [1, 3, 30])
-def test_geometric_median(byzfl: Any, n: int, f: int, seed: int, iterations: int) -> None:
+def test_geometric_median(byzfl: Any, n: int, f: int, seed: int) -> None:
+    """byzfl starts at 0, so that only where both end can be compared."""
     matrix = rows(n, seed)
-    ours = answer(RFA(iterations=iterations, smoothing=0.1), a_round(matrix)).state.row
-    torch.testing.assert_close(ours, byzfl.GeometricMedian(nu=0.1, T=iterations)(matrix), atol=1e-5, rtol=1e-5)
+    ours = answer(RFA(iterations=1000, smoothing=0.1), a_round(matrix)).state.row
+    torch.testing.assert_close(ours, byzfl.GeometricMedian(nu=0.1, T=300)(matrix), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("n", "f", "seed"), CASES)

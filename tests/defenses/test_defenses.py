@@ -29,6 +29,7 @@ NORMED = StateLayout.from_state(
     {"body.w": torch.zeros(1), "bn.running_var": torch.zeros(1), "bn.n": torch.tensor(0), "out.w": torch.zeros(2)},
     ["body.w", "out.w"],
 )
+RFA_DEFAULT = RFA(iterations=1000, smoothing=1e-6)
 AFA_DEFAULT = AFA(of="update", xi=2.0, delta_xi=0.5, prior=3.0, block=0.95)
 
 
@@ -110,20 +111,60 @@ def test_columnwise_covers_every_column_once() -> None:
     assert torch.equal(columnwise(rows, lambda values: values.sum(dim=1)), rows.sum(dim=0))
 
 
-def test_rfa_two_steps() -> None:
-    updates = a_round([[1, 0, 0], [0, 2, 0], [0, 0, 4], [-1, 0, 0], [0, -2, 0]])
-    assert_close(answer(RFA(iterations=1, smoothing=1e-6), updates).state.row, 0, 0, 1 / 3.25)
-    v = 1 / 3.25  # second step: distances sqrt(1 + v^2) twice, sqrt(4 + v^2) twice, 4 - v
-    closeness = [1 / sqrt(1 + v * v), 1 / sqrt(4 + v * v), 1 / (4 - v), 1 / sqrt(1 + v * v), 1 / sqrt(4 + v * v)]
-    verdict = answer(RFA(iterations=2, smoothing=1e-6), updates)
-    assert_close(verdict.weights, *[c / sum(closeness) for c in closeness])
-    assert_close(verdict.state.row, 0, 0, 4 * closeness[2] / sum(closeness))
+def test_rfa_two_steps_from_the_mean() -> None:
+    rows = torch.tensor([[3.0, 0, 0], [-3, 0, 0], [0, 6, 0]])
+    v, weights = (0, 2), torch.full((3,), 1 / 3)  # the mean, two of which lie at the same distance
+    for _ in range(2):
+        side, top = 1 / sqrt(9 + v[1] ** 2), 1 / (6 - v[1])
+        weights = torch.tensor([side, side, top]) / (2 * side + top)
+        v = (0, 6 * float(weights[2]))
+    verdict = answer(RFA(iterations=2, smoothing=1e-6), a_round(rows))
+    assert_close(verdict.weights, *weights.tolist())
+    assert_close(verdict.state.row, *v, 0)
 
 
-def test_rfa_is_not_led_by_one_huge_update() -> None:
-    rows = torch.randn(5, 3, generator=stream())
-    rows[4] = 1e12
-    assert answer(RFA(iterations=3, smoothing=1e-6), a_round(rows)).state.row.norm() < 4 * rows[:4].norm(dim=1).max()
+def test_rfa_beside_updates_at_right_angles() -> None:
+    """The unit vectors to nine updates of one length l and to 0 cancel out where 0 has 1 / sqrt(10) of the weight."""
+    for length in (0.2, 1.0, 50.0):
+        rows = torch.cat([torch.zeros(1, 9), length * torch.eye(9)])
+        layout = StateLayout.from_state({"w": torch.zeros(7), "out.w": torch.zeros(2)}, ["w", "out.w"])
+        verdict = answer(RFA_DEFAULT, a_round(rows, layout=layout))
+        assert_close(verdict.weights, 1 / sqrt(10), *[(1 - 1 / sqrt(10)) / 9] * 9)
+
+
+def test_rfa_ends_at_the_geometric_median() -> None:
+    """In a triangle without an angle of 120 degrees the sides are seen from it under 120; else it is the corner."""
+    sides = answer(RFA_DEFAULT, a_round([[0, 0, 0], [4, 0, 0], [2, 3, 0]])).state.row
+    assert_close(sides, 2, 2 / sqrt(3), 0)
+    corner = answer(RFA_DEFAULT, a_round([[0, 0, 0], [4, 0, 0], [2, 0.5, 0]])).state.row
+    torch.testing.assert_close(corner, torch.tensor([2, 0.5, 0]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("n", [5, 10, 30])
+def test_rfa_is_led_neither_by_a_huge_update_nor_by_one_at_the_mean(n: int) -> None:
+    rows = torch.randn(n, 3, generator=stream())
+    rows[-1] = 1e12
+    longest = rows[:-1].norm(dim=1).max()
+    assert answer(RFA_DEFAULT, a_round(rows)).state.row.norm() < 4 * longest
+    rows[-2] = 1e12 / (n - 1)  # an accomplice where the steps start
+    assert answer(RFA_DEFAULT, a_round(rows)).state.row.norm() < 4 * longest
+
+
+def test_rfa_of_one_and_of_two_is_the_mean() -> None:
+    assert_close(answer(RFA_DEFAULT, a_round([[3, 0, 1]])).state.row, 3, 0, 1)
+    assert_close(answer(RFA_DEFAULT, a_round([[3, 0, 1], [0, 0, 0]])).weights, 0.5, 0.5)
+
+
+def test_foolsgold_cut_compares_everything_and_adds_up() -> None:
+    """The first coordinate is outside the last layer; updates of length 5, 1 and 0.5 are cut to 1, 1 and 0.5."""
+    updates = a_round([[3, 4, 0], [0, 0, 1], [-0.5, 0, 0]])
+    verdict = answer(FoolsGold(confidence=1.0, cut=True), updates)
+    assert_close(verdict.weights, *[1 / 3] * 3)  # no two point the same way
+    assert_close(verdict.state.row, 0.6 - 0.5, 0.8, 1)
+    assert_close(verdict.state.memory["defense/foolsgold/rows"][0], 0.6, 0.8, 0)
+    alike = answer(FoolsGold(confidence=1.0, cut=True), a_round([[3, 4, 0], [6, 8, 0], [0, 0, 2]]))
+    assert_close(alike.weights, 0, 0, 1 / 3)
+    assert_close(alike.state.row, 0, 0, 1)
 
 
 def test_norm_clip() -> None:
@@ -219,7 +260,7 @@ def test_batchnorm_statistics_and_counters(defense: Defense, expected: float) ->
         (lambda: RFA(iterations=3, smoothing=0.0), "defense.smoothing=0.0"),
         (lambda: NormClip(bound=0.0, noise_std=0.0), "defense.bound=0.0"),
         (lambda: NormClip(bound=1.0, noise_std=-1.0), "defense.noise_std=-1.0"),
-        (lambda: FoolsGold(confidence=0.0), "defense.confidence=0.0"),
+        (lambda: FoolsGold(confidence=0.0, cut=False), "defense.confidence=0.0"),
         (lambda: Auror(threshold=0.0, find_rounds=1, vote=0.5), "defense.threshold=0.0"),
         (lambda: Auror(threshold=1.0, find_rounds=0, vote=0.5), "defense.find_rounds=0"),
         (lambda: Auror(threshold=1.0, find_rounds=1, vote=0.4), "defense.vote=0.4"),

@@ -27,8 +27,9 @@ from flame.defenses.flshield import (
     lowest_impacts,
     silhouette,
 )
+from flame.defenses.kmeans import optimum
 from flame.defenses.nnm import NNM
-from flame.defenses.points import distances, furthest_first, kmeans
+from flame.defenses.points import distances
 from flame.round.types import Updates
 
 BIJECTIVE = FLShield(representatives="bijective", siblings=0.0, images_per_class=30)
@@ -51,7 +52,7 @@ def test_silhouette_is_that_of_scikit_learn(seed: int) -> None:
     points = torch.randn(13, 3, generator=stream(seed), dtype=torch.float64)
     gaps = distances(points)
     for k in (2, 3, 12):  # of twelve clusters eleven are single clients
-        members = kmeans(points, furthest_first(points, k))
+        members = optimum(points, k)
         wanted = silhouette_score(gaps.numpy(), members.argmax(1).numpy(), metric="precomputed")
         assert silhouette(gaps, members) == pytest.approx(wanted)
 

@@ -32,7 +32,7 @@ WRONG_KEYS = {
     "hydra/launcher=jobli": "did you mean joblib?",
     "experiment=null": "experiment=null: an option is the name of a file in that group",
     "defense=3": "defense=3: an option is the name of a file in that group",
-    "--config-name=tabel_attacks": "did you mean table_attacks?",
+    "--config-name=tabel_attacks": "did you mean --config-name recipe/",
     "-m defense.noise.facto=0,1": "did you mean defense.noise.factor=?",
     "-m attack=none,badnets attack.trigger.size=3": "there is no key 'trigger' of attacks.none",
     "-m attack=badnets,none attack.trigger.size=3": "there is no key 'trigger' of attacks.none",
@@ -42,7 +42,7 @@ WRONG_KEYS = {
 }
 WRONG_TYPES = {
     "seed=a": "seed='a' has the wrong type: must be a whole number, such as seed=0",
-    "rounds=ten": "rounds='ten' has the wrong type: must be a whole number, such as rounds=28",
+    "rounds=ten": "rounds='ten' has the wrong type: must be a whole number, such as rounds=",
     "rounds=2.5": "rounds=2.5 has the wrong type: must be a whole number",
     "rounds=null": "rounds=null has the wrong type: must be a whole number",
     "train_samples=few": "train_samples='few' has the wrong type: must be a whole number or null",
@@ -78,7 +78,7 @@ def test_a_wrong_word_is_refused(words: str) -> None:
         "-m defense=flame_weights_only,flame_all_state defense.noise.factor=0,0.1",
         "train_samples=null +attack.local_lr=0.01 hydra.verbose=true",
         "-m defense=glob(flame_a*) seed=0,1",
-        "--config-name table_attacks defense=krum",
+        "--config-name recipe/paper/table_attacks defense=krum",
         "--help",
     ],
 )

@@ -165,7 +165,7 @@ def test_every_figure_of_the_project_has_them() -> None:
     )
     assert saving == [
         "flame/partition/figure.py",
-        "flame/report/evidence.py",
+        "flame/report/curves.py",
         "flame/report/figures.py",
         "flame/run/figure.py",
     ]

@@ -11,11 +11,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 import pytest
 
 from flame.federation import Round
-from flame.report.tables import estimate
+from flame.report.contrasts import CLIENTS
 from flame.run.progress import Progress, headline
 from flame.run.text import duration, one_digit
 
@@ -75,7 +75,7 @@ def test_the_words_of_a_line_are_true_when_read_alone() -> None:
 )
 def test_one_digit_is_the_same_wherever_it_is_written(value: float, text: str) -> None:
     """In the report's page, too: its own function, run by node where there is one."""
-    assert one_digit(value) == text == estimate(np.array([value]))
+    assert one_digit(value) == text == CLIENTS.estimate(pd.Series([value]))
     if node := shutil.which("node"):
         source = (Path(__file__).parents[2] / "flame" / "report" / "page.html").read_text()
         function = source[source.index("const oneDigit = ") :].partition("\n};")[0] + "\n};"
