@@ -23,7 +23,7 @@ from flame.round.checkpoint import RunFolderError, latest_checkpoint, write_atom
 from flame.round.code import LENGTH, code, targets
 from flame.round.types import ServerState, digest
 from flame.run.again import ORIGINAL
-from flame.run.build import ConfigError, build, engine_workers, make
+from flame.run.build import ConfigError, build, check_incidental, check_part, engine_workers, make
 from flame.run.config import identity
 from flame.run.figure import draw_run
 from flame.run.folder import CHECKPOINTS, claimed, explain, finished, read_json
@@ -45,6 +45,7 @@ def run(cfg: DictConfig) -> None:
     info = describe(cfg)
     with stop_on_signals() as stop, in_words(info.folder), claimed(info.folder, info.identity):
         if finished(info.folder):
+            checked(cfg)
             skip(info)
         else:
             execute(cfg, info, stop)
@@ -64,12 +65,24 @@ def skip(info: RunInfo) -> None:
     )
 
 
+def checked(cfg: DictConfig) -> None:
+    """ConfigError unless the settings hold that may differ from those of the finished run; the others are its own."""
+    try:
+        check_incidental(cfg)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    for group in ("engine", "tracker"):
+        check_part(cfg, group)
+
+
 def execute(cfg: DictConfig, info: RunInfo, stop: Stop) -> None:
     """All of a run, or what is left of it."""
     parts = build(cfg)
     tracker: Tracker = make(cfg, "tracker")
     checkpoint = latest_checkpoint(info.folder / CHECKPOINTS, parts.task.layout, info.identity)
     state = checkpoint or parts.initial
+    if parts.population.colluders and not parts.population.attacked(cfg.rounds):
+        log.warning("attackers=%s draws no attacker in any round: this is a run without an attack", cfg.attackers)
     origin = {"code": info.code, "data": parts.data[:LENGTH], "initial": initial_digest(parts.initial)}
     if checkpoint:
         origin = going_on(info.folder, recorded(info.folder), origin, cfg.resume)

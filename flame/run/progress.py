@@ -17,6 +17,10 @@ from flame.federation import Round
 from flame.run.text import duration
 
 log = logging.getLogger(__name__)
+WORTH_A_WARNING = {  # counts of a round, where they are above 0
+    "guard/kept_model": "no usable update or a non-finite result: the global model stays as it was",
+    "attack/idle": "{:.0f} attackers sent what an honest client could have; attack/idle counts them in every round",
+}
 
 
 class Progress:
@@ -34,7 +38,7 @@ class Progress:
         self._task = self._bar.add_task("round", total=total, completed=done)
         self._total, self._first = total, done
         self._began = time.monotonic()
-        self._warned = False
+        self._warned: set[str] = set()
         self._moved: list[tuple[logging.StreamHandler[Any], TextIO]] = []  # handlers, and where they wrote before
 
     def __enter__(self) -> Progress:
@@ -54,12 +58,11 @@ class Progress:
         self._bar.stop()
 
     def show(self, record: Round) -> None:
-        """One round done; the first that left the global model as it was is worth a warning."""
-        if record.metrics.get("guard/kept_model", 0) > 0 and not self._warned:
-            self._warned = True
-            log.warning(
-                "round %d: no usable update or a non-finite result: the global model stays as it was", record.number + 1
-            )
+        """One round done, with what is worth a warning the first time that it happens."""
+        for key, sentence in WORTH_A_WARNING.items():
+            if (count := record.metrics.get(key, 0)) > 0 and key not in self._warned:
+                self._warned.add(key)
+                log.warning("round %d: %s", record.number + 1, sentence.format(count))
         seconds = sum(v for k, v in record.metrics.items() if k.startswith("time/"))
         done, width = record.number + 1, len(str(self._total))
         left = (time.monotonic() - self._began) / (done - self._first) * (self._total - done)

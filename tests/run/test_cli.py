@@ -15,7 +15,7 @@ from flame.federation import rounds
 from flame.round.types import digest
 
 ROOT = Path(__file__).parents[2]
-SMOKE = ("experiment=smoke", "tracker=files", "train_samples=300")
+SMOKE = ("experiment=smoke", "clients_per_round=5", "tracker=files", "train_samples=300")
 Train = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -47,6 +47,15 @@ def test_only_the_first_round_that_kept_the_model_warns(history: list[Round], ca
     assert warning.startswith("round 2: ") and warning.endswith("the global model stays as it was")
 
 
+def test_only_the_first_round_of_idle_attackers_warns(history: list[Round], caplog: pytest.LogCaptureFixture) -> None:
+    idle = [replace(record, metrics={**record.metrics, "attack/idle": 2.0}) for record in history[1:]]
+    with Progress(3, 0) as progress:
+        for record in (history[0], *idle):
+            progress.show(record)
+    (warning,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+    assert warning.startswith("round 2: 2 attackers sent what an honest client could have; attack/idle counts them")
+
+
 def test_the_line_of_a_round_says_what_is_left(history: list[Round], caplog: pytest.LogCaptureFixture) -> None:
     """Of a run that was resumed after its first round, so that the second is the only one timed."""
     with caplog.at_level(logging.INFO), Progress(3, 1) as progress:
