@@ -59,7 +59,7 @@ def test_the_same_config_whole_in_a_new_folder(run: Path, tiny: Compose) -> None
 
 
 def test_values_and_parts_can_be_others(run: Path, tiny: Compose) -> None:
-    others = ("seed=8", "client.epochs=2", "rounds=3")
+    others = ("seed=8", "rounds=3", "partition.alpha=0.7")
     assert identity(again(run, *others)) == identity(tiny(*OPTIONS, *others))
     cfg = again(run, "defense=fedavg", "tracker=wandb", "resume=true")
     assert identity(cfg) == identity(tiny(*OPTIONS, "defense=fedavg")) and cfg.tracker.project == "flame"
