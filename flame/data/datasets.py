@@ -122,7 +122,7 @@ def digits(mean: Sequence[float], std: Sequence[float], classes: int, channels: 
 
 def _load_idx(source: IdxSource, root: str, download: bool) -> tuple[LabelledImages, LabelledImages]:
     """Train and test set of an IDX source; `download` allows torchvision's mirror."""
-    return source.load(locate(source, Path(root), [torchvision_mirror] if download else []))
+    return source.load(locate(source, Path(root).expanduser(), [torchvision_mirror] if download else []))
 
 
 def _load_cifar(source: type[CIFAR10], root: str, download: bool) -> tuple[LabelledImages, LabelledImages]:
@@ -133,7 +133,9 @@ def _load_cifar(source: type[CIFAR10], root: str, download: bool) -> tuple[Label
     """
 
     def split(train: bool) -> LabelledImages:
-        images = source(root, train=train, download=download)  # .data [N, H, W, C] uint8, .targets list
+        images = source(
+            Path(root).expanduser(), train=train, download=download
+        )  # .data [N, H, W, C] uint8, .targets list
         x = torch.from_numpy(images.data).permute(0, 3, 1, 2).contiguous()
         return LabelledImages(x, torch.tensor(images.targets))
 

@@ -51,7 +51,7 @@ class Memo:
         """
         if self.dir is None:
             return start
-        folder = Path(self.dir)
+        folder = Path(self.dir).expanduser()
         try:
             folder.mkdir(parents=True, exist_ok=True)  # now, before the run writes anything
         except OSError as error:

@@ -23,24 +23,21 @@ import yaml  # type: ignore[import-untyped]
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 
-from flame.run.overrides import explain
-
 CONF = Path(__file__).resolve().parents[2] / "conf"
 COMMAND = "FLAME_COMMAND"  # environment variable: the command line, for jobs in other processes to record
 ORIGINAL = "FLAME_AGAIN"  # likewise: the run that is repeated
-NAME = "again"  # of the config that is made of a run folder
+AGAIN = "again"  # of the config that is made of a run folder
 RECORDED = ("config.yaml", "choices.json")
 
 
-def prepared(argv: Sequence[str]) -> list[str]:
-    """The command line as Hydra takes it, without `--again`; noted for the record; exits with a hint if it is wrong."""
+def without_again(argv: Sequence[str]) -> list[str]:
+    """The arguments, with the config of a run in the place of `--again RUN`; notes the command line for the record."""
     os.environ[COMMAND] = shlex.join(["python", *argv])
     os.environ.pop(ORIGINAL, None)
     words = list(argv[1:])
     refuse_shadowed(words)
     given = next((i for i, word in enumerate(words) if re.fullmatch(r"--again(=.*)?", word)), None)
     if given is None:
-        explain(words)
         return words
     _, mark, folder = words.pop(given).partition("=")
     if not mark and given == len(words):
@@ -49,8 +46,7 @@ def prepared(argv: Sequence[str]) -> list[str]:
     if taken := [word for word in words if re.match(r"-(cn|cp)\b|--config-(name|path)\b", word)]:
         sys.exit(f"{taken[0]}: --again has a config already, that of the run")
     repeat(Path(folder).expanduser(), [word.partition("=")[0] for word in words if "=" in word])
-    explain(words)
-    return ["--config-name", NAME, *words]
+    return ["--config-name", AGAIN, *words]
 
 
 def repeat(folder: Path, keys: Collection[str] = ()) -> None:
@@ -77,7 +73,7 @@ def repeat(folder: Path, keys: Collection[str] = ()) -> None:
         "resume": False,
         "hydra": {**yaml.safe_load((CONF / "config.yaml").read_text())["hydra"], "runtime": {"choices": choices}},
     }
-    ConfigStore.instance().store(name=NAME, node=node)
+    ConfigStore.instance().store(name=AGAIN, node=node)
     os.environ[ORIGINAL] = str(folder.absolute())
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException, HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -36,18 +34,13 @@ from flame.round.device import check_device, check_precision
 from flame.round.seeding import addressed, generator
 from flame.round.server import Server
 from flame.round.types import ServerState
-from flame.run.config import register
+from flame.run.compose import PROJECT, Conf, ConfigError, composed
 from flame.run.cores import cores, cores_per_job
 from flame.run.fit import check_defense, check_fit, check_repeatable
-from flame.run.overrides import explain_unknown_keys, nested, placed
+from flame.run.overrides import nested, placed
 from flame.run.signature import check_signature
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 BENIGN = ("model", "client")  # groups whose parts train benign clients, on what the others have made
-
-
-class ConfigError(CompactHydraException):
-    """A wrong setting; the command line prints the message without a traceback and exits with 1."""
 
 
 @dataclass(frozen=True)
@@ -185,27 +178,10 @@ def load(cfg: Mapping[str, Any]) -> Dataset:
     return checked(make(cfg, "dataset"), cfg["dataset"])
 
 
-def composed(overrides: Sequence[str], name: str = "config") -> DictConfig:
-    """The config of `python train.py --config-name NAME OVERRIDES`, for tools that look at a run without running it."""
-    register()
-    explain_unknown_keys(overrides)
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose(name, overrides=list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(in_full(error)) from error
-
-
-def in_full(error: Exception) -> str:
-    """What Hydra's command line prints of an error: OmegaConf's reason stands in its cause."""
-    reason = error.__cause__
-    return f"{error}\n{reason}" if isinstance(reason, OmegaConfBaseException) else str(error)
-
-
-def compose_defense(overrides: Sequence[str]) -> Defense:
+def compose_defense(overrides: Sequence[str], conf: Conf = PROJECT) -> Defense:
     """The defense that overrides such as `defense=flame_zhmzm defense.noise.factor=0` describe."""
     try:
-        defense: Defense = make(composed(overrides), "defense")
+        defense: Defense = make(composed(overrides, conf=conf), "defense")
         return defense
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(str(error)) from error

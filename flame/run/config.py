@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -30,6 +31,7 @@ INCIDENTAL = (
     "recipe",
 )
 STARTED = datetime.now()
+LONGEST_NAME = 255  # bytes, of most file systems
 NAMED = ("dataset", "partition", "model", "attack", "defense")  # groups whose choice stands in the folder's name
 
 
@@ -110,6 +112,7 @@ def register() -> None:
     """Make the schema and the resolvers known to Hydra; harmless when called again."""
     ConfigStore.instance().store(name="schema", node=RunConfig)
     OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+    OmegaConf.register_new_resolver("home", os.path.expanduser, replace=True)  # ~/runs
     OmegaConf.register_new_resolver("times", lambda share, benign: share * benign, replace=True)
     OmegaConf.register_new_resolver("passes", _passes, replace=True)
 
@@ -169,8 +172,12 @@ def _passes(share: float, benign: int) -> float:
 
 
 def _run_name(*, _root_: DictConfig) -> str:
-    """`<dataset>-...-<defense>-s<seed>-<identity>`: equal configs share a folder, so a run is resumed, not repeated."""
+    """`<dataset>-...-<defense>-s<seed>-<identity>`: equal configs share a folder, so a run is resumed, not repeated.
+
+    The choices are cut where the name would be longer than a file's may be; the identity tells such names apart.
+    """
     choices = _root_.hydra.runtime.choices
-    parts = [str(choices[group]).replace("/", "_") for group in NAMED]
-    anew = [] if _root_.resume else [f"{STARTED:%Y%m%d-%H%M%S}"]
-    return "-".join([*parts, f"s{_root_.seed}", identity(_root_), *anew])
+    parts = "-".join(str(choices[group]).replace("/", "_") for group in NAMED)
+    anew = "" if _root_.resume else f"-{STARTED:%Y%m%d-%H%M%S-%f}"  # to the microsecond: two may start in one second
+    tail = f"-s{_root_.seed}-{identity(_root_)}{anew}"
+    return os.fsencode(parts)[: LONGEST_NAME - len(tail)].decode(errors="ignore") + tail

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,21 +17,21 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 
-from flame.engine.base import WorkerError
+from flame.engine.base import Engine, WorkerError
 from flame.federation import Federation, rounds
 from flame.round.checkpoint import RunFolderError, latest_checkpoint, write_atomically, write_checkpoint
 from flame.round.code import LENGTH, code, targets
 from flame.round.types import ServerState, digest
 from flame.run.again import ORIGINAL
-from flame.run.build import ConfigError, build, check_incidental, check_part, engine_workers, make
+from flame.run.build import ConfigError, Parts, build, check_incidental, check_part, engine_workers, make
 from flame.run.config import identity
-from flame.run.figure import draw_run
+from flame.run.figure import FIGURE, draw_run
 from flame.run.folder import CHECKPOINTS, claimed, explain, finished, read_json
 from flame.run.progress import Progress, headline
 from flame.run.provenance import SAME_BITS, differences, environment, going_on, initial_digest, origin_of, repetition
 from flame.run.recording import Recorder
 from flame.run.sweep import SWEEP
-from flame.run.trackers.base import RunInfo, Tracker
+from flame.run.trackers.base import RunInfo, Tracker, dispensable
 from flame.run.trackers.files import CHOICES, CONFIG, ENVIRONMENT, SUMMARY, RunFiles, write_json
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -63,6 +63,9 @@ def skip(info: RunInfo) -> None:
     log.log(
         logging.WARNING if changed else logging.INFO, "%s", f"{said}. It was made of: {changed}" if changed else said
     )
+    if not (info.folder / FIGURE).exists():  # something ended the process after the summary
+        with dispensable(FIGURE):
+            draw_run(info.folder)
 
 
 def checked(cfg: DictConfig) -> None:
@@ -87,7 +90,7 @@ def execute(cfg: DictConfig, info: RunInfo, stop: Stop) -> None:
     if checkpoint:
         origin = going_on(info.folder, recorded(info.folder), origin, cfg.resume)
     info = replace(info, code=origin["code"])
-    with closing(parts.start_engine(parts.task)) as engine:  # before anything is written: it may refuse
+    with started(parts) as engine:  # before anything is written: it may refuse
         files = record_start(cfg, info, origin, state.round)
         with opened(tracker, info, state.round):
             last = loop(cfg, info, parts.federation(engine), state, files, tracker, stop)
@@ -108,7 +111,7 @@ def record_start(cfg: DictConfig, info: RunInfo, origin: Mapping[str, str], firs
     write_atomically(info.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(info.config))).encode())
     write_json(info.folder / CHOICES, info.choices)
     if first_round:
-        log.info("resumed after round %d of %d", first_round, cfg.rounds)
+        log.info("resumed: %d of %d rounds were done", first_round, cfg.rounds)
     return files
 
 
@@ -132,7 +135,7 @@ def loop(
                     write_checkpoint(folder, state, info.identity)
                     saved, saved_at = state.round, time.monotonic()
         except SystemExit:
-            log.info("stopped after round %d of %d; the same command goes on from there", state.round, cfg.rounds)
+            log.info("stopped: %d of %d rounds are done; the same command goes on from there", state.round, cfg.rounds)
             raise
         finally:
             if state.round > saved:
@@ -142,10 +145,23 @@ def loop(
 
 
 def conclude(folder: Path, summary: Mapping[str, Any], tracker: Tracker) -> None:
-    """Figure, view and summary: the last says that the run is finished, so none of them can get lost."""
-    draw_run(folder, summary)
-    tracker.finish(summary)
+    """The summary, which says that the run is finished; then what is made of the record, and may fail."""
     write_json(folder / SUMMARY, summary)
+    with dispensable(FIGURE):
+        draw_run(folder)
+    with dispensable("the end of the tracker's view"):
+        tracker.finish(summary)
+
+
+@contextmanager
+def started(parts: Parts) -> Iterator[Engine]:
+    """The engine, closed whatever happens."""
+    engine = parts.start_engine(parts.task)
+    try:
+        yield engine
+    finally:
+        with dispensable("closing the engine"):
+            engine.close()
 
 
 def describe(cfg: DictConfig) -> RunInfo:
@@ -202,7 +218,8 @@ def opened(tracker: Tracker, info: RunInfo, first_round: int) -> Iterator[None]:
         yield
         exit_code = 0
     finally:
-        tracker.close(exit_code)
+        with dispensable("closing the tracker's view"):
+            tracker.close(exit_code)
 
 
 class Stop:

@@ -15,7 +15,8 @@ import yaml
 from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from flame.run.again import COMMAND, CONF, portable, prepared, refuse_shadowed, repeat
+from flame.run.again import COMMAND, CONF, portable, refuse_shadowed, repeat, without_again
+from flame.run.command import prepared
 from flame.run.config import identity
 
 Compose = Callable[..., DictConfig]
@@ -59,7 +60,7 @@ def test_the_same_config_whole_in_a_new_folder(run: Path, tiny: Compose) -> None
 
 
 def test_values_and_parts_can_be_others(run: Path, tiny: Compose) -> None:
-    others = ("seed=8", "client.epochs=2", "rounds=3")
+    others = ("seed=8", "rounds=3", "partition.alpha=0.7")
     assert identity(again(run, *others)) == identity(tiny(*OPTIONS, *others))
     cfg = again(run, "defense=fedavg", "tracker=wandb", "resume=true")
     assert identity(cfg) == identity(tiny(*OPTIONS, "defense=fedavg")) and cfg.tracker.project == "flame"
@@ -94,10 +95,10 @@ def test_only_paths_are_taken_for_paths() -> None:
 
 
 def test_the_command_line_is_noted_as_it_was_typed(run: Path) -> None:
-    assert prepared(["train.py", "-m", "seed=0,1"]) == ["-m", "seed=0,1"]
+    assert prepared(without_again(["train.py", "-m", "seed=0,1"])) == ["-m", "seed=0,1"]
     assert os.environ[COMMAND] == "python train.py -m seed=0,1"
     for words in ([f"--again={run}", "seed=1"], ["--again", str(run), "seed=1"], ["seed=1", "--again", str(run)]):
-        assert prepared(["train.py", *words]) == ["--config-name", "again", "seed=1"]
+        assert prepared(without_again(["train.py", *words])) == ["--config-name", "again", "seed=1"]
     assert os.environ[COMMAND] == f"python train.py seed=1 --again {run}"
 
 
@@ -125,7 +126,7 @@ def test_the_command_line_is_noted_as_it_was_typed(run: Path) -> None:
 )
 def test_what_would_mislead_is_refused(run: Path, words: list[str], message: str) -> None:
     with pytest.raises(SystemExit, match=message.replace("RUN", str(run))):
-        prepared(["train.py", *(word.replace("RUN", str(run)) for word in words)])
+        prepared(without_again(["train.py", *(word.replace("RUN", str(run)) for word in words)]))
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "a: {", "- \x00"])

@@ -87,7 +87,7 @@ def test_signals_checkpoint_and_exit_with_their_code(whole: Path, tmp_path: Path
     (last,) = checkpoints(tmp_path)
     rounds = len((run_folder(tmp_path) / "metrics.jsonl").read_text().splitlines())
     assert last.name == f"round_{rounds:06d}.safetensors" and not finished(run_folder(tmp_path))
-    said = f"stopped after round {rounds} of 6; the same command goes on from there"
+    said = f"stopped: {rounds} of 6 rounds are done; the same command goes on from there"
     assert said in (run_folder(tmp_path) / "train.log").read_text()
     succeed(tmp_path, *SOLO)
     assert fingerprint(tmp_path) == fingerprint(whole)
@@ -152,7 +152,7 @@ def test_damaged_newest_checkpoint_falls_back_to_the_one_before(whole: Path, cop
     succeed(copy, *SOLO)
     assert fingerprint(copy) == fingerprint(whole)
     log = (copy / "log").read_text()
-    assert "round_000006.safetensors is damaged" in log and "resumed after round 5 of 6" in log
+    assert "round_000006.safetensors is damaged" in log and "resumed: 5 of 6 rounds were done" in log
 
 
 @pytest.mark.parametrize("died", ["before the summary", "while it was concluded"])
@@ -162,7 +162,7 @@ def test_run_that_died_after_its_last_round_is_concluded(whole: Path, copy: Path
     if died == "while it was concluded":
         (run_folder(copy) / "summary.json").write_text(json.dumps({**summary, "finished": False}))
     succeed(copy, *SOLO)
-    assert "resumed after round 6 of 6" in (copy / "log").read_text()
+    assert "resumed: 6 of 6 rounds were done" in (copy / "log").read_text()
     found = json.loads((run_folder(copy) / "summary.json").read_text())
     assert found == summary and finished(run_folder(copy))
     assert (run_folder(copy) / "figure.png").exists() and fingerprint(copy) == fingerprint(whole)
