@@ -34,7 +34,7 @@ def run(folder: Path, seed: int = 0, **choices: Any) -> None:
     """A finished run of a federation as all recipes but one have it."""
     summary = {"eval/ma": 0.5, "eval/ba": 0.25, "filter/accepted": 4.0}
     write_run(folder, seed, summary=summary, **DEFAULT | choices)
-    set_config(folder, clients_per_round=10)
+    set_config(folder, clients_per_round=10, dataset={})
     write_json(folder / SUMMARY, {**read_json(folder / SUMMARY), "state_sha256": "0123"})
 
 
@@ -204,7 +204,7 @@ def test_runs_of_another_sitting_are_added_and_nothing_is_lost(elsewhere: Path) 
     run(elsewhere / "runs" / "a", attack="dba")
     publish("table_attacks", cells(elsewhere / "runs"), elsewhere)
     write_run(elsewhere / "later" / "a", summary=None, attack="dba", **DEFAULT)
-    set_config(elsewhere / "later" / "a", clients_per_round=10)
+    set_config(elsewhere / "later" / "a", clients_per_round=10, dataset={})
     run(elsewhere / "later" / "b", attack="badnets")
     added, left = publish("table_attacks", cells(elsewhere / "later"), elsewhere)
     assert "1 lines added, 0 replaced" in added and " 1 kept, 0 dropped" in added and "unfinished" in left
