@@ -26,11 +26,10 @@ from pathlib import Path
 import pandas as pd
 
 from flame.report import figures, page
-from flame.report.comparison import compare, comparison, left_out, notes, printed
+from flame.report.comparison import against_published, compare, comparison, left_out, notes, printed
 from flame.report.curves import draw_comparison
 from flame.report.markup import write
 from flame.report.published import outdated, publish, rewrite
-from flame.report.records import against_published
 from flame.round.checkpoint import write_atomically
 from flame.run.build import ConfigError
 from flame.run.figure import FIGURE
