@@ -21,9 +21,10 @@ from flame.engine.sequential import Sequential
 from flame.federation import Round
 from flame.run import experiment
 from flame.run.config import NAMED
-from flame.run.experiment import conclude, execute, revisit, stop_on_signals
+from flame.run.experiment import conclude, execute, revisit
 from flame.run.figure import FIGURE, own_settings
 from flame.run.folder import finished
+from flame.run.stop import stop_on_signals
 from flame.run.trackers.base import NoView, RunInfo
 from flame.run.trackers.files import CHOICES, SUMMARY, RunFiles
 from flame.run.trackers.wandb import WandB
