@@ -140,7 +140,7 @@ def test_files_that_are_not_there_or_damaged(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(b"short")
     for path, reason in [
         (tmp_path / "none.pt", "no such file"),
-        (tmp_path, "no run folder"),
+        (tmp_path, "has no config.yaml with checkpoints"),
         (tmp_path / "a.safetensors", "not a whole safetensors file"),
     ]:
         with pytest.raises(ValueError, match=reason):
@@ -196,8 +196,8 @@ def test_the_export_loads_in_plain_torch(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_an_export_needs_a_run(tiny: Tiny, tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="has no config.yaml with checkpoints"):
+    with pytest.raises(RunFolderError, match=r"has no config\.yaml with checkpoints"):
         export(tmp_path)
     run_folder(tmp_path, tiny("model=cnn"), after(build(tiny()), 1))
-    with pytest.raises(RunFolderError, match="is not of the model in config.yaml"):
+    with pytest.raises(RunFolderError, match=r"is not of the model in config\.yaml"):
         export(tmp_path)
