@@ -48,6 +48,7 @@ def run(cfg: DictConfig) -> None:
         if finished(info.folder):
             checked(cfg)
             skip(info)
+            revisit(info.folder)
         else:
             execute(cfg, info, stop)
             if (original := os.environ.get(ORIGINAL)) and (said := repetition(Path(original), info.folder)):
@@ -64,12 +65,14 @@ def skip(info: RunInfo) -> None:
     log.log(
         logging.WARNING if changed else logging.INFO, "%s", f"{said}. It was made of: {changed}" if changed else said
     )
-    if not (info.folder / FIGURE).exists():  # something ended the process after the summary
-        with dispensable(FIGURE):
-            draw_run(info.folder)
-    if not (info.folder / MODEL).exists():
-        with dispensable(MODEL):
-            export(info.folder)
+
+
+def revisit(folder: Path) -> None:
+    """Make what a finished run lacks of what follows its summary: something ended the process there."""
+    for name, make_again in ((FIGURE, draw_run), (MODEL, export)):
+        if not (folder / name).exists():
+            with dispensable(name):
+                make_again(folder)
 
 
 def checked(cfg: DictConfig) -> None:

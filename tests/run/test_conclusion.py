@@ -106,6 +106,7 @@ def test_a_run_whose_engine_and_view_do_not_close_is_finished(
     assert (folder / FIGURE).exists() and (folder / CHOICES).exists()
     assert [text.split(" failed (")[0] for text in warnings(caplog)] == [
         "the end of the tracker's view",
+        "model.safetensors",  # the config above names no model
         "closing the tracker's view",
         "closing the engine",
     ]
