@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -12,18 +14,22 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import DictConfig
+from torture import fingerprint, killed_and_resumed, run_folder, succeed
 
 from flame.federation import rounds
+from flame.round.code import LENGTH
 from flame.round.seeding import generator
 from flame.round.server import OWN, statistics_span
 from flame.round.types import ServerState, digest
 from flame.run.build import build
 from flame.run.clean import STORE, Clean, begun
-from flame.run.config import fingerprint, plain
+from flame.run.config import fingerprint as config_hash
+from flame.run.config import plain
 from flame.run.experiment import loop
 from flame.run.folder import CHECKPOINTS, waited
 from flame.run.stop import Stop
 from flame.run.trackers.files import read_metrics
+from flame.run.weights import MODEL
 
 Tiny = Callable[..., DictConfig]
 SMALL = ("model=cnn", "train_samples=100", "clients=5", "clients_per_round=4", "start=trained", "start.rounds=3")
@@ -133,6 +139,22 @@ def test_who_waits_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert caplog.text.count("is being written by another run") == 1
 
 
+def test_killed_runs_end_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    """The real command, killed in its start or behind it, with an attack that waits for MA; its model is a start."""
+    words = ["engine=sequential", "model=cnn", "start=trained", "start.rounds=4", "attack_rounds.after_ma=0.12"]
+    succeed(tmp_path / "whole", *words)
+    assert killed_and_resumed(tmp_path / "runs", words, 4.0, random.Random(3), writing=False)
+    assert fingerprint(tmp_path / "runs") == fingerprint(tmp_path / "whole")
+    ended, folder = (run_folder(tmp_path / name) for name in ("whole", "runs"))
+    assert (ended / MODEL).read_bytes() == (folder / MODEL).read_bytes()
+    attacked = [line["filter/malicious_recall"] is not None for line in read_metrics(folder)]
+    assert attacked == sorted(attacked) and not attacked[0] and attacked[-1]
+    succeed(tmp_path / "next", "model=cnn", "engine=sequential", "start=file", f"start.path={folder}")
+    began = json.loads((run_folder(tmp_path / "next") / "environment.json").read_text())
+    state = json.loads((folder / "summary.json").read_text())["state_sha256"]
+    assert began["start"] == began["initial"] == state[:LENGTH]
+
+
 def test_engines_give_the_same_bits(small: Tiny, whole: ServerState, tmp_path: Path) -> None:
     assert digest(play(small(f"paths.runs={tmp_path}", "engine=pool", "engine.workers=2"))) == digest(whole)
 
@@ -153,5 +175,5 @@ def test_scratch_is_no_part_of_an_identity(tiny: Tiny) -> None:
     )
     older = {key: value for key, value in scratch.items() if key != "start"}
     older["attack_rounds"] = {k: v for k, v in older["attack_rounds"].items() if k != "after_ma"}
-    assert fingerprint(scratch) == fingerprint(older)
-    assert len({fingerprint(config) for config in (scratch, file, waiting)}) == 3
+    assert config_hash(scratch) == config_hash(older)
+    assert len({config_hash(config) for config in (scratch, file, waiting)}) == 3
