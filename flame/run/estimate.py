@@ -155,17 +155,14 @@ def told(found: Sequence[Job], costs: Mapping[str, Cost]) -> str:
     left = sum(known) / len(known) * len(waiting) / at_once + seconds
     workers = cfg.engine.get("workers", 1)
     others = f"; {len(waiting) - len(known)} runs of kinds that were not measured, as the others"
-    first = (
-        before
-        and f"\n{sum(before):,} clean rounds in all are played once, about {duration(seconds)}; those on disk are not."
-    )
+    first = f"{sum(before):,} clean rounds are played once, about {duration(seconds)}; those on disk are not.\n"
     return f"""{head}
 
 {table(waiting, costs)}
 
 Measured just now, engine.workers={workers}: the start with the first round, {ROUNDS} more, one evaluation.
-Seeds, partitions and defenses are taken to cost the same{others if len(known) < len(waiting) else ""}.{first or ""}
-About {duration(left)} left, {at_once} at a time."""
+Seeds, partitions and defenses are taken to cost the same{others if len(known) < len(waiting) else ""}.
+{first if before else ""}About {duration(left)} left, {at_once} at a time."""
 
 
 def clean_rounds(waiting: Sequence[Job]) -> list[int]:

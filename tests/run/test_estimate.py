@@ -77,7 +77,7 @@ def test_clean_rounds_are_counted_once_for_all_that_share_them(tmp_path: Path) -
     found = list(planned("config", words, multirun=True))
     assert clean_rounds(found) == [30, 30]
     text = told(found, {"attack=none": COST})
-    assert "\n60 clean rounds in all are played once, about 2 min; those on disk are not." in text
+    assert "\n60 clean rounds are played once, about 2 min; those on disk are not." in text
     assert text.endswith("About 11 min left, 1 at a time.")
 
 
