@@ -32,11 +32,13 @@ INCIDENTAL = (
 )
 STARTED = datetime.now()
 LONGEST_NAME = 255  # bytes, of most file systems
+SCRATCH = "flame.run.start.Scratch"
 NAMED = ("dataset", "partition", "model", "attack", "defense")  # groups whose choice stands in the folder's name
 
 
 @dataclass
 class ScheduleConfig:
+    after_ma: float | None = None  # the value is for runs from before there was a choice, given `--again`
     start: int = MISSING
     stop: int | None = MISSING
     every: int = MISSING
@@ -79,6 +81,7 @@ class RunConfig:
     dataset: Any = MISSING
     partition: Any = MISSING
     model: Any = MISSING
+    start: Any = field(default_factory=lambda: {"_target_": SCRATCH})  # likewise
     client: Any = MISSING
     attack: Any = MISSING
     defense: Any = MISSING
@@ -132,11 +135,21 @@ def plain(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
     return {str(k): v for k, v in contained.items()}
 
 
+def plain_node(node: Any) -> Any:
+    """A group's node as a plain dict, composed or as a run recorded it."""
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
 def fingerprint(config: Mapping[str, Any]) -> str:
     """Hash of all of a plain config but what is incidental."""
     kept = {k: v for k, v in config.items() if k not in INCIDENTAL}
     if kept.get("precision") == "float32":
         del kept["precision"]  # as in runs from before there was a choice: they stay finished
+    if "start" in kept and kept["start"].get("_target_") == SCRATCH:
+        del kept["start"]  # likewise
+    rounds = kept.get("attack_rounds", {})
+    if "after_ma" in rounds and rounds["after_ma"] is None:
+        kept["attack_rounds"] = {k: v for k, v in rounds.items() if k != "after_ma"}  # likewise
     if str(kept["dataset"].get("_target_")).startswith("flame.data."):  # which verify what they find, wherever that is
         kept["dataset"] = {k: v for k, v in kept["dataset"].items() if k not in ("root", "download")}
     return hashlib.sha256(json.dumps(_alike(kept), sort_keys=True).encode()).hexdigest()[:12]
