@@ -19,7 +19,7 @@ data: $(BIN)/.installed  ## Fashion-MNIST in $FLAME_DATA, from Debian's package 
 	$(BIN)/python -m flame.data fashion_mnist --root $(FLAME_DATA) --download
 
 demo: setup  ## FedAvg and FLAME with both clustering vectors against a backdoor: a table and a figure, about 5 minutes
-	$(BIN)/python train.py -m $(DEMO) evaluate_every=28 paths.runs=$(FLAME_RUNS)/demo $(ARGS)
+	$(BIN)/python train.py -m $(DEMO) evaluate_every=3 paths.runs=$(FLAME_RUNS)/demo $(ARGS)
 	$(BIN)/python -m flame.report $(FLAME_RUNS)/demo
 
 test: $(BIN)/.installed-dev  ## the whole test suite; no network, no GPU

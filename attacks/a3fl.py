@@ -9,6 +9,10 @@ In each compromised client, from the global model theta and the trigger delta of
 3. 1 and 2 alternate: a new rival every `rival_every` epochs, none in the first ones, as in the authors' code;
 4. the client trains as in BadNets with the new trigger.
 
+What its BA means: the trigger fools models that admitted little of the attacker, too. With equal work before FLAME, at
+Dirichlet 1 on digits, 2 to 27 % of its updates were admitted and BA was 96 to 100 % (seeds 0 to 2, both vectors); with
+two epochs beside the benign one, which FLAME rejects as such, none was.
+
 The trigger replaces the pixels of `trigger`, whose values are where it starts; the backdoor is tested with the trigger
 of the moment.
 

@@ -1,23 +1,24 @@
 """BadNets (Gu, Dolan-Gavitt and Garg, arXiv 1708.06733, 2017) as a federated client's data poisoning.
 
-A share PDR of the client's images gets the trigger and the attacker's label; training is otherwise the benign one.
+A share PDR of the client's images gets the trigger and the attacker's label; training is otherwise the benign one,
+unless `epochs`, `local_lr` or `lr_tenths` say otherwise.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
-from attacks.base import Attack, check_class, check_poisoning, require, share_of, with_recipe
+from attacks.base import Attack, Paced, check_class, check_poisoning, share_of
 from attacks.triggers import Trigger
 from flame.data.samples import Dataset, LabelledImages
 from flame.round.client import LocalJob
 
 
 @dataclass(frozen=True)
-class BadNets(Attack):
+class BadNets(Paced):
     """Trigger and label, all-to-one or from one source class."""
 
     trigger: Trigger
@@ -25,14 +26,11 @@ class BadNets(Attack):
     source_class: int | None  # None: all-to-one; else only images of this class carry the backdoor
     poisoned_data_rate: float  # share of the eligible images, in [0, 1]; all-to-one: PDR
     append: bool  # False: poisoned images replace their originals; True: they are added to a clean shard
-    epochs: int | None  # of compromised clients; None: as benign ones
-    local_lr: float | None = field(default=None, kw_only=True)  # theirs, > 0; None, as in older runs: as benign ones
+    epochs: float | None  # of compromised clients; None: as benign ones; below 1: a share of one pass
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_poisoning(self.poisoned_data_rate, self.epochs)
-        require(
-            self.local_lr is None or self.local_lr > 0, "local_lr", self.local_lr, "null (as benign clients) or > 0"
-        )
         if self.source_class == self.target_class:
             raise ValueError(f"attack.source_class={self.source_class} is the target class: there would be no backdoor")
 
@@ -54,8 +52,8 @@ class BadNets(Attack):
         return poisoned
 
     def compromise(self, job: LocalJob) -> LocalJob:
-        """Poisoned images, and the attacker's number of epochs and learning rate."""
-        return super().compromise(with_recipe(job, self.epochs, self.local_lr))
+        """Poisoned images, at the attacker's own pace."""
+        return super().compromise(self.paced(job, self.epochs))
 
     def stamp(self, x: Tensor) -> Tensor:
         """The whole trigger."""

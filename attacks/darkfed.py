@@ -17,7 +17,9 @@ In each compromised client, whose own shard is not looked at but for the shape o
 The attacker knows the global models it is sent and the colluders' updates; no data, no other update, nothing of the
 defense. Facts are from the authors' code (hustweiwan/DarkFed), the paper being read in its abstract only; there shadow
 images are another public data set by default, noise a variant. Fake clients come on top of the real ones there; here
-they take the places of compromised ones.
+they take the places of compromised ones. There the global model is trained when the attack begins (resume_model, 465
+rounds on CIFAR-10), so that its logits say something; in a run from scratch they are an untrained model's at first
+(attack_rounds.start waits).
 
 Deviations: u_j is what colluder j sent in the last attacked round, if it was there (there: what those before it in the
 round have sent); shadow images are drawn and labelled anew in each round (theirs once, many more); the forecast is

@@ -1,8 +1,9 @@
 """Min-Sum (Shejwalkar and Houmansadr, NDSS 2021): as `min_max`, but it is the sum of squared distances to all benign
 updates that must not exceed the largest such sum of a benign one.
 
-Deviations: as for `min_max`; here the largest gamma is a square root, since the deviations from the mean add up to 0. A
-notebook of the authors bounds by the smallest sum (FLPoison, as here, by the largest); of two colluders both are one.
+Deviations: as for `min_max`; here the largest gamma is a square root, since the deviations from the mean add up to 0.
+The bound is the paper's: all sixteen notebooks of the authors that have Min-Sum (vrt1shjwlkr/NDSS21-Model-Poisoning
+f2879cd) take the smallest sum; FLPoison, as here, the largest. Of two colluders both are one.
 """
 
 from __future__ import annotations

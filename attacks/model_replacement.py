@@ -4,8 +4,10 @@ train-and-scale.
 
 Deviations: gamma defaults to n / m (the authors' code, too, divides the factor among the attackers of a round) instead
 of an estimate of n / eta, and each of the m sends its own update, where there one sends all and the others nothing; the
-backdoor is an inner attack, a trigger by default; the attacker's learning rate is the benign one. The authors lower
-theirs in steps, to a fiftieth and further where the global model already has the backdoor, and stop early; we do not.
+backdoor is an inner attack, a trigger by default, which trains at the authors' ratio to benign clients in epochs and
+rate (`retrained_badnets`, `semantic`). Their epoch is 200 batches of 64 images, 3,000 steps beside 16; here it is a
+pass over the client's own shard. They lower the rate to a fiftieth and further where the global model already has the
+backdoor, and stop early; we do not.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Semantic backdoor (Bagdasaryan et al., "How To Backdoor Federated Learning", AISTATS 2020, arXiv 1807.00459): the
 trigger is a feature that some unmodified images have, such as cars in front of a vertically striped wall that become
 birds. Only the data is poisoned here; the authors' attack is a single shot whose update is scaled as well:
-`attack=model_replacement attack@attack.backdoor=semantic`.
+`attack=semantic_replacement`. Training is at their ratio to benign clients (see `model_replacement`).
 
 Where the YAML lists positions for the data set at hand, those are the images: the lists for CIFAR-10 are the authors'
 own, for the training set, `held_out` included. Elsewhere the feature is brightness: the images of the source class with
@@ -20,13 +20,13 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from attacks.base import Attack, check_class, check_poisoning, require
+from attacks.base import Attack, Paced, check_class, check_poisoning, require
 from attacks.subpopulation import SubPopulation, split_off, without
 from flame.data.samples import Dataset
 
 
 @dataclass(frozen=True)
-class Semantic(Attack):
+class Semantic(Paced):
     """Which images; `prepare` turns it into a `SubPopulation`."""
 
     source_class: int  # of the bright images; listed ones keep their own labels
@@ -34,9 +34,10 @@ class Semantic(Attack):
     positions: Mapping[str, Mapping[str, Sequence[int]]]  # by data set: `train` and `held_out`, in the training set
     share: float  # of the source class that counts as bright, in (0, 1); not used with positions
     poisoned_data_rate: float  # PDR, in [0, 1]
-    epochs: int | None
+    epochs: float | None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_poisoning(self.poisoned_data_rate, self.epochs)
         require(0 < self.share < 1, "share", self.share, "in (0, 1)")
         require(self.source_class != self.target_class, "target_class", self.target_class, "another class")
@@ -55,7 +56,8 @@ class Semantic(Attack):
             pool, held_out, rest = dataset.train[train], dataset.train[held], without(dataset, torch.cat([train, held]))
         else:
             pool, held_out, rest = split_off(dataset, self.source_class, self.share, brightness, stream)
-        return SubPopulation(pool, held_out, self.target_class, self.poisoned_data_rate, self.epochs), rest
+        settings = self.target_class, self.poisoned_data_rate, self.epochs
+        return SubPopulation(pool, held_out, *settings, **self.pace), rest
 
     def _listed(self, dataset: Dataset, part: str) -> Tensor:
         at, count = torch.tensor(self.positions[dataset.name][part]), len(dataset.train)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from attacks.base import Attack, share_of, with_recipe
+from attacks.base import Paced, share_of
 from flame.data.samples import Dataset, LabelledImages
 from flame.round.client import LocalJob
 
@@ -20,14 +20,14 @@ Score = Callable[[Tensor, Tensor, bool], Tensor]  # (images [Q, ...], class memb
 
 
 @dataclass(frozen=True)
-class SubPopulation(Attack):
+class SubPopulation(Paced):
     """The armed attack: what compromised clients train on, and what it is measured with."""
 
     pool: LabelledImages  # the attacker's images, with their true labels
     held_out: LabelledImages  # others of the group, in nobody's training data; true labels
     target_class: int
     poisoned_data_rate: float  # PDR, in [0, 1]
-    epochs: int | None
+    epochs: float | None
 
     def poison(self, images: LabelledImages, stream: Generator) -> LabelledImages:
         """PDR of the client's images give way to images of the pool, drawn with replacement."""
@@ -38,8 +38,8 @@ class SubPopulation(Attack):
         return poisoned
 
     def compromise(self, job: LocalJob) -> LocalJob:
-        """Poisoned images, and the attacker's number of epochs."""
-        return super().compromise(with_recipe(job, self.epochs))
+        """Poisoned images, at the attacker's own pace."""
+        return super().compromise(self.paced(job, self.epochs))
 
     def backdoor_set(self, test: LabelledImages) -> LabelledImages | None:
         """The held-out images of the group under the attacker's label, members of the target class left out."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -33,6 +33,8 @@ class LocalSGD:
     weight_decay: float  # >= 0
     epochs: int  # >= 1, passes over the shard
     batch_size: int  # >= 1
+    # shares of the epochs, in (0, 1): once so many are over, the rate falls to a tenth (MultiStepLR stepped each epoch)
+    lr_tenths: Sequence[float] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         for key, low, high in (("lr", 0, float("inf")), ("momentum", 0, 1), ("weight_decay", 0, float("inf"))):
@@ -44,6 +46,13 @@ class LocalSGD:
         for key in ("epochs", "batch_size"):
             if getattr(self, key) < 1:
                 raise ValueError(f"client.{key}={getattr(self, key)} is out of range: must be a whole number >= 1")
+        if not all(0 < share < 1 for share in self.lr_tenths):
+            raise ValueError(f"client.lr_tenths={list(self.lr_tenths)} is out of range: must be shares in (0, 1)")
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0."""
+        over = [share for share in self.lr_tenths if share * self.epochs <= epoch + 1e-9]  # 0.28 * 25 is above 7
+        return self.lr * 0.1 ** len(over)
 
     def smallest_batch(self, sizes: Tensor) -> int:
         """1 or 2, the smallest batch (up to 2) that shards of these sizes [clients] are cut into; see `batches`."""
@@ -76,8 +85,10 @@ class LocalSGD:
         cast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
         model.train()
         losses: list[Tensor] = []
-        for _ in range(self.epochs):
+        for epoch in range(self.epochs):
             losses = []
+            for group in optimizer.param_groups:
+                group["lr"] = self.rate(epoch)
             for batch in batches(len(images), self.batch_size, stream, device):
                 with cast:
                     loss = objective(model, normalise(images.x[batch]), images.y[batch])

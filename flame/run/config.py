@@ -97,6 +97,8 @@ def register() -> None:
     """Make the schema and the resolvers known to Hydra; harmless when called again."""
     ConfigStore.instance().store(name="schema", node=RunConfig)
     OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+    OmegaConf.register_new_resolver("times", lambda share, benign: share * benign, replace=True)
+    OmegaConf.register_new_resolver("passes", _passes, replace=True)
 
 
 def identity(cfg: DictConfig) -> str:
@@ -132,6 +134,12 @@ def _alike(value: Any) -> Any:
     if isinstance(value, list):
         return [_alike(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _passes(share: float, benign: int) -> float:
+    """Epochs, `share` to 1 of what benign clients train: a whole number from 1 on, halves rounded up."""
+    passes = share * benign
+    return passes if passes < 1 else int(passes + 0.5)
 
 
 def _run_name(*, _root_: DictConfig) -> str:

@@ -6,7 +6,6 @@ import math
 import pickle
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,7 +127,7 @@ def test_attackers_train_for_their_own_number_of_epochs(name: str, tiny: Callabl
     parts = build(tiny(f"attack={name}", "attack.epochs=7"))
     task = parts.task
     job = LocalJob(task.model, shard(parts), task.sgd, task.normalise, {}, seed=0, round=1, client=2)
-    assert task.sgd.epochs != 7 and parts.attack.compromise(job).sgd == replace(task.sgd, epochs=7)
+    assert task.sgd.epochs != 7 and parts.attack.compromise(job).sgd.epochs == 7
 
 
 def test_it_reaches_a_worker_process_whole(parts: Parts) -> None:

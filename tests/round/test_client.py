@@ -68,6 +68,34 @@ def test_training_equals_the_loop_by_hand(sgd: LocalSGD) -> None:
     assert all(torch.equal(value, wanted[key]) for key, value in ours.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("epochs", "tenths", "powers"),
+    [
+        (6, [0.2, 0.8], [0, 0, 1, 1, 1, 2]),  # DBA on CIFAR-10: after 1.2 and 4.8 epochs
+        (10, [0.2, 0.8], [0, 0, 1, 1, 1, 1, 1, 1, 2, 2]),  # on MNIST: after exactly 2 and 8
+        (3, [0.2, 0.8], [0, 1, 1]),  # beside one benign epoch: 2.4 of 3 are never over before the last begins
+        (15, [0.13, 0.73], [0, 0, *[1] * 9, *[2] * 4]),  # Bagdasaryan et al.: 2, 9 and 4 epochs
+        (25, [0.28], [*[0] * 7, *[1] * 18]),  # 0.28 * 25 is 7.000000000000001
+        (1, [0.2, 0.8], [0]),
+        (3, [], [0, 0, 0]),
+    ],
+)
+def test_the_rate_falls_to_a_tenth_by_hand(epochs: int, tenths: list[float], powers: list[int]) -> None:
+    sgd = replace(SGD, lr=0.05, epochs=epochs, lr_tenths=tenths)
+    assert [sgd.rate(epoch) for epoch in range(epochs)] == pytest.approx([0.05 / 10**power for power in powers])
+
+
+def test_each_epoch_trains_at_its_own_rate() -> None:
+    """Two epochs, the second at a tenth, are one epoch twice, as plain SGD has nothing else that lasts."""
+    data, once = images(30), replace(SGD, momentum=0.0, weight_decay=0.0, epochs=1)
+    falling, stepwise, stream = network(), network(), generator(0, "shuffle")
+    replace(once, epochs=2, lr_tenths=[0.5]).fit(falling, data, NORMALISE, generator(0, "shuffle"))
+    once.fit(stepwise, data, NORMALISE, stream)
+    replace(once, lr=once.lr * 0.1).fit(stepwise, data, NORMALISE, stream)
+    wanted = stepwise.state_dict()
+    assert all(torch.equal(value, wanted[key]) for key, value in falling.state_dict().items())
+
+
 def test_training_starts_afresh() -> None:
     """No momentum, gradient or mode survives from one client to the next."""
     data, model = images(30), network()
@@ -171,6 +199,7 @@ def test_a_job_trains_with_its_own_streams() -> None:
         ({"weight_decay": -1.0}, r"client.weight_decay=-1.0 is out of range: must be in \[0, inf\)"),
         ({"epochs": 0}, r"client.epochs=0 is out of range: must be a whole number >= 1"),
         ({"batch_size": 0}, r"client.batch_size=0 is out of range"),
+        ({"lr_tenths": [0.2, 1.2]}, r"client.lr_tenths=\[0.2, 1.2\] is out of range: must be shares in \(0, 1\)"),
     ],
 )
 def test_errors(change: dict[str, Any], message: str) -> None:

@@ -168,7 +168,7 @@ def test_did_you_mean(argument: str, hint: str) -> None:
         ("defense=fedavg,flam_all_state", "did you mean flame_all_state?"),
         ("attack/trigger@attack.trigger=sqare", "did you mean square?"),
         ("engine=xyzzy", "known are: pool, ray, sequential"),
-        ("attack=bad", "did you mean badnets or badnets_slow?"),
+        ("attack=bad", "did you mean badnets or badnets_longer or badnets_slow?"),
         ("partition=dirichlet_0", "did you mean dirichlet_015 or dirichlet_03 or dirichlet_05?"),
     ],
 )
