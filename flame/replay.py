@@ -28,6 +28,7 @@ from flame.round.seeding import generator
 from flame.round.shadow import xray
 from flame.round.types import Verdict
 from flame.run.build import CONF, ConfigError, compose_defense
+from flame.run.fit import check_clients
 from flame.run.overrides import explain_unknown_keys
 from flame.run.recording import RecordedRound, read_round
 
@@ -90,6 +91,7 @@ def replay(settings: Sequence[str]) -> dict[str, object]:
 def built(overrides: tuple[str, ...], n: int) -> Defense:
     """The defense for rounds of n clients."""
     defense = compose_defense([f"clients={max(n, 100)}", f"clients_per_round={n}", *overrides])
+    check_clients(defense, n)
     if getattr(defense, "root_samples", 0):
         raise ValueError(
             f"{overrides[0]} needs the server's own data, which a recorded round does not hold: try it in a run"

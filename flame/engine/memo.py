@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flame.engine.base import Engine
 from flame.engine.workbench import Task
@@ -143,9 +143,24 @@ def key(task: Task) -> str:
     h.update(task.normalise(task.train.x[:2]).contiguous().numpy().data)  # stands for mean and std
     device = describe_device(task.device)  # several machines may share a folder
     machine = (device, task.precision, torch.__version__, describe_processor(), IMPORTED)
-    facts = (task.model, task.layout, task.sgd, task.seed, *machine)
+    facts = (task.model, plain_attributes(task.model), task.layout, task.sgd, task.seed, *machine)
     h.update("\n".join(map(repr, facts)).encode())
+    state = task.model.state_dict()
+    for name, buffer in task.model.named_buffers():
+        if name not in state:
+            h.update(buffer.contiguous().flatten().view(torch.uint8).numpy().data)
     return h.hexdigest()
+
+
+def plain_attributes(model: nn.Module) -> list[tuple[str, str, object]]:
+    """Numbers and words that a module keeps beside its tensors, such as a rate for `F.dropout`; `repr` hides them."""
+    kinds = bool, int, float, str
+    return [
+        (name, key, value)
+        for name, module in model.named_modules()
+        for key, value in sorted(vars(module).items())
+        if isinstance(value, kinds) or (isinstance(value, tuple | list) and all(isinstance(v, kinds) for v in value))
+    ]
 
 
 def code(parts: Sequence[str]) -> str:

@@ -1,4 +1,7 @@
-"""What one process needs to train clients and evaluate models; shared by every engine."""
+"""What one process needs to train clients and evaluate models; shared by every engine.
+
+Whatever the model itself draws, in a dropout layer say, it draws from a stream of the job's own (`seeding.addressed`).
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from flame.geometry.layout import StateLayout
 from flame.round.client import LocalJob, LocalSGD, Normalise
 from flame.round.device import device_of, on
 from flame.round.evaluate import Evaluation, answers, evaluate
+from flame.round.seeding import addressed
 from flame.round.server import with_own_statistics
 from flame.round.smoothing import Smoothing, vote
 from flame.round.types import Notes, ServerState, Updates
@@ -72,7 +76,8 @@ class Workbench:
         job = LocalJob(
             self.model, images, task.sgd, task.normalise, memory, task.seed, round, client, precision=task.precision
         )
-        loss = (task.attack if compromised else BENIGN).train(job)
+        with addressed(task.seed, "model", round, client, device_of(self.model)):
+            loss = (task.attack if compromised else BENIGN).train(job)
         return loss, job.notes
 
     @torch.no_grad()
@@ -84,10 +89,11 @@ class Workbench:
     def evaluate(self, row: Tensor, counters: Tensor, round: int, name: str, part: slice) -> Evaluation:
         """Evaluate the model of `row`, or the vote of its copies, on one slice of an image set."""
         task, images = self.task, self.task.eval_sets[name][part]
-        if task.smoothing is None:
-            return evaluate(self._load(row, counters), images, task.normalise)
-        copies = task.smoothing.noisy(row, task.layout.trainable, task.seed, round)
-        return vote((self._load(copy, counters) for copy in copies), images, task.normalise, task.smoothing.alpha)
+        with addressed(task.seed, f"evaluate {name}", round, part.start, device_of(self.model)):
+            if task.smoothing is None:
+                return evaluate(self._load(row, counters), images, task.normalise)
+            copies = task.smoothing.noisy(row, task.layout.trainable, task.seed, round)
+            return vote((self._load(copy, counters) for copy in copies), images, task.normalise, task.smoothing.alpha)
 
     @torch.no_grad()
     def _load(self, row: Tensor, counters: Tensor) -> nn.Module:
@@ -96,10 +102,14 @@ class Workbench:
         return self.model
 
     @torch.no_grad()
-    def logits(self, row: Tensor, counters: Tensor, x: Tensor) -> Tensor:
-        """[N, classes] float32, of the model of `row` on images `x` [N, C, H, W] uint8; in the host's memory."""
-        self.task.layout.load(self.state, row, counters)
-        return torch.cat(list(answers(self.model, x.to(device_of(self.model)), self.task.normalise))).cpu()
+    def logits(self, row: Tensor, counters: Tensor, x: Tensor, round: int, client: int = 0) -> Tensor:
+        """[N, classes] float32, of the model of `row` on images `x` [N, C, H, W] uint8; in the host's memory.
+
+        Whose images they are, and in which round, says what the model draws: all models of a round draw the same.
+        """
+        model, device = self._load(row, counters), device_of(self.model)
+        with addressed(self.task.seed, "laboratory", round, client, device):
+            return torch.cat(list(answers(model, x.to(device), self.task.normalise))).cpu()
 
 
 def restamp(task: Task, memory: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Who takes part in a round, and which of them the attacker controls."""
+"""Who takes part in a round, which of them the attacker controls, and which rounds are evaluated."""
 
 from __future__ import annotations
 
@@ -30,6 +30,26 @@ class Schedule:
         return (
             round >= self.start and (self.stop is None or round < self.stop) and (round - self.start) % self.every == 0
         )
+
+
+@dataclass(frozen=True)
+class EvaluatedRounds:
+    """Every k-th of the rounds and the last ones: a rule, not a list, so that any number of rounds takes no memory."""
+
+    rounds: int
+    every: int
+    last: int
+
+    def __contains__(self, number: object) -> bool:
+        return (
+            isinstance(number, int)
+            and 0 <= number < self.rounds
+            and ((number + 1) % self.every == 0 or number >= self.rounds - self.last)
+        )
+
+    def __len__(self) -> int:
+        last = min(self.last, self.rounds)
+        return last + (self.rounds - last) // self.every
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -29,14 +29,14 @@ from flame.engine.workbench import Task, prepare_process
 from flame.federation import Federation
 from flame.geometry.layout import SCOPES, StateLayout
 from flame.partition.deal import deal
-from flame.round.cohort import Population, Schedule
+from flame.round.cohort import EvaluatedRounds, Population, Schedule
 from flame.round.device import check_device, check_precision
-from flame.round.seeding import generator
+from flame.round.seeding import addressed, generator
 from flame.round.server import Server
-from flame.round.types import Cohort, ServerState, Updates
+from flame.round.types import ServerState
 from flame.run.config import register
 from flame.run.cores import cores, cores_per_job
-from flame.run.fit import check_fit
+from flame.run.fit import check_defense, check_fit, check_repeatable
 from flame.run.overrides import explain_unknown_keys, nested, placed
 from flame.run.signature import check_signature
 
@@ -60,7 +60,7 @@ class Parts:
     start_engine: Callable[[Task], Engine]
     initial: ServerState
     shadow: Sequence[str]
-    evaluate_at: frozenset[int]
+    evaluate_at: EvaluatedRounds
 
     def federation(self, engine: Engine) -> Federation:
         """The parts that act in every round, around a started engine."""
@@ -122,7 +122,8 @@ def _build(cfg: DictConfig) -> Parts:
         )
     start = Memo(**cfg.memo).around(make(cfg, "engine", **engine_workers(cfg)))
     initial = server.prepared(ServerState(row[0], counters[0]), layout, cfg.clients)
-    check_defense(defense, initial, task)
+    check_repeatable(task, initial)
+    check_defense(defense, cfg.clients_per_round, initial, task)
     shadow, evaluate_at = list(cfg.shadow), evaluated_rounds(cfg)
     return Parts(dataset, task, population, attack, defense, server, start, initial, shadow, evaluate_at)
 
@@ -145,13 +146,18 @@ def _population(cfg: DictConfig, hostile: bool) -> Population:
     )
 
 
-def make(cfg: Mapping[str, Any], group: str, **fixed: Any) -> Any:
-    """Instantiate one config group, composed or as a run recorded it; the signature of its target is its schema."""
-    node = cfg[group]
+def check_part(cfg: Mapping[str, Any], group: str) -> Any:
+    """The node of a group; ConfigError unless it has the keys and types that its target takes."""
     try:
-        check_signature(group, node)
+        check_signature(group, cfg[group])
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    return cfg[group]
+
+
+def make(cfg: Mapping[str, Any], group: str, **fixed: Any) -> Any:
+    """Instantiate one config group, composed or as a run recorded it; the signature of its target is its schema."""
+    node = check_part(cfg, group)
     try:
         return instantiate(node, _convert_="all", **fixed)
     except InstantiationException as error:
@@ -188,28 +194,35 @@ def compose_defense(overrides: Sequence[str]) -> Defense:
 
 
 def _check_run_level(cfg: DictConfig) -> None:
+    check_incidental(cfg)
     for key in ("rounds", "evaluate_every", "report_last", "threads"):
         if cfg[key] < 1:
             raise ValueError(f"{key}={cfg[key]} is out of range: must be a whole number >= 1")
     if not -(2**63) <= cfg.seed < 2**63:
         raise ValueError(f"seed={cfg.seed} is out of range: must be a whole number of at most 64 bits")
+    check_precision(cfg.precision)
+    if unknown := [scope for scope in cfg.shadow if scope not in SCOPES]:
+        raise ValueError(f"shadow={unknown} is unknown: must be a list of {', '.join(SCOPES)}")
+
+
+def check_incidental(cfg: DictConfig) -> None:
+    """ValueError for what no result depends on: asked of a finished run, too, which is not built again."""
     for key in ("rounds", "seconds"):
         if not cfg.checkpoint[key] >= 0:  # nan
             raise ValueError(f"checkpoint.{key}={cfg.checkpoint[key]} is out of range: must be >= 0 (0: never)")
     check_device(cfg.device)
-    check_precision(cfg.precision)
-    if unknown := [scope for scope in cfg.shadow if scope not in SCOPES]:
-        raise ValueError(f"shadow={unknown} is unknown: must be a list of {', '.join(SCOPES)}")
-    if min(cfg.record.every, *cfg.record.rounds, 0) < 0:
-        raise ValueError(f"record={cfg.record} is out of range: rounds count from 0, every is 0 (never) or more")
-    if late := [number for number in cfg.record.rounds if number >= cfg.rounds]:
-        raise ValueError(f"record.rounds={late} is out of range: the last of rounds={cfg.rounds} is {cfg.rounds - 1}")
+    if cfg.record.every < 0:
+        raise ValueError(f"record.every={cfg.record.every} is out of range: must be >= 0 (0: never)")
+    if bad := [number for number in cfg.record.rounds if not 0 <= number < cfg.rounds]:
+        raise ValueError(f"record.rounds={bad} is out of range: must be in [0, rounds - 1 = {cfg.rounds - 1}]")
+    engine_workers(cfg)
+    Spill(**cfg.spill)
+    Memo(**cfg.memo)
 
 
-def evaluated_rounds(cfg: DictConfig) -> frozenset[int]:
+def evaluated_rounds(cfg: DictConfig) -> EvaluatedRounds:
     """Every `evaluate_every`-th round, and all that summary.json is the mean of."""
-    regular = range(cfg.evaluate_every - 1, cfg.rounds, cfg.evaluate_every)
-    return frozenset(regular) | frozenset(range(max(0, cfg.rounds - cfg.report_last), cfg.rounds))
+    return EvaluatedRounds(cfg.rounds, cfg.evaluate_every, cfg.report_last)
 
 
 def dealt(cfg: Mapping[str, Any], dataset: Dataset, root_samples: int) -> tuple[LabelledImages, Shards]:
@@ -220,20 +233,9 @@ def dealt(cfg: Mapping[str, Any], dataset: Dataset, root_samples: int) -> tuple[
 
 def initial_model(cfg: DictConfig) -> torch.nn.Module:
     """The model at its initialisation for this seed; the global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(cfg.seed, "init").initial_seed())
+    with addressed(cfg.seed, "init"):
         model: torch.nn.Module = make(cfg, "model")
     return model
-
-
-def check_defense(defense: Defense, state: ServerState, task: Task) -> None:
-    """ValueError unless the defense can read this model's updates: tried on one client that sends nothing."""
-    rows, _ = task.layout.zeros(1)
-    first, one, none = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64), torch.zeros(1).double()
-    silent = Updates(task.layout, state.row, state.counters, first, rows, state.counters[None], one, none, root=rows[0])
-    if getattr(defense, "needs_lab", False):
-        silent = replace(silent, lab=Laboratory.of(task, state, Cohort(first, torch.tensor([False]))))
-    defense(state, silent, generator(0, "check"))
 
 
 def engine_workers(cfg: DictConfig) -> dict[str, int]:

@@ -118,6 +118,8 @@ def fingerprint(config: Mapping[str, Any]) -> str:
     kept = {k: v for k, v in config.items() if k not in INCIDENTAL}
     if kept.get("precision") == "float32":
         del kept["precision"]  # as in runs from before there was a choice: they stay finished
+    if isinstance(kept.get("model"), Mapping):  # likewise without dropout
+        kept["model"] = {k: v for k, v in kept["model"].items() if (k, v) != ("dropout", 0)}
     kept["dataset"] = {k: v for k, v in kept["dataset"].items() if k not in ("root", "download")}
     return hashlib.sha256(json.dumps(_alike(kept), sort_keys=True).encode()).hexdigest()[:12]
 

@@ -19,7 +19,7 @@ from flame.engine.base import WorkerError
 from flame.federation import Federation, rounds
 from flame.round.checkpoint import RunFolderError, latest_checkpoint, write_atomically, write_checkpoint
 from flame.round.types import ServerState, digest
-from flame.run.build import ConfigError, build, engine_workers, make
+from flame.run.build import ConfigError, build, check_incidental, check_part, engine_workers, make
 from flame.run.config import identity
 from flame.run.figure import draw_run
 from flame.run.folder import CHECKPOINTS, claimed, explain, finished, read_json
@@ -38,9 +38,20 @@ def run(cfg: DictConfig) -> None:
     info = describe(cfg)
     with stop_on_signals() as stop, in_words(info.folder), claimed(info.folder, info.identity):
         if finished(info.folder):
+            checked(cfg)
             log.info("%s is finished; resume=false runs it again in a new folder", info.folder)
         else:
             execute(cfg, info, stop)
+
+
+def checked(cfg: DictConfig) -> None:
+    """ConfigError unless the settings hold that may differ from those of the finished run; the others are its own."""
+    try:
+        check_incidental(cfg)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    for group in ("engine", "tracker"):
+        check_part(cfg, group)
 
 
 def execute(cfg: DictConfig, info: RunInfo, stop: Stop) -> None:

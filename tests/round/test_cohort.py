@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from flame.round.cohort import Population, Schedule
+from flame.round.cohort import EvaluatedRounds, Population, Schedule
 
 ALWAYS = Schedule(start=0, stop=None, every=1)
 POPULATION = Population(
@@ -153,3 +154,21 @@ def test_without_attack_any_rate_will_do() -> None:
 def test_schedule_errors(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Schedule(*arguments)
+
+
+@given(rounds=st.integers(1, 60), every=st.integers(1, 70), last=st.integers(1, 70))
+def test_evaluated_rounds_are_every_kth_and_the_last(rounds: int, every: int, last: int) -> None:
+    wanted = {r for r in range(rounds) if (r + 1) % every == 0 or r >= rounds - last}
+    found = EvaluatedRounds(rounds, every, last)
+    assert {r for r in range(-5, rounds + 5) if r in found} == wanted
+    assert len(found) == len(wanted) and "1" not in found
+
+
+def test_any_number_of_rounds_takes_no_memory() -> None:
+    found = EvaluatedRounds(30_000_000, 2, 5)
+    tracemalloc.start()
+    try:
+        assert 1 in found and 0 not in found and 29_999_998 in found and len(found) == 15_000_002
+        assert tracemalloc.get_traced_memory()[1] < 10_000
+    finally:
+        tracemalloc.stop()

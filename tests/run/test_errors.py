@@ -62,7 +62,16 @@ FOUND_BY_TRYING = {
     "poisoned_model_rate=0.05": r"poisoned_model_rate=0.05 of clients_per_round=5 rounds to no attacker",
     "checkpoint.seconds=nan": r"checkpoint.seconds=nan is out of range: must be >= 0",
     "attack_rounds.start=3": r"attack_rounds.start=3 is out of range: rounds=3 end before the attack begins",
-    "record.rounds=[1,3]": r"record.rounds=\[3\] is out of range: the last of rounds=3 is 2",
+    "record.rounds=[1,3]": r"record.rounds=\[3\] is out of range: must be in \[0, rounds - 1 = 2\]",
+    "record.rounds=[-1]": r"record.rounds=\[-1\] is out of range: must be in \[0, rounds - 1 = 2\]",
+    "defense.cluster.min_cluster_size=6": r"min_cluster_size=6 is out of range: must be at most 5, the",
+    "defense=freqfed defense.cluster.min_cluster_size=6": r"min_cluster_size=6 is out of range: must be at most",
+    "defense=deepsight clients_per_round=4 poisoned_model_rate=0.25": r"^defense.min_cluster_size=5 is out of range",
+    "defense=krum defense.keep=6": r"defense.keep=6 is out of range: must be in \[1, 5\], the updates of a round",
+    "defense=bucketing defense.rule.keep=4": r"^defense.rule.keep=4 is out of range: must be in \[1, 3\]",
+    "defense=nnm defense@defense.rule=deepsight clients_per_round=4 poisoned_model_rate=0.25": (
+        r"^defense.rule.min_cluster_size=5 is out of range: must be in \[2, 4\]"
+    ),
     "model=resnet18_light model.widths=3": r"model.widths=3 has the wrong type: must be a list",
     "model=resnet18 client.batch_size=1": r"model cannot train on a batch of 1 image.*batch_size",
     "model=resnet18 defense=fltrust defense.root_samples=1": r"model cannot train on a batch of 1 image.*root_samples",
