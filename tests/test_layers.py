@@ -39,9 +39,7 @@ HYDRA_AWARE = {
 PRINTS = {
     "flame/run/sweep.py",
     "flame/run/estimate.py",
-    "flame/report/dashboard.py",
-    "flame/report/page.py",
-    "flame/report/evidence.py",
+    "flame/run/trackers/dashboard.py",
 }  # beside files that are commands themselves
 DRAWS = ("rand", "randn", "randint", "randperm", "normal", "multinomial", "bernoulli", "poisson")
 DRAWS += ("rand_like", "randn_like", "randint_like")

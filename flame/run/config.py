@@ -16,7 +16,19 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 # What a run's result does not depend on, and so its identity neither.
-INCIDENTAL = ("hydra", "paths", "tracker", "engine", "resume", "checkpoint", "record", "spill", "memo", "device")
+INCIDENTAL = (
+    "hydra",
+    "paths",
+    "tracker",
+    "engine",
+    "resume",
+    "checkpoint",
+    "record",
+    "spill",
+    "memo",
+    "device",
+    "recipe",
+)
 STARTED = datetime.now()
 NAMED = ("dataset", "partition", "model", "attack", "defense")  # groups whose choice stands in the folder's name
 
@@ -91,6 +103,7 @@ class RunConfig:
     record: RecordConfig = field(default_factory=RecordConfig)
     spill: SpillConfig = field(default_factory=SpillConfig)
     memo: MemoConfig = field(default_factory=MemoConfig)
+    recipe: Any = None
 
 
 def register() -> None:

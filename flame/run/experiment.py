@@ -123,9 +123,10 @@ def describe(cfg: DictConfig) -> RunInfo:
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(config, dict)
+    config["recipe"] = None  # what is made of many runs; long, and nothing of this one
     choices = {k: str(v) for k, v in hydra.runtime.choices.items() if not k.startswith("hydra/")}
     sweep = os.environ.get(SWEEP, folder.name)
-    assert isinstance(config, dict)
     return RunInfo(folder.name, folder, identity(cfg), {str(k): v for k, v in config.items()}, choices, sweep)
 
 

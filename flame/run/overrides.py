@@ -45,6 +45,8 @@ def nested(message: str, attack: Mapping[str, Any]) -> str:
 
 def explain(arguments: Sequence[str]) -> None:
     """Exit with a hint if the command line names a key or a launcher that is not there."""
+    if sentence := recipe_meant(arguments):
+        sys.exit(sentence)
     explain_unknown_keys(arguments)
     if not any(re.match(r"--config-[dp]|-c[dp]|\+*hydra\.searchpath", word) for word in arguments):
         explain_unknown_options(arguments)  # unless the user has a conf of their own
@@ -96,3 +98,22 @@ def explain_missing_launcher(arguments: Sequence[str], plugins: Mapping[str, str
     for plugin in (plugins.get(argument.removeprefix("hydra/launcher=")) for argument in arguments):
         if plugin and find_spec(f"hydra_plugins.{plugin}") is None:
             sys.exit(f"this launcher is not installed: pip install {plugin.replace('_', '-')}")
+
+
+def recipe_meant(arguments: Sequence[str], conf: Path = Path(__file__).parents[2] / "conf") -> str | None:
+    """How a recipe is started, if the command line names one otherwise: without its folder, or as an override.
+
+    `recipe/question=...` would compose it into a run and leave out its sweep.
+    """
+    text = "\0".join(arguments)
+    named = re.search(r"(?:^|\0)(?:--config-name|-cn)[=\0]([^\0]+)", text)
+    given = re.search(r"(?:^|\0)(\+*recipe(?:/\w+)?=)([^\0]*)", text)
+    if not given and (not named or (conf / f"{named[1]}.yaml").exists() or re.search(r"--config-[dp]|-c[dp]\b", text)):
+        return None
+    wrong, name = (
+        (given[0].strip("\0"), given[2]) if given else (f"--config-name {named[1]}", named[1]) if named else ("", "")
+    )
+    known = {path.stem: path.relative_to(conf).with_suffix("").as_posix() for path in conf.glob("recipe/*/*.yaml")}
+    meant = difflib.get_close_matches(name.rpartition("/")[2], known, n=1)
+    hint = f"did you mean --config-name {known[meant[0]]}?" if meant else "see `ls conf/recipe/*`"
+    return f"{wrong}: a recipe is started with --config-name recipe/THEME/NAME; {hint}"

@@ -26,8 +26,9 @@ from flame.run.config import RunConfig
 from flame.run.signature import check_signature
 
 CONF = Path(__file__).parents[2] / "conf"
-GROUPS = sorted({path.relative_to(CONF).parts[0] for path in CONF.glob("*/**/*.yaml")} - {"hydra", "experiment"})
-PRIMARY = sorted(path.stem for path in CONF.glob("*.yaml"))
+NO_PARTS = {"hydra", "experiment", "recipe"}
+GROUPS = sorted({path.relative_to(CONF).parts[0] for path in CONF.glob("*/**/*.yaml")} - NO_PARTS)
+PRIMARY = ["config", *(p.relative_to(CONF).with_suffix("").as_posix() for p in sorted(CONF.glob("recipe/*/*.yaml")))]
 Compose = Callable[..., DictConfig]
 
 
