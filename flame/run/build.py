@@ -34,7 +34,7 @@ from flame.round.device import check_device, check_precision
 from flame.round.seeding import addressed, generator
 from flame.round.server import Server
 from flame.round.types import ServerState
-from flame.run.config import register
+from flame.run.config import filled, register
 from flame.run.cores import cores, cores_per_job
 from flame.run.fit import check_defense, check_fit, check_repeatable
 from flame.run.overrides import explain_unknown_keys, nested, placed
@@ -94,8 +94,8 @@ def _build(cfg: DictConfig) -> Parts:
     root_samples = getattr(defense, "root_samples", 0)
     train, shards = dealt(cfg, dataset, root_samples)
     model = initial_model(cfg)
-    sgd = make(cfg, "client")
-    check_fit(model, dataset, sgd.smallest_batch(shards.sizes[: cfg.clients + (root_samples > 0)]))
+    training = make(cfg, "client")
+    check_fit(model, dataset, training.smallest_batch(shards.sizes[: cfg.clients + (root_samples > 0)]))
     layout = StateLayout.of(model)
     row, counters = layout.zeros(1)
     layout.flatten(model.state_dict(), row[0], counters[0])
@@ -107,7 +107,7 @@ def _build(cfg: DictConfig) -> Parts:
         shards=shards,
         eval_sets={"clean": dataset.test} | ({"backdoor": backdoor} if backdoor else {}),
         normalise=partial(normalise, mean=dataset.mean, std=dataset.std),
-        sgd=sgd,
+        training=training,
         attack=attack,
         seed=cfg.seed,
         spill=Spill(**cfg.spill),
@@ -148,11 +148,12 @@ def _population(cfg: DictConfig, hostile: bool) -> Population:
 
 def check_part(cfg: Mapping[str, Any], group: str) -> Any:
     """The node of a group; ConfigError unless it has the keys and types that its target takes."""
+    node = (filled(cfg) if group == "attack" else cfg)[group]
     try:
-        check_signature(group, cfg[group])
+        check_signature(group, node)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return cfg[group]
+    return node
 
 
 def make(cfg: Mapping[str, Any], group: str, **fixed: Any) -> Any:

@@ -67,7 +67,7 @@ def test_equal_streams_poison_equally(parts: Parts) -> None:
 
 def test_a_compromised_job_keeps_what_the_client_is(parts: Parts) -> None:
     task = parts.task
-    job = LocalJob(task.model, shard(parts), task.sgd, task.normalise, {}, seed=0, round=1, client=2)
+    job = LocalJob(task.model, shard(parts), task.training, task.normalise, {}, seed=0, round=1, client=2)
     worse = parts.attack.compromise(job)
     assert worse.model is job.model and (worse.seed, worse.round, worse.client) == (0, 1, 2)
     assert same(job.images, shard(parts))
@@ -77,7 +77,7 @@ def test_a_compromised_job_keeps_what_the_client_is(parts: Parts) -> None:
 def notes(parts: Parts) -> Notes:
     """What a compromised client notes while it trains."""
     task = parts.task
-    job = LocalJob(deepcopy(task.model), shard(parts), task.sgd, task.normalise, {}, seed=0, round=1, client=2)
+    job = LocalJob(deepcopy(task.model), shard(parts), task.training, task.normalise, {}, seed=0, round=1, client=2)
     assert math.isfinite(parts.attack.train(job))
     return job.notes
 
@@ -124,10 +124,10 @@ def test_nobody_trains_on_what_is_held_out(name: str, tiny: Callable) -> None:
     "name", ["a3fl", "badnets", "blended", "cerp", "dba", "edge_case", "iba", "label_flip", "semantic"]
 )
 def test_attackers_train_for_their_own_number_of_epochs(name: str, tiny: Callable) -> None:
-    parts = build(tiny(f"attack={name}", "attack.epochs=7"))
+    parts = build(tiny(f"attack={name}", "attack.client.epochs=7"))
     task = parts.task
-    job = LocalJob(task.model, shard(parts), task.sgd, task.normalise, {}, seed=0, round=1, client=2)
-    assert task.sgd.epochs != 7 and parts.attack.compromise(job).sgd.epochs == 7
+    job = LocalJob(task.model, shard(parts), task.training, task.normalise, {}, seed=0, round=1, client=2)
+    assert task.training.epochs != 7 and parts.attack.compromise(job).training.epochs == 7
 
 
 def test_it_reaches_a_worker_process_whole(parts: Parts) -> None:
