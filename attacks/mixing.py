@@ -1,11 +1,11 @@
 """How poisoned and clean images come together while a compromised client trains, where it is not `poison` once, on the
 whole shard.
 
-Held against thinh-dao/BackFed 232c585 (backfed/clients/base_malicious_client.py). Its `offline` is the whole shard once.
-Its `online` is `PerBatch`, with its poison_rate 0.3125 (20 of 64, as AI-secure/DBA has on MNIST). Its `multi_task` is
-`MultiTask`, with its attack_alpha. Deviations: which images of a batch are poisoned is drawn (theirs: the first of a
-shuffled batch); their number is rounded (theirs: cut). An outer attack that looks at poisoned images beside its training
-(3DFed's curvature) sees clean ones with these two.
+Held against thinh-dao/BackFed 232c585 (backfed/clients/base_malicious_client.py). Its `offline` is the whole shard
+once. Its `online` is `PerBatch`, with its poison_rate 0.3125: 20 of 64, as AI-secure/DBA has on MNIST. Its `multi_task`
+is `MultiTask`, with its attack_alpha. Deviations: which images of a batch are poisoned is drawn (theirs: the first of a
+shuffled batch); their number is rounded (theirs: cut). An outer attack that looks at poisoned images beside its
+training (3DFed's curvature) sees clean ones with these two.
 """
 
 from __future__ import annotations

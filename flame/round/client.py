@@ -48,7 +48,7 @@ class LocalTraining:
     def __post_init__(self) -> None:
         inf, epochs = float("inf"), self.epochs
         require(0 < self.lr < inf, "lr", self.lr, "in (0, inf)")
-        whole = epochs >= 1 and epochs == int(epochs)
+        whole = epochs >= 1 and epochs % 1 == 0
         require(whole or 0 < epochs < 1, "epochs", epochs, "a whole number >= 1 or a share of one pass in (0, 1)")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "a whole number >= 1")
         inside = all(0 < share < 1 for share in self.lr_tenths)

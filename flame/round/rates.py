@@ -1,5 +1,6 @@
-"""The learning rate of clients over the rounds of a run, as a factor. Shapes and numbers are torch.optim.lr_scheduler's,
-stepped once a round.
+"""The learning rate of clients over the rounds of a run, as a factor.
+
+Shapes and numbers are those of torch.optim.lr_scheduler, stepped once a round.
 
 With a warm-up of w rounds, round r < w has (r + 1) / (w + 1) of the rate (Goyal et al., arXiv 1706.02677, 2017: linear,
 and full once it is over). `Step` and `MultiStep` count from round 0, `Cosine` and `Linear` from the warm-up's end.
@@ -61,7 +62,7 @@ class MultiStep(Constant):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fit = all(0 < m < 1 or (m == int(m) and 1 <= m < self.rounds) for m in self.milestones)
+        fit = all(0 < m < 1 or (m % 1 == 0 and 1 <= m < self.rounds) for m in self.milestones)
         allowed = f"whole rounds in [1, rounds - 1 = {self.rounds - 1}] or shares of all rounds in (0, 1)"
         require(fit, "milestones", list(self.milestones), allowed)
         require(0 < self.gamma <= 1, "gamma", self.gamma, "in (0, 1]")

@@ -73,7 +73,7 @@ def test_multi_task_by_hand(alpha: float) -> None:
     loss = attack.train(replace(work, training=once))
     for p, w, g in zip(work.model.parameters(), before, gradients, strict=True):
         torch.testing.assert_close(p, w - 0.5 * g)
-    assert loss == pytest.approx(float(alpha * poisoned + (1 - alpha) * clean))
+    assert loss == pytest.approx((alpha * poisoned + (1 - alpha) * clean).item())
     assert [triggered(x) for x, _ in seen(attack, 16)] == [0, 16, 0, 16, 0, 8]
 
 

@@ -28,6 +28,13 @@ from flame.run.config import register
 CONF = Path(__file__).parents[2] / "conf"
 GROUPS = ("attack", "client", "defense", "engine", "model", "partition", "server", "tracker")
 POISONING = {"poisoned_data_rate": "[0, 1]"}
+CLIENT = {
+    "_target_": "flame.round.client.LocalTraining",
+    "lr": 0.1,
+    "optimizer": {"_target_": "flame.round.optimizers.SGD", "momentum": 0.0, "weight_decay": 0.0},
+    "epochs": 1,
+    "batch_size": 8,
+}
 MOMENTS = {"beta1": "[0, 1)", "beta2": "[0, 1)", "eps": "(0, inf)", "weight_decay": "[0, inf)"}
 WARMUP = {"warmup": "whole [0, 29]"}
 
@@ -289,7 +296,7 @@ def test_every_number_of_every_part_has_a_rule(sites: dict[tuple[str, str], Any]
 
 def refusal(group: str, option: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """What making the part says; empty if it is made."""
-    around = {"dataset": {"channels": 1, "classes": 2, "image_size": 32}, "client": {"batch_size": 8}}
+    around = {"dataset": {"channels": 1, "classes": 2, "image_size": 32}, "client": CLIENT, "rounds": 30}
     cfg = OmegaConf.create({**around, group: deepcopy(dict(option))})
     for path, value in settings.items():
         OmegaConf.update(cfg, path, value)
