@@ -95,7 +95,7 @@ class DarkFed(Attack):
         x, logits, poisoned = self.shadow(job)
         once, twice = smoothed(job.memory, before, self.smoothing)
         unlike = torch.cat([others(job, KEY, len(before)), (forecast(once, twice, self.smoothing) - before)[None]])
-        job.notes["client"] = torch.tensor(job.client)
+        job.notes.update(client=torch.tensor(job.client), poisoned=poisoned.sum())
 
         def objective(model: nn.Module, x: Tensor, index: Tensor) -> Tensor:
             model.eval()  # BatchNorm's statistics are those of real images

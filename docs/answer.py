@@ -12,7 +12,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[1]
-FIGURE = ROOT / "results/figures/answer.png"
+FIGURE = ROOT / "docs/figures/answer.png"
 CHANCE = 60  # %, of clients that a draw of n//2 + 1 = 6 of 10 admits
 SIDES = (("weights_only", "tab:orange", "o"), ("all_state", "tab:blue", "s"))
 

@@ -26,7 +26,13 @@ from flame.run.build import build
 from flame.run.config import register
 
 ROOT = Path(__file__).parents[1]
-TINY = ("experiment=smoke", "engine=sequential", "tracker=files", "train_samples=300")  # a round: 0.1 s
+TINY = (
+    "experiment=smoke",
+    "clients_per_round=5",
+    "engine=sequential",
+    "tracker=files",
+    "train_samples=300",
+)  # a round: 0.1 s
 Compose = Callable[..., DictConfig]
 Start = Callable[[DictConfig], AbstractContextManager[tuple[Federation, ServerState]]]
 Train = Callable[..., subprocess.CompletedProcess[str]]

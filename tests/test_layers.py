@@ -28,7 +28,10 @@ ROOMS = (  # in the order in which data flow: a room knows those before it
     "flame.report",
 )
 HYDRA_AWARE = {
+    "flame/run/again.py",
     "flame/run/config.py",
+    "flame/run/compose.py",
+    "flame/run/command.py",
     "flame/run/build.py",
     "flame/run/signature.py",
     "flame/run/experiment.py",

@@ -128,7 +128,7 @@ def test_a_torn_copy_is_refused(file: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["defense=fedavg"], "updates=FILE and defense=NAME"),
+        (["defense=fedavg"], r"FILE \(or updates=FILE\) and defense=NAME"),
         (["updates=nowhere", "defense=fedavg"], "no such file"),
         (["updates=FILE", "defence=fedavg"], "did you mean defense"),
         (["updates=FILE", "defense=none_such"], "none_such"),

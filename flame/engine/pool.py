@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
+from flame.engine import check_sockets
 from flame.engine.base import WorkerError
 from flame.engine.sharing import Parcel, Room, empty_room, shared, to_arrays, to_tensors
 from flame.engine.workbench import Task, Workbench, prepare_process, restamp
@@ -38,6 +39,10 @@ class Pool:
     def __init__(self, task: Task, workers: int) -> None:
         if workers < 1:
             raise ValueError(f"engine.workers={workers} is out of range: must be auto or a whole number >= 1")
+        try:
+            check_sockets()
+        except ValueError as error:
+            raise WorkerError(str(error)) from error
         self._parcel = shared(task)
         self._task = self._parcel.task
         if mp.get_start_method(allow_none=True) == "loky":  # in a joblib worker; its children would not know the name

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -59,9 +60,10 @@ def explained() -> Iterator[None]:
     except RuntimeError as error:
         if "shared memory" not in str(error) and "No space left" not in str(error):
             raise
-        room = shutil.disk_usage("/dev/shm").free >> 20
+        place = Path("/dev/shm")  # not on macOS
+        room = f" ({shutil.disk_usage(place).free >> 20} MB free in {place})" if place.exists() else ""
         raise OSError(
-            f"shared memory is too small for the data and the updates ({room} MB free in /dev/shm): enlarge it "
+            f"shared memory is too small for the data and the updates{room}: enlarge it "
             f"(docker run --shm-size=2g), lower clients_per_round, or engine=sequential. {error}"
         ) from error
 

@@ -29,8 +29,8 @@ from flame.run.text import aligned
 SHARES = {
     "MA %": "eval/ma",
     "BA %": "eval/ba",
-    "benign recall %": "filter/benign_recall",
-    "malicious recall %": "filter/malicious_recall",
+    "benign kept %": "filter/benign_recall",
+    "attackers rejected %": "filter/malicious_recall",
 }  # column -> metric
 ADMITTED = "admitted"  # malicious updates that got in, of all attacked rounds
 PARTS = ("recall", "precision", "floor", "_share", "eval/ma", "eval/ba")  # in the name of a share; not of a loss

@@ -59,8 +59,8 @@ class Unit:
         known = self.factor * values.dropna().to_numpy(dtype=np.float64)
         if not len(known):
             return Text("-")
-        middle = f"{known.mean():z.{self.digits}f}"
-        half = half_width(known) if len(known) > 1 else 0.0
+        middle = f"{round(float(known.mean()), 9):z.{self.digits}f}"  # as `one_digit`, and so as the page
+        half = round(half_width(known), 9) if len(known) > 1 else 0.0
         width = f" ± {half:.{self.digits}f}" if len(known) > 1 else ""
         count = "" if len(known) == len(values) else f" ({len(known)} of {len(values)} seeds)"
         shown = f" ({TOO_SMALL})" if 2 * half > self.scale else width

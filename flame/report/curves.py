@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flame.run import panels
+from flame.run.figure import own_settings
 from flame.run.record import Array, Cell, RunRecord
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ MOST_CELLS, MAPS_PER_ROW = 9, 3  # more curves and maps in one figure cannot be 
 LEGEND_WIDTH, TITLE_WIDTH = 140, 42  # characters that fit beside each other
 
 
+@own_settings()
 def draw_comparison(cells: Sequence[Cell], path: Path) -> None:
     """Write MA and BA of each cell over rounds, and a heat map of the accepted sets of its first run, to `path`.
 

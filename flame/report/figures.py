@@ -29,6 +29,7 @@ from flame.report.measures import VECTORS
 from flame.report.recipes import recipes
 from flame.run import panels
 from flame.run.build import ConfigError
+from flame.run.figure import own_settings
 from flame.run.record import RunRecord
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def draw(runs: Runs, folder: Path, recipe: str | None) -> Iterator[tuple[str, st
     for name, spec in wanted.items():
         try:
             more = {key: value for key, value in spec.items() if key != "like"}
-            FIGURES[spec["like"]](runs, **more).savefig(folder / f"{name}.png")
+            with own_settings():
+                FIGURES[spec["like"]](runs, **more).savefig(folder / f"{name}.png")
             yield f"figure  {folder / f'{name}.png'}", None
         except (ValueError, ConfigError) as error:
             yield name, f"{name} is left out: {error}"

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from flame.run import build
+from flame.run import compose
 from flame.run.config import INCIDENTAL, NAMED, identity, plain
 from flame.run.record import PLACES, flatten
 
@@ -41,14 +41,14 @@ class Recipe:
     def options(self) -> Mapping[str, str]:
         """Config group -> the option that all runs have, its own or the default, of those in a folder's name."""
         chosen: dict[str, str] = {}
-        for entry in (*_content((build.CONF / "config.yaml").read_text())["defaults"], *self.content["defaults"]):
+        for entry in (*_content((compose.CONF / "config.yaml").read_text())["defaults"], *self.content["defaults"]):
             if isinstance(entry, dict):
                 chosen |= {key.removeprefix("override ").lstrip("/"): option for key, option in entry.items()}
         return {group: option for group, option in chosen.items() if group in NAMED and group not in self.plan}
 
     def own_identity(self, line: Mapping[str, Any]) -> str:
         """Identity that the recipe's own run of a line's cell has, with all settings as the file has them."""
-        return identity(build.composed([*cell(line, self.plan), f"seed={line['seed']}"], self.config))
+        return identity(compose.composed([*cell(line, self.plan), f"seed={line['seed']}"], self.config))
 
     def other_settings(self, line: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
         """In words, how a run's settings differ from those of the recipe in its cell.
@@ -67,7 +67,7 @@ def recipes() -> dict[str, Recipe]:
     Raises:
         ValueError: two have one name or a table of one name, or a key of `recipe` is none.
     """
-    paths = sorted(build.CONF.glob("recipe/*/*.yaml"))
+    paths = sorted(compose.CONF.glob("recipe/*/*.yaml"))
     found = [
         Recipe(p.stem, f"recipe/{p.parent.name}/{p.stem}", _merged(p), _content(p.read_text()).get("recipe") or {})
         for p in paths
@@ -100,7 +100,7 @@ def cell(line: Mapping[str, Any], plan: Plan) -> list[str]:
 @cache
 def _composed(config: str, *overrides: str) -> Mapping[str, Any]:
     """The settings of a recipe's cell, by dotted key; composed once for all seeds."""
-    return _compared(plain(build.composed(overrides, config)))
+    return _compared(plain(compose.composed(overrides, config)))
 
 
 def _compared(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -119,6 +119,6 @@ def _merged(path: Path) -> dict[str, Any]:
     """A file's content over that of the recipe that it starts from, if it does; both lists of defaults in turn."""
     content = _content(path.read_text())
     names = [name for name in content["defaults"] if isinstance(name, str) and name.startswith("/recipe/")]
-    bases = [_merged(build.CONF / f"{name.lstrip('/')}.yaml") for name in names]
+    bases = [_merged(compose.CONF / f"{name.lstrip('/')}.yaml") for name in names]
     defaults = [entry for one in (*bases, content) for entry in one["defaults"]]
     return {key: value for one in (*bases, content) for key, value in one.items()} | {"defaults": defaults}

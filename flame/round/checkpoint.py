@@ -33,7 +33,7 @@ class RunFolderError(ValueError):
 
 
 def write_checkpoint(folder: Path, state: ServerState, identity: str) -> Path:
-    """Write `folder/round_<r>.safetensors`; a crash at any moment leaves the older ones whole."""
+    """Write `folder/round_<r>.safetensors`, with r the next round's number; a crash leaves the older ones whole."""
     folder.mkdir(exist_ok=True)
     named = {"row": state.row, "counters": state.counters} | {f"memory/{k}": v for k, v in state.memory.items()}
     path = folder / f"round_{state.round:06d}.safetensors"

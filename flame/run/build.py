@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException, HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attacks.base import Attack
+from flame.data.check import checked, evaluation_sets
 from flame.data.datasets import normalise, subset
 from flame.data.samples import Dataset, LabelledImages, Shards
 from flame.defenses.base import Defense
@@ -29,29 +28,31 @@ from flame.engine.workbench import Task, prepare_process
 from flame.federation import Federation
 from flame.geometry.layout import SCOPES, StateLayout
 from flame.partition.deal import deal
+from flame.round.code import code, short
 from flame.round.cohort import EvaluatedRounds, Population, Schedule
 from flame.round.device import check_device, check_precision
 from flame.round.seeding import addressed, generator
 from flame.round.server import Server
 from flame.round.types import ServerState
+<<<<<<< HEAD
 from flame.run.config import filled, register
+=======
+from flame.run.compose import PROJECT, Conf, ConfigError, composed
+>>>>>>> main
 from flame.run.cores import cores, cores_per_job
 from flame.run.fit import check_defense, check_fit, check_repeatable
-from flame.run.overrides import explain_unknown_keys, nested, placed
+from flame.run.overrides import nested, placed
 from flame.run.signature import check_signature
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
-
-
-class ConfigError(CompactHydraException):
-    """A wrong setting; the command line prints the message without a traceback and exits with 1."""
+BENIGN = ("model", "client")  # groups whose parts train benign clients, on what the others have made
 
 
 @dataclass(frozen=True)
 class Parts:
     """Everything that a run is made of; the engine has not been started."""
 
-    dataset: Dataset
+    dataset: Dataset  # without what the attack took for itself
+    data: str  # digest of the whole
     task: Task
     population: Population
     attack: Attack
@@ -89,23 +90,27 @@ def _build(cfg: DictConfig) -> Parts:
     _check_run_level(cfg)
     prepare_process(cfg.threads)
     defense, attack, server = make(cfg, "defense"), make(cfg, "attack"), make(cfg, "server")
-    population = _population(cfg, attack.hostile)
-    attack, dataset = attack.prepare(make(cfg, "dataset"), generator(cfg.seed, "prepare"))
+    population = _population(cfg, attack)
+    given = load(cfg)
+    attack, dataset = attack.prepare(given, generator(cfg.seed, "prepare"))
     root_samples = getattr(defense, "root_samples", 0)
     train, shards = dealt(cfg, dataset, root_samples)
+<<<<<<< HEAD
     model = initial_model(cfg)
     training = make(cfg, "client")
     check_fit(model, dataset, training.smallest_batch(shards.sizes[: cfg.clients + (root_samples > 0)]))
+=======
+    model, sgd = initial_model(cfg), make(cfg, "client")
+    check_fit(model, dataset, sgd.smallest_batch(shards.sizes[: cfg.clients + (root_samples > 0)]))
+>>>>>>> main
     layout = StateLayout.of(model)
-    row, counters = layout.zeros(1)
-    layout.flatten(model.state_dict(), row[0], counters[0])
-    backdoor = attack.backdoor_set(dataset.test)
+    initial = server.prepared(ServerState.of(layout, model), layout, cfg.clients)
     task = Task(
         model=model,
         layout=layout,
         train=train,
         shards=shards,
-        eval_sets={"clean": dataset.test} | ({"backdoor": backdoor} if backdoor else {}),
+        eval_sets=evaluation_sets(dataset, attack.backdoor_set(attack.examined(dataset.test))),
         normalise=partial(normalise, mean=dataset.mean, std=dataset.std),
         training=training,
         attack=attack,
@@ -115,35 +120,46 @@ def _build(cfg: DictConfig) -> Parts:
         precision=cfg.precision,
         smoothing=getattr(defense, "randomized_smoothing", None),
     )
+    check_repeatable(task, initial)
+    check_defense(defense, cfg.clients_per_round, initial, task)
+    start, shadow, evaluate_at = _engine(cfg, server), list(cfg.shadow), evaluated_rounds(cfg)
+    return Parts(
+        dataset, given.digest(), task, population, attack, defense, server, start, initial, shadow, evaluate_at
+    )
+
+
+def _engine(cfg: DictConfig, server: Server) -> Callable[[Task], Engine]:
+    """The engine's constructor, around it the memory of what benign clients send, if there is to be one."""
     if cfg.memo.dir is not None and server.statistics == "local":
         raise ValueError(
             f"memo.dir={cfg.memo.dir} keeps what clients make of the global model, and with server.statistics=local"
             " they start from their own statistics: leave one of the two out"
         )
-    start = Memo(**cfg.memo).around(make(cfg, "engine", **engine_workers(cfg)))
-    initial = server.prepared(ServerState(row[0], counters[0]), layout, cfg.clients)
-    check_repeatable(task, initial)
-    check_defense(defense, cfg.clients_per_round, initial, task)
-    shadow, evaluate_at = list(cfg.shadow), evaluated_rounds(cfg)
-    return Parts(dataset, task, population, attack, defense, server, start, initial, shadow, evaluate_at)
+    benign = [OmegaConf.to_container(cfg[group], resolve=True) for group in BENIGN]
+    engine = make(cfg, "engine", **engine_workers(cfg))
+    return Memo(**cfg.memo).around(engine, short(code(benign), repr(benign)))
 
 
-def _population(cfg: DictConfig, hostile: bool) -> Population:
-    """The clients, and when some of them attack."""
-    if hostile and cfg.attack_rounds.start >= cfg.rounds:
+def _population(cfg: DictConfig, attack: Attack) -> Population:
+    """The clients, and when enough of them attack to do something."""
+    start, stop = cfg.attack_rounds.start, cfg.attack_rounds.stop
+    last = f"rounds={cfg.rounds} end" if stop is None or stop > cfg.rounds else f"attack_rounds.stop={stop} comes"
+    if attack.hostile and start >= min(cfg.rounds, cfg.rounds if stop is None else stop):
         raise ValueError(
-            f"attack_rounds.start={cfg.attack_rounds.start} is out of range: rounds={cfg.rounds} end before the attack"
-            " begins; lower it, raise rounds, or say attack=none"
+            f"attack_rounds.start={start} is out of range: {last} before the attack begins; lower it or say attack=none"
         )
-    return Population(
+    population = Population(
         clients=cfg.clients,
         per_round=cfg.clients_per_round,
         poisoned_model_rate=cfg.poisoned_model_rate,
         rule=cfg.attackers,
         schedule=Schedule(**cfg.attack_rounds),
-        hostile=hostile,
+        hostile=attack.hostile,
         seed=cfg.seed,
     )
+    if colluders := population.colluders:
+        attack.check_round(population.per_round, colluders)
+    return population
 
 
 def check_part(cfg: Mapping[str, Any], group: str) -> Any:
@@ -168,27 +184,15 @@ def make(cfg: Mapping[str, Any], group: str, **fixed: Any) -> Any:
         raise
 
 
-def composed(overrides: Sequence[str], name: str = "config") -> DictConfig:
-    """The config of `python train.py --config-name NAME OVERRIDES`, for tools that look at a run without running it."""
-    register()
-    explain_unknown_keys(overrides)
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose(name, overrides=list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(in_full(error)) from error
+def load(cfg: Mapping[str, Any]) -> Dataset:
+    """The data set that a config names, as a run takes it; ValueError if that cannot be."""
+    return checked(make(cfg, "dataset"), cfg["dataset"])
 
 
-def in_full(error: Exception) -> str:
-    """What Hydra's command line prints of an error: OmegaConf's reason stands in its cause."""
-    reason = error.__cause__
-    return f"{error}\n{reason}" if isinstance(reason, OmegaConfBaseException) else str(error)
-
-
-def compose_defense(overrides: Sequence[str]) -> Defense:
+def compose_defense(overrides: Sequence[str], conf: Conf = PROJECT) -> Defense:
     """The defense that overrides such as `defense=flame_zhmzm defense.noise.factor=0` describe."""
     try:
-        defense: Defense = make(composed(overrides), "defense")
+        defense: Defense = make(composed(overrides, conf=conf), "defense")
         return defense
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(str(error)) from error
@@ -232,9 +236,9 @@ def dealt(cfg: Mapping[str, Any], dataset: Dataset, root_samples: int) -> tuple[
     return train, deal(train, make(cfg, "partition"), cfg["clients"], root_samples, cfg["seed"])
 
 
-def initial_model(cfg: DictConfig) -> torch.nn.Module:
+def initial_model(cfg: Mapping[str, Any]) -> torch.nn.Module:
     """The model at its initialisation for this seed; the global generator is left as it was."""
-    with addressed(cfg.seed, "init"):
+    with addressed(cfg["seed"], "init"):
         model: torch.nn.Module = make(cfg, "model")
     return model
 

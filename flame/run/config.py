@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,6 +32,7 @@ INCIDENTAL = (
     "recipe",
 )
 STARTED = datetime.now()
+LONGEST_NAME = 255  # bytes, of most file systems
 NAMED = ("dataset", "partition", "model", "attack", "defense")  # groups whose choice stands in the folder's name
 
 
@@ -97,7 +99,7 @@ class RunConfig:
     evaluate_every: int = MISSING
     report_last: int = MISSING
     threads: int = MISSING
-    resume: bool = MISSING
+    resume: bool | str = MISSING
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     device: str = MISSING
     precision: str = MISSING
@@ -111,6 +113,7 @@ def register() -> None:
     """Make the schema and the resolvers known to Hydra; harmless when called again."""
     ConfigStore.instance().store(name="schema", node=RunConfig)
     OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+    OmegaConf.register_new_resolver("home", os.path.expanduser, replace=True)  # ~/runs
     OmegaConf.register_new_resolver("times", lambda share, benign: share * benign, replace=True)
     OmegaConf.register_new_resolver("passes", _passes, replace=True)
 
@@ -132,8 +135,11 @@ def filled(cfg: Any) -> Any:
 
 
 def identity(cfg: DictConfig) -> str:
-    """Hash of everything in the composed config that can change a result; interpolations stand as written."""
-    return fingerprint(plain(cfg, resolve=False))
+    """Hash of everything in the composed config that can change a result; where data and runs lie cannot."""
+    written = plain(cfg, resolve=False)
+    kept = [key for key in written if key not in INCIDENTAL and not OmegaConf.is_missing(cfg, key)]
+    filled = {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v := cfg[k]) else v for k in kept}
+    return fingerprint({key: _without_paths(written[key], filled[key]) for key in kept})
 
 
 def plain(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
@@ -148,15 +154,23 @@ def fingerprint(config: Mapping[str, Any]) -> str:
     kept = {k: v for k, v in config.items() if k not in INCIDENTAL}
     if kept.get("precision") == "float32":
         del kept["precision"]  # as in runs from before there was a choice: they stay finished
-    if isinstance(kept.get("model"), Mapping):  # likewise without dropout
-        kept["model"] = {k: v for k, v in kept["model"].items() if (k, v) != ("dropout", 0)}
-    kept["dataset"] = {k: v for k, v in kept["dataset"].items() if k not in ("root", "download")}
+    if str(kept["dataset"].get("_target_")).startswith("flame.data."):  # which verify what they find, wherever that is
+        kept["dataset"] = {k: v for k, v in kept["dataset"].items() if k not in ("root", "download")}
     return hashlib.sha256(json.dumps(_alike(kept), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def without_seed(config: Mapping[str, Any]) -> str:
     """What the seeds of one setting share."""
     return fingerprint({key: value for key, value in config.items() if key != "seed"})
+
+
+def _without_paths(written: Any, filled: Any) -> Any:
+    """The filled in values, but for those that follow `paths`."""
+    if isinstance(written, dict) and isinstance(filled, dict):
+        return {key: _without_paths(written[key], value) for key, value in filled.items()}
+    if isinstance(written, list) and isinstance(filled, list):
+        return [_without_paths(*pair) for pair in zip(written, filled, strict=True)]
+    return written if isinstance(written, str) and "${paths." in written else filled
 
 
 def _alike(value: Any) -> Any:
@@ -181,8 +195,12 @@ def _passes(share: float, benign: int) -> float:
 
 
 def _run_name(*, _root_: DictConfig) -> str:
-    """`<dataset>-...-<defense>-s<seed>-<identity>`: equal configs share a folder, so a run is resumed, not repeated."""
+    """`<dataset>-...-<defense>-s<seed>-<identity>`: equal configs share a folder, so a run is resumed, not repeated.
+
+    The choices are cut where the name would be longer than a file's may be; the identity tells such names apart.
+    """
     choices = _root_.hydra.runtime.choices
-    parts = [str(choices[group]).replace("/", "_") for group in NAMED]
-    anew = [] if _root_.resume else [f"{STARTED:%Y%m%d-%H%M%S}"]
-    return "-".join([*parts, f"s{_root_.seed}", identity(_root_), *anew])
+    parts = "-".join(str(choices[group]).replace("/", "_") for group in NAMED)
+    anew = "" if _root_.resume else f"-{STARTED:%Y%m%d-%H%M%S-%f}"  # to the microsecond: two may start in one second
+    tail = f"-s{_root_.seed}-{identity(_root_)}{anew}"
+    return os.fsencode(parts)[: LONGEST_NAME - len(tail)].decode(errors="ignore") + tail

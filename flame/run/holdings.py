@@ -11,7 +11,7 @@ from typing import Any
 from flame.data.samples import Dataset
 from flame.partition.figure import label_histogram, label_skew
 from flame.round.seeding import generator
-from flame.run.build import dealt, make
+from flame.run.build import dealt, load, make
 from flame.run.record import Array, RunRecord
 
 DEALT_BY = ("dataset", "partition", "attack", "clients", "train_samples", "seed")  # beside the server's own images
@@ -64,5 +64,4 @@ def _holdings(config: str, root_samples: int) -> Holdings:
 
 @lru_cache(maxsize=1)
 def _dataset(node: str) -> Dataset:
-    dataset: Dataset = make({"dataset": json.loads(node)}, "dataset")
-    return dataset
+    return load({"dataset": json.loads(node)})

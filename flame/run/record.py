@@ -172,7 +172,7 @@ def having(keys: Iterable[str], content: dict[str, Any], name: str) -> dict[str,
 def read_config(path: Path) -> dict[str, Any]:
     """config.yaml; a ValueError if it is no mapping, as a file that was cut off at its start."""
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml.safe_load(path.read_bytes())
     except yaml.YAMLError as error:
         raise ValueError(f"{path.name}: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict):

@@ -18,7 +18,7 @@ from flame.report.markup import comma_separated, latex, markdown, write
 from flame.report.published import ROOT, documents, outdated, publish
 from flame.report.recipes import recipes, tables
 from flame.report.records import COLUMNS, PLACE, csv_of, frame, parsed, read
-from flame.run import build
+from flame.run import compose
 from flame.run.folder import read_json
 from flame.run.record import Cell, find_runs, gather, read_run
 from flame.run.trackers.files import CONFIG, ENVIRONMENT, SUMMARY, write_json
@@ -351,7 +351,7 @@ def test_a_recipe_with_a_table_and_a_comparison_is_one_file(tmp_path: Path, monk
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     (tmp_path / "conf" / "recipe" / "mine").mkdir()
     (tmp_path / "conf" / "recipe" / "mine" / "own.yaml").write_text(RECIPE)
-    monkeypatch.setattr(build, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(compose, "CONF", tmp_path / "conf")
     marks(tmp_path, "own_cells", "own_pairs")
     ma = {("krum", 0): 0.7, ("krum", 1): 0.8, ("fedavg", 0): 0.75, ("fedavg", 1): 0.75}
     for (defense, seed), value in ma.items():
@@ -372,7 +372,7 @@ def test_a_recipe_with_a_table_and_a_comparison_is_one_file(tmp_path: Path, monk
 
 def test_a_table_of_a_name_that_is_taken_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    monkeypatch.setattr(build, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(compose, "CONF", tmp_path / "conf")
     path = tmp_path / "conf" / "recipe" / "paper" / "own.yaml"
     for text, reason in (("own_cells:", "conf/recipe/ has rejected twice"), ("tables:", "recipe.rejected: is none of")):
         path.write_text(RECIPE.replace(text, "rejected:"))

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from inspect import isfunction
+from inspect import Parameter, isfunction, signature
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, get_args, get_type_hints
@@ -27,6 +27,7 @@ from flame.run.config import register
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUPS = ("attack", "client", "defense", "engine", "model", "partition", "server", "tracker")
+<<<<<<< HEAD
 POISONING = {"poisoned_data_rate": "[0, 1]"}
 CLIENT = {
     "_target_": "flame.round.client.LocalTraining",
@@ -37,6 +38,10 @@ CLIENT = {
 }
 MOMENTS = {"beta1": "[0, 1)", "beta2": "[0, 1)", "eps": "(0, inf)", "weight_decay": "[0, inf)"}
 WARMUP = {"warmup": "whole [0, 29]"}
+=======
+POISONING = {"poisoned_data_rate": "[0, 1]", "epochs": "null or whole >= 1", "local_lr": "null or > 0"}
+TRAINING = {"lr": "(0, inf)", "momentum": "[0, 1)", "weight_decay": "[0, inf)", "epochs": "whole >= 1"}
+>>>>>>> main
 
 PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
     "attacks.a3fl.A3FL": {
@@ -137,7 +142,7 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
     "flame.defenses.flshield.FLShield": {"siblings": "[0, 1]", "images_per_class": "whole >= 1"},
     "flame.defenses.fltrust.FLTrust": {"root_samples": "whole >= 1"},
     "flame.defenses.foolsgold.FoolsGold": {"confidence": "(0, inf)"},
-    "flame.defenses.freqfed.FreqFed": {"low": "(0, 1]"},
+    "flame.defenses.freqfed.FreqFed": {"low": "(0, 2]"},
     "flame.defenses.krum.Krum": {"malicious_share": "[0, 0.5)", "keep": "null or whole >= 1"},
     "flame.defenses.nnm.NNM": {"malicious_share": "[0, 0.5)"},
     "flame.defenses.norm_clip.NormClip": {"bound": "(0, inf)", "noise_std": "[0, inf)"},
@@ -195,7 +200,11 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
     "models.cnn.CNN": {"dropout": "[0, 1)"},
     "models.vgg19_bn.VGG19BN": {"dropout": "[0, 1)"},
 }
-ELSEWHERE = ("target_class", "source_class", "facilitator_class", "row", "column")  # the data set says: tests/attacks
+ELSEWHERE = (  # the data set says: tests/attacks, tests/models
+    *("target_class", "source_class", "facilitator_class", "row", "column"),
+    *("in_channels", "num_classes", "image_size", "classes", "widths"),
+    *("lr_tenths", "workers"),  # a list of shares; `engine.workers` is in RUN
+)
 UNBOUNDED = {("attacks.blended.Blend", "seed"), ("attacks.iba.Noise", "seed")}
 BESIDE: Mapping[tuple[str, str], Mapping[str, Any]] = {  # what else must be set so that only this number is in question
     ("attacks.iba.Noise", "epsilon"): {"attack.least_epsilon": 5e-324},
@@ -256,19 +265,18 @@ def test_probes_by_hand() -> None:
     assert probes("(0, inf)")[1][1:] == [0.0, math.inf] and probes("> 0")[0] == [tiny]
 
 
-def walk(node: Any, path: str) -> Iterator[tuple[str, str, str, Any]]:
-    """(target, key, dotted path, value) of each number in a composed option, null where a number may stand."""
+def walk(node: Any, path: str) -> Iterator[tuple[str, str, str]]:
+    """(target, key, dotted path) of each number that the parts of a composed option take, written there or left out."""
     for name, value in node.items() if isinstance(node, dict) else ():
         yield from walk(value, f"{path}.{name}")
     if isinstance(node, dict) and "_target_" in node:
         target = resolve_name(node["_target_"])
         plain = isfunction(target) or hasattr(target, "__dataclass_fields__")
         hints = get_type_hints(target if plain else target.__init__)
-        for key, value in node.items():
-            kinds = {*get_args(hints.get(key)), hints.get(key)}
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if number or (value is None and kinds & {int, float}):
-                yield node["_target_"], key, f"{path}.{key}", value
+        for key, parameter in signature(target).parameters.items():
+            kinds = {*get_args(hints[key]), hints[key]}
+            if kinds & {int, float} and (key in node or parameter.default is not Parameter.empty):
+                yield node["_target_"], key, f"{path}.{key}"
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +292,7 @@ def sites() -> dict[tuple[str, str], tuple[dict[str, Any], str]]:
                 name = path.relative_to(CONF).with_suffix("")
                 option = OmegaConf.to_container(compose(str(name)), resolve=False)
                 assert isinstance(option, dict)
-                for target, key, where, _ in walk(option[group], group):
+                for target, key, where in walk(option[group], group):
                     found.setdefault((target, key), (option[group], where))
     return found
 
@@ -296,10 +304,17 @@ def test_every_number_of_every_part_has_a_rule(sites: dict[tuple[str, str], Any]
 
 def refusal(group: str, option: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """What making the part says; empty if it is made."""
+<<<<<<< HEAD
     around = {"dataset": {"channels": 1, "classes": 2, "image_size": 32}, "client": CLIENT, "rounds": 30}
+=======
+    around = {
+        "dataset": {"channels": 1, "classes": 2, "image_size": 32},
+        "client": {"batch_size": 8, "epochs": 2, "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0},
+    }
+>>>>>>> main
     cfg = OmegaConf.create({**around, group: deepcopy(dict(option))})
     for path, value in settings.items():
-        OmegaConf.update(cfg, path, value)
+        OmegaConf.update(cfg, path, value, force_add=True)
     try:
         part = make(cfg, group)
         if group == "partition":
@@ -357,4 +372,4 @@ def test_every_number_of_a_run_has_a_rule(compose: Any) -> None:
     plain = OmegaConf.to_container(compose("engine=pool", "engine.workers=1"), resolve=False)
     assert isinstance(plain, dict)
     own = {str(k): v for k, v in plain.items() if k not in (*GROUPS, "dataset")}
-    assert {*numbers(own), "engine.workers"} - {"memo.dir"} == set(RUN)
+    assert {*numbers(own), "engine.workers"} - {"memo.dir", "recipe"} == set(RUN)
