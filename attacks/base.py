@@ -18,7 +18,7 @@ from flame.geometry.layout import StateLayout
 from flame.round.client import LocalJob, LocalTraining
 from flame.round.types import Notes, ServerState
 
-<<<<<<< HEAD
+ROUNDING = 1e-6  # relative to a row's length: less is no difference in float32
 Poison = Callable[[LabelledImages, Generator], LabelledImages]
 
 
@@ -27,9 +27,6 @@ class Mixing(Protocol):
 
     def compromise(self, job: LocalJob, poison: Poison) -> LocalJob:
         """The job, poisoned."""
-=======
-ROUNDING = 1e-6  # relative to a row's length: less is no difference in float32
->>>>>>> main
 
 
 @dataclass(frozen=True)
@@ -204,10 +201,6 @@ def require(holds: bool, key: str, value: object, allowed: str) -> None:
         raise ValueError(f"attack.{key}={value} is out of range: must be {allowed}")
 
 
-<<<<<<< HEAD
-def check_rate(rate: float) -> None:
-    """The range of a share of images that are poisoned."""
-=======
 def require_two(attack: Attack, clients: int, colluders: range, why: str) -> None:
     """A ValueError if a round of so many clients never has two colluders."""
     if colluders[-1] < 2:
@@ -217,9 +210,8 @@ def require_two(attack: Attack, clients: int, colluders: range, why: str) -> Non
         )
 
 
-def check_poisoning(rate: float, epochs: float | None) -> None:
-    """The ranges that all data poisoning shares."""
->>>>>>> main
+def check_rate(rate: float) -> None:
+    """The range of a share of images that are poisoned."""
     require(0 <= rate <= 1, "poisoned_data_rate", rate, "in [0, 1]")
 
 

@@ -10,12 +10,12 @@ training (3DFed's curvature) sees clean ones with these two.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 
-from attacks.base import Poison, require, share_of
+from attacks.base import Poison, changed, require, share_of
 from flame.data.samples import LabelledImages
 from flame.round.client import LocalJob
 from flame.round.device import CPU
@@ -27,12 +27,8 @@ class PerBatch:
 
     def compromise(self, job: LocalJob, poison: Poison) -> LocalJob:
         """Clean images, and poison for their batches."""
-        stream = job.stream("poison")
-
-        def mixture(batch: LabelledImages) -> Sequence[tuple[float, LabelledImages]]:
-            return [(1.0, poison(batch.to(CPU), stream).to(batch.x.device))]
-
-        return replace(job, mixture=mixture)
+        poisoned = counted(job, poison)
+        return replace(job, mixture=lambda batch: [(1.0, poisoned(batch))])
 
 
 @dataclass(frozen=True)
@@ -49,12 +45,8 @@ class MultiTask:
 
     def compromise(self, job: LocalJob, poison: Poison) -> LocalJob:
         """Clean images, and two weighed batches of each."""
-        stream = job.stream("poison")
-
-        def mixture(batch: LabelledImages) -> Sequence[tuple[float, LabelledImages]]:
-            return [(1 - self.alpha, batch), (self.alpha, poison(batch.to(CPU), stream).to(batch.x.device))]
-
-        return replace(job, mixture=mixture)
+        poisoned = counted(job, poison)
+        return replace(job, mixture=lambda batch: [(1 - self.alpha, batch), (self.alpha, poisoned(batch))])
 
 
 @dataclass(frozen=True)
@@ -68,6 +60,19 @@ class WithClean:
 
     def compromise(self, job: LocalJob, poison: Poison) -> LocalJob:
         """More images than the client has."""
-        poisoned = poison(job.images, job.stream("poison"))
+        poisoned = counted(job, poison)(job.images)
         clean = job.images[share_of(len(job.images), self.share, job.stream("clean"))]
         return replace(job, images=LabelledImages(torch.cat([poisoned.x, clean.x]), torch.cat([poisoned.y, clean.y])))
+
+
+def counted(job: LocalJob, poison: Poison) -> Callable[[LabelledImages], LabelledImages]:
+    """Poison with the job's stream, on the CPU; how many images that has changed is noted, for `Attack.idle`."""
+    stream, job.notes["poisoned"] = job.stream("poison"), torch.tensor(0)
+
+    def poisoned(images: LabelledImages) -> LabelledImages:
+        clean = images.to(CPU)
+        bad = poison(clean, stream)
+        job.notes["poisoned"] += changed(clean, bad)
+        return bad.to(images.x.device)
+
+    return poisoned

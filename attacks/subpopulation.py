@@ -13,11 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-<<<<<<< HEAD
-from attacks.base import Poisoner, share_of
-=======
-from attacks.base import Attack, Paced, share_of
->>>>>>> main
+from attacks.base import Attack, Poisoner, share_of
 from flame.data.samples import Dataset, LabelledImages
 
 Score = Callable[[Tensor, Tensor, bool], Tensor]  # (images [Q, ...], class members [R, ...], same images?) -> [Q]
@@ -40,16 +36,6 @@ class SubPopulation(Poisoner):
         poisoned.x[places], poisoned.y[places] = self.pool.x[drawn], self.target_class
         return poisoned
 
-<<<<<<< HEAD
-    def backdoor_set(self, test: LabelledImages) -> LabelledImages | None:
-        """The held-out images of the group under the attacker's label, members of the target class left out."""
-        others = self.held_out[self.held_out.y != self.target_class]
-        return LabelledImages(others.x, torch.full_like(others.y, self.target_class)) if len(others) else None
-=======
-    def compromise(self, job: LocalJob) -> LocalJob:
-        """Poisoned images, at the attacker's own pace."""
-        return super().compromise(self.paced(job, self.epochs))
-
     def target(self, y: Tensor) -> Tensor:
         """The target class, whatever the image: nothing is triggered, so images must be of the group already."""
         return torch.full_like(y, self.target_class)
@@ -67,7 +53,6 @@ class SubPopulation(Poisoner):
         order = torch.randperm(len(self.pool), generator=stream)
         rest = replace(self, pool=self.pool[order[count:]])
         return rest, self.backdoor_set(self.pool[order[:count]])
->>>>>>> main
 
 
 def without(dataset: Dataset, index: Tensor) -> Dataset:

@@ -137,25 +137,15 @@ def recall(path: Path) -> dict[str, Tensor]:
         return {}
 
 
-<<<<<<< HEAD
-def key(task: Task) -> str:
-    """Hash of all that benign training follows from, beside the global model, the round, its rate and the client."""
-=======
 def key(task: Task, code: str) -> str:
-    """Hash of all that benign training follows from, beside the global model, the round and the client."""
->>>>>>> main
+    """Hash of all that benign training follows from, beside the global model, the round, its rate and the client."""
     h = hashlib.sha256()
     for tensor in (task.train.x, task.train.y, task.shards.index, task.shards.offsets):
         h.update(tensor.contiguous().numpy().data)
     h.update(task.normalise(task.train.x[:2]).contiguous().numpy().data)  # stands for mean and std
     device = describe_device(task.device)  # several machines may share a folder
-<<<<<<< HEAD
-    machine = (device, task.precision, torch.__version__, describe_processor(), IMPORTED)
-    facts = (task.model, plain_attributes(task.model), task.layout, task.training, task.seed, *machine)
-=======
     machine = (device, task.precision, torch.__version__, describe_processor(), code)
-    facts = (task.model, plain_attributes(task.model), task.layout, task.sgd, task.seed, *machine)
->>>>>>> main
+    facts = (task.model, plain_attributes(task.model), task.layout, task.training, task.seed, *machine)
     h.update("\n".join(map(repr, facts)).encode())
     state = task.model.state_dict()
     for name, buffer in task.model.named_buffers():

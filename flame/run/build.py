@@ -34,11 +34,8 @@ from flame.round.device import check_device, check_precision
 from flame.round.seeding import addressed, generator
 from flame.round.server import Server
 from flame.round.types import ServerState
-<<<<<<< HEAD
-from flame.run.config import filled, register
-=======
 from flame.run.compose import PROJECT, Conf, ConfigError, composed
->>>>>>> main
+from flame.run.config import filled
 from flame.run.cores import cores, cores_per_job
 from flame.run.fit import check_defense, check_fit, check_repeatable
 from flame.run.overrides import nested, placed
@@ -95,14 +92,8 @@ def _build(cfg: DictConfig) -> Parts:
     attack, dataset = attack.prepare(given, generator(cfg.seed, "prepare"))
     root_samples = getattr(defense, "root_samples", 0)
     train, shards = dealt(cfg, dataset, root_samples)
-<<<<<<< HEAD
-    model = initial_model(cfg)
-    training = make(cfg, "client")
+    model, training = initial_model(cfg), make(cfg, "client")
     check_fit(model, dataset, training.smallest_batch(shards.sizes[: cfg.clients + (root_samples > 0)]))
-=======
-    model, sgd = initial_model(cfg), make(cfg, "client")
-    check_fit(model, dataset, sgd.smallest_batch(shards.sizes[: cfg.clients + (root_samples > 0)]))
->>>>>>> main
     layout = StateLayout.of(model)
     initial = server.prepared(ServerState.of(layout, model), layout, cfg.clients)
     task = Task(

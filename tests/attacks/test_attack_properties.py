@@ -18,7 +18,7 @@ from attacks.base import Attack, Scene
 from attacks.subpopulation import SubPopulation
 from flame.data.samples import LabelledImages
 from flame.federation import play
-from flame.round.client import LocalJob, LocalSGD
+from flame.round.client import LocalJob, LocalTraining
 from flame.round.evaluate import evaluate
 from flame.round.seeding import generator
 from flame.round.types import Notes
@@ -137,7 +137,7 @@ def test_lp_ranks_layers_on_images_that_nobody_trains_on_and_nobody_evaluates(
 ) -> None:
     """What `evaluate` is given while critical layers are sought, beside what was trained on until then."""
     parts = build(
-        tiny("attack=lp", f"attack@attack.backdoor={inner}", "attack.fit_epochs=1", "attack.backdoor.epochs=1")
+        tiny("attack=lp", f"attack@attack.backdoor={inner}", "attack.fit_epochs=1", "attack.backdoor.client.epochs=1")
     )
     task, seen, trained = parts.task, [], []
 
@@ -145,14 +145,14 @@ def test_lp_ranks_layers_on_images_that_nobody_trains_on_and_nobody_evaluates(
         seen.append(images)
         return evaluate(model, images, normalise)
 
-    def fit(self: LocalSGD, model: nn.Module, images: LabelledImages, *rest: Any, **options: Any) -> float:
+    def fit(self: LocalTraining, model: nn.Module, images: LabelledImages, *rest: Any, **options: Any) -> float:
         trained.append(images)
         return 0.0
 
     monkeypatch.setattr("attacks.lp.evaluate", spied)
-    monkeypatch.setattr(LocalSGD, "fit", fit)
+    monkeypatch.setattr(LocalTraining, "fit", fit)
     own, bytes_of = shard(parts), lambda images: {x.numpy().tobytes() for x in images.x}
-    job = LocalJob(deepcopy(task.model), own, task.sgd, task.normalise, {}, seed=0, round=1, client=2)
+    job = LocalJob(deepcopy(task.model), own, task.training, task.normalise, {}, seed=0, round=1, client=2)
     parts.attack._identify(job)
     exams = seen[1:]  # the first is how well the benign model fits
     assert len(exams) > 1 and len(trained) == 2
@@ -247,7 +247,7 @@ def test_what_is_known_to_do_nothing_is_refused(overrides: str, tiny: Callable) 
             "attack=model_replacement attack.backdoor.poisoned_data_rate=0",
             0,
         ),  # honest, but two and a half times as long
-        ("attack=darkfed attack.poisoned_share=0 attack.shadow_images=50 attack.sgd.epochs=1", 2),
+        ("attack=darkfed attack.poisoned_share=0 attack.shadow_images=50 attack.client.epochs=1", 2),
         ("attack=flame_aware attack.budget=1e-6", 2),  # no room for any of the backdoor
         ("attack=flame_aware attack.budget=100", 0),
     ],

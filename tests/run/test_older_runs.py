@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from flame.run.build import make
-from flame.run.record import modern, read_config
+from flame.run.older import modern
+from flame.run.record import read_config
 
 SGD = {"_target_": "flame.client.LocalSGD", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.0, "epochs": 1}
 RECIPE = {

@@ -27,7 +27,6 @@ from flame.run.config import register
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUPS = ("attack", "client", "defense", "engine", "model", "partition", "server", "tracker")
-<<<<<<< HEAD
 POISONING = {"poisoned_data_rate": "[0, 1]"}
 CLIENT = {
     "_target_": "flame.round.client.LocalTraining",
@@ -38,10 +37,6 @@ CLIENT = {
 }
 MOMENTS = {"beta1": "[0, 1)", "beta2": "[0, 1)", "eps": "(0, inf)", "weight_decay": "[0, inf)"}
 WARMUP = {"warmup": "whole [0, 29]"}
-=======
-POISONING = {"poisoned_data_rate": "[0, 1]", "epochs": "null or whole >= 1", "local_lr": "null or > 0"}
-TRAINING = {"lr": "(0, inf)", "momentum": "[0, 1)", "weight_decay": "[0, inf)", "epochs": "whole >= 1"}
->>>>>>> main
 
 PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
     "attacks.a3fl.A3FL": {
@@ -304,14 +299,7 @@ def test_every_number_of_every_part_has_a_rule(sites: dict[tuple[str, str], Any]
 
 def refusal(group: str, option: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """What making the part says; empty if it is made."""
-<<<<<<< HEAD
     around = {"dataset": {"channels": 1, "classes": 2, "image_size": 32}, "client": CLIENT, "rounds": 30}
-=======
-    around = {
-        "dataset": {"channels": 1, "classes": 2, "image_size": 32},
-        "client": {"batch_size": 8, "epochs": 2, "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0},
-    }
->>>>>>> main
     cfg = OmegaConf.create({**around, group: deepcopy(dict(option))})
     for path, value in settings.items():
         OmegaConf.update(cfg, path, value, force_add=True)
