@@ -104,7 +104,7 @@ def test_a_line_of_a_run(tmp_path: Path) -> None:
     keys = ["seed", "attack", "attack.poisoned_data_rate", "attack.client.epochs", "defense.noise.factor", "rounds"]
     found = line_of(read_run(tmp_path / "a"), keys)
     assert set(found) == set(COLUMNS)
-    assert found["settings"] == "attack.poisoned_data_rate=1 attack.client.epochs=1 defense.noise.factor=- rounds=3"
+    assert found["settings"] == "attack.poisoned_data_rate=1 attack.client.epochs=null defense.noise.factor=- rounds=3"
     assert (found["ma"], found["commit"], found["code"], found["processor"]) == (0.5, "1234567+", "c0de", "")
 
 
@@ -282,7 +282,7 @@ def test_of_two_runs_of_one_cell_the_one_with_the_recipe_s_own_settings_is_taken
 def trial(place: Path, rate: float, momentum: float) -> None:
     """A run of figure_pdr in fewer rounds than it has."""
     run(place, attack="badnets", defense="fedavg")
-    set_config(place, attack={"poisoned_data_rate": rate}, rounds=3, client={"momentum": momentum})
+    set_config(place, attack={"poisoned_data_rate": rate}, rounds=3, client={"optimizer": {"momentum": momentum}})
 
 
 @pytest.mark.parametrize(("key", "value"), [("clients", 7), ("poisoned_model_rate", 0.4), ("shadow", [])])
@@ -359,7 +359,7 @@ def test_a_recipe_with_a_table_and_a_comparison_is_one_file(tmp_path: Path, monk
     for (defense, seed), value in ma.items():
         folder = tmp_path / "runs" / f"{defense}{seed}"
         run(folder, seed, attack="badnets", defense=defense, dataset="digits")
-        set_config(folder, client={"momentum": 0.9}, clients=10)
+        set_config(folder, client={"optimizer": {"momentum": 0.9}}, clients=10)
         whole = read_json(folder / SUMMARY)
         write_json(folder / SUMMARY, {**whole, "metrics": {**whole["metrics"], "eval/ma": value}})
     assert publish("own", cells(tmp_path / "runs"), tmp_path)[0].startswith(
