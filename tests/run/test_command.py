@@ -27,6 +27,7 @@ WRONG_KEYS = {
     "hydra.launcher.n_job=2": "known are: none",
     "hydra.swep.dir=x": "did you mean hydra.sweep=?",
     "hydra.run.dri=x": "did you mean hydra.run.dir=?",
+    "attack=pgd attack.backdoor.client.clipnorm=1": "did you mean attack.backdoor.client.clip_norm=?",
     "attack.client.clip_norm=1": "for it to replace; add one: +attack.client.clip_norm=1",
     "expriment=smoke": "did you mean experiment=?",
     "hydra/launcher=jobli": "did you mean joblib?",
