@@ -36,6 +36,7 @@ from flame.data.samples import LabelledImages  # noqa: E402
 from flame.engine.workbench import prepare_process  # noqa: E402
 from flame.federation import play  # noqa: E402
 from flame.round.client import LocalTraining  # noqa: E402
+from flame.round.optimizers import Adam  # noqa: E402
 from flame.run.build import Parts, build, composed  # noqa: E402
 
 ROUND = ("clients=10", "clients_per_round=10", "partition=iid", "client.epochs=2", "client.batch_size=64")
@@ -43,6 +44,7 @@ WORKLOADS = {  # name -> overrides; benign and compromised clients train equally
     "cnn": ("model=cnn", "train_samples=6000", "attack=badnets"),
     "resnet8": ("model=resnet8", "train_samples=6000", "attack=badnets"),
     "resnet8, no attack": ("model=resnet8", "train_samples=6000", "attack=none"),
+    "cnn, adam": ("model=cnn", "train_samples=6000", "attack=badnets", "client=adam"),
     "resnet18_light": ("model=resnet18_light", "train_samples=600", "attack=badnets"),
 }
 FEDERATIONS = {  # contender -> overrides
@@ -111,7 +113,11 @@ def loop(parts: Parts, tuned: bool) -> Iterator[Laps]:
 
 def fit(model: torch.nn.Module, data: LabelledImages, training: LocalTraining, images: Callable, foreach: bool) -> None:
     """Local training as a tutorial writes it."""
-    optimizer = torch.optim.SGD(model.parameters(), training.lr, momentum=training.optimizer.momentum, foreach=foreach)
+    lr, kind = training.lr, training.optimizer
+    if isinstance(kind, Adam):
+        optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr, foreach=foreach)
+    else:
+        optimizer = torch.optim.SGD(model.parameters(), lr, momentum=kind.momentum, foreach=foreach)
     for _ in range(int(training.epochs)):
         for batch in torch.randperm(len(data)).split(training.batch_size):
             loss = F.cross_entropy(model(images(data.x[batch])), data.y[batch])
