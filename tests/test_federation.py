@@ -83,7 +83,8 @@ def test_updates_are_differences(tiny: Callable, start: Callable) -> None:
             parts.task.train[parts.task.shards[client]],
         )
         parts.task.layout.load(model.state_dict(), record.before.row, record.before.counters)
-        loss = parts.task.sgd.fit(model, images, parts.task.normalise, generator(cfg.seed, "shuffle", 0, client))
+        stream = generator(cfg.seed, "shuffle", 0, client)
+        loss = parts.task.training.fit(model, images, parts.task.normalise, stream, round=0)
         row, counters = torch.empty_like(record.before.row), torch.empty_like(record.before.counters)
         parts.task.layout.flatten(model.state_dict(), row, counters)
         assert torch.equal(record.updates.rows[i], row - record.before.row)

@@ -35,7 +35,7 @@ from flame.round.seeding import addressed, generator
 from flame.round.server import Server
 from flame.round.types import ServerState
 from flame.run.compose import PROJECT, Conf, ConfigError, composed
-from flame.run.config import plain_node
+from flame.run.config import filled, plain_node
 from flame.run.cores import cores, cores_per_job
 from flame.run.fit import check_defense, check_fit, check_repeatable
 from flame.run.overrides import nested, placed
@@ -94,8 +94,8 @@ def _build(cfg: DictConfig) -> Parts:
     attack, dataset = attack.prepare(given, generator(cfg.seed, "prepare"))
     root_samples = getattr(defense, "root_samples", 0)
     train, shards = dealt(cfg, dataset, root_samples)
-    start, model, sgd = make(cfg, "start"), initial_model(cfg), make(cfg, "client")
-    check_fit(model, dataset, sgd.smallest_batch(shards.sizes[: cfg.clients + (root_samples > 0)]))
+    start, model, training = make(cfg, "start"), initial_model(cfg), make(cfg, "client")
+    check_fit(model, dataset, training.smallest_batch(shards.sizes[: cfg.clients + (root_samples > 0)]))
     layout = StateLayout.of(model)
     initial = server.prepared(ServerState.of(layout, model), layout, cfg.clients)
     task = Task(
@@ -105,7 +105,7 @@ def _build(cfg: DictConfig) -> Parts:
         shards=shards,
         eval_sets=evaluation_sets(dataset, attack.backdoor_set(attack.examined(dataset.test))),
         normalise=partial(normalise, mean=dataset.mean, std=dataset.std),
-        sgd=sgd,
+        training=training,
         attack=attack,
         seed=cfg.seed,
         spill=Spill(**cfg.spill),
@@ -159,11 +159,12 @@ def _population(cfg: DictConfig, attack: Attack) -> Population:
 
 def check_part(cfg: Mapping[str, Any], group: str) -> Any:
     """The node of a group; ConfigError unless it has the keys and types that its target takes."""
+    node = (filled(cfg) if group == "attack" else cfg)[group]
     try:
-        check_signature(group, cfg[group])
+        check_signature(group, node)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return cfg[group]
+    return node
 
 
 def make(cfg: Mapping[str, Any], group: str, **fixed: Any) -> Any:

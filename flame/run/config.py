@@ -5,6 +5,7 @@ The groups (dataset, defense, ...) are checked against the signatures of what th
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -120,6 +121,22 @@ def register() -> None:
     OmegaConf.register_new_resolver("passes", _passes, replace=True)
 
 
+def filled(cfg: Any) -> Any:
+    """The config with every attack's `client` in full, a copy: what it does not name is the benign clients'.
+
+    A part that is chosen anew, with a `_target_` of its own, replaces theirs. What a run has recorded stays as it is.
+    """
+    if not OmegaConf.is_dict(cfg) or "client" not in cfg:
+        return cfg
+    cfg, path = copy.deepcopy(cfg), "attack"
+    while OmegaConf.is_dict(node := OmegaConf.select(cfg, path)):
+        if OmegaConf.is_dict(node.get("client")):
+            benign, own = (OmegaConf.to_container(part) for part in (cfg.client, node.client))
+            OmegaConf.update(cfg, f"{path}.client", _over(benign, own), merge=False, force_add=True)
+        path += ".backdoor"
+    return cfg
+
+
 def identity(cfg: DictConfig) -> str:
     """Hash of everything in the composed config that can change a result; where data and runs lie cannot."""
     written = plain(cfg, resolve=False)
@@ -176,6 +193,12 @@ def _alike(value: Any) -> Any:
     if isinstance(value, list):
         return [_alike(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _over(base: Any, own: Any) -> Any:
+    if not isinstance(base, dict) or not isinstance(own, dict) or "_target_" in own:
+        return own
+    return base | {key: _over(base.get(key), value) for key, value in own.items()}
 
 
 def _passes(share: float, benign: int) -> float:
