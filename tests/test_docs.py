@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +39,8 @@ def commands(page: str) -> list[str]:
 
 @pytest.mark.parametrize("line", [line for page in PAGES for line in commands(page) if line.startswith("make ")])
 def test_make_target(line: str) -> None:
-    done = subprocess.run(["make", *shlex.split(line)[1:], "--dry-run"], cwd=ROOT, capture_output=True, check=False)
-    assert done.returncode == 0
+    target = shlex.split(line)[1]
+    assert target in re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)[1].split()
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -78,7 +77,7 @@ def made_tiny(words: list[str], folder: Path) -> list[str]:
         word = re.sub(r"^(out=)?(?=[\w/-]+\.(?:png|html|json|tex|md|csv|safetensors)$)", rf"\1{folder}/", word)
         word = word.replace(f"{folder}/runs/NAME", run).replace("runs/NAME", run)
         word = word.replace("updates=FILE", f"updates={recorded[0]}" if recorded else word)
-        if word in ("runs", "runs/demo", "figures"):
+        if word in ("runs", "runs/demo"):
             word = str(folder / word.partition("/")[0])
         made += [*map(str, recorded)] if "*" in word else [str(folder / word) if word.startswith("mine/") else word]
     return made
