@@ -196,7 +196,7 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
     "models.vgg19_bn.VGG19BN": {"dropout": "[0, 1)"},
 }
 ELSEWHERE = (  # the data set says: tests/attacks, tests/models
-    *("target_class", "source_class", "facilitator_class", "row", "column"),
+    *("rounds", "target_class", "source_class", "facilitator_class", "row", "column"),
     *("in_channels", "num_classes", "image_size", "classes", "widths"),
     *("lr_tenths", "workers"),  # a list of shares; `engine.workers` is in RUN
 )
