@@ -6,12 +6,12 @@ A share PDR of the client's images gets the trigger and the attacker's label; tr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor
 
-from attacks.base import Attack, Poisoner, check_class, check_rate, share_of
+from attacks.base import Attack, Poisoner, check_class, check_rate, require, share_of
 from attacks.triggers import Trigger
 from flame.data.samples import Dataset, LabelledImages
 
@@ -25,10 +25,12 @@ class BadNets(Poisoner):
     source_class: int | None  # None: all-to-one; else only images of this class carry the backdoor
     poisoned_data_rate: float  # share of the eligible images, in [0, 1]; all-to-one: PDR
     append: bool  # False: poisoned images replace their originals; True: they are added to a clean shard
-    classes: int | None = field(default=None, kw_only=True)  # of the data set, which `prepare` asks
+    classes: int | None = field(default=None, kw_only=True)  # L; all-to-all needs it
 
     def __post_init__(self) -> None:
         check_rate(self.poisoned_data_rate)
+        known = self.target_class is not None or self.classes is not None
+        require(known, "target_class", None, "a class; all-to-all is attack=badnets_all_to_all")
         if self.source_class is not None and self.source_class == self.target_class:
             raise ValueError(f"attack.source_class={self.source_class} is the target class: there would be no backdoor")
 
@@ -36,7 +38,7 @@ class BadNets(Poisoner):
         """Check the classes against the data set's."""
         check_class("target_class", self.target_class, dataset)
         check_class("source_class", self.source_class, dataset)
-        return replace(self, classes=dataset.classes), dataset
+        return self, dataset
 
     def poison(self, images: LabelledImages, stream: Generator) -> LabelledImages:
         """A share of the eligible images, stamped and relabelled; a target-class image may be among them."""
@@ -57,7 +59,7 @@ class BadNets(Poisoner):
         """The target class, or the next one, for every eligible image."""
         if self.target_class is not None:
             return torch.where(self._eligible(y), self.target_class, y)
-        assert self.classes is not None, "prepare() comes first"
+        assert self.classes is not None
         return torch.where(self._eligible(y), (y + 1) % self.classes, y)
 
     def _eligible(self, y: Tensor) -> Tensor:

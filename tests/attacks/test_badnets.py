@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from attackers import PLAIN, dataset, images, recipe, trained
+from attackers import PLAIN, images, recipe, trained
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -63,6 +63,7 @@ def test_attackers_train_for_their_own_number_of_epochs() -> None:
     ("make", "message"),
     [
         (lambda: replace(PLAIN, poisoned_data_rate=1.5), r"attack.poisoned_data_rate=1.5 .* in \[0, 1\]"),
+        (lambda: replace(PLAIN, target_class=None), "attack.target_class=None .* attack=badnets_all_to_all"),
         (lambda: replace(PLAIN, source_class=2), "attack.source_class=2 is the target class"),
     ],
 )
@@ -78,7 +79,7 @@ def test_attackers_train_at_their_own_learning_rate() -> None:
 
 
 def test_all_to_all_gives_each_label_the_next() -> None:
-    attack, _ = replace(PLAIN, target_class=None, poisoned_data_rate=1.0).prepare(dataset(), generator(0, "prepare"))
+    attack = replace(PLAIN, target_class=None, classes=4, poisoned_data_rate=1.0)
     test = images(8)
     poisoned, backdoor = attack.poison(test, generator(0, "poison")), attack.backdoor_set(test)
     assert test.y.tolist() == [0, 1, 2, 3, 0, 1, 2, 3] and poisoned.y.tolist() == [1, 2, 3, 0, 1, 2, 3, 0]

@@ -123,7 +123,7 @@ def test_attackers_train_as_their_authors_let_them(option: str, tiny: Callable) 
 
 @pytest.mark.parametrize("option", [name for name, ours in OURS.items() if ours == AS_BENIGN])
 def test_as_benign_clients_is_the_benign_recipe(option: str, tiny: Callable) -> None:
-    parts = build(tiny(f"attack={option}"))
+    parts = build(tiny(f"attack={option}", "poisoned_model_rate=0.4"))
     work = job()
     assert (
         parts.attack.compromise(replace(work, training=parts.task.training, images=parts.task.train[:8])).training

@@ -196,9 +196,9 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
     "models.vgg19_bn.VGG19BN": {"dropout": "[0, 1)"},
 }
 ELSEWHERE = (  # the data set says: tests/attacks, tests/models
-    *("target_class", "source_class", "facilitator_class", "row", "column"),
+    *("rounds", "target_class", "source_class", "facilitator_class", "row", "column"),
     *("in_channels", "num_classes", "image_size", "classes", "widths"),
-    *("lr_tenths", "workers"),  # a list of shares; `engine.workers` is in RUN
+    *("lr_tenths", "milestones", "workers"),  # lists of shares; `engine.workers` is in RUN
 )
 UNBOUNDED = {("attacks.blended.Blend", "seed"), ("attacks.iba.Noise", "seed")}
 BESIDE: Mapping[tuple[str, str], Mapping[str, Any]] = {  # what else must be set so that only this number is in question
