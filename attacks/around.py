@@ -71,6 +71,10 @@ class Around(Attack):
         """As the inner attack."""
         return self.backdoor.backdoor_set(test)
 
+    def backdoor_classes(self, test: LabelledImages) -> Tensor:
+        """As the inner attack."""
+        return self.backdoor.backdoor_classes(test)
+
     def restamp(self, x: Tensor, memory: Notes) -> Tensor | None:
         """As the inner attack."""
         return self.backdoor.restamp(x, memory)

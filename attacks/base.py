@@ -89,6 +89,10 @@ class Attack:
         hit = wanted != test.y
         return LabelledImages(self.stamp(test.x[hit]), wanted[hit]) if bool(hit.any()) else None
 
+    def backdoor_classes(self, test: LabelledImages) -> Tensor:
+        """The true classes [N] of the images of `backdoor_set`, in their order, where there is such a set."""
+        return test.y[self.target(test.y) != test.y]
+
     def restamp(self, x: Tensor, memory: Notes) -> Tensor | None:
         """The backdoor set's images [N, C, H, W], however they were stamped before, with the trigger of this moment.
 

@@ -72,7 +72,8 @@ class Chameleon(Around):
             weights = torch.where(y == self.facilitator_class, self.weight, 1.0)
             return contrastive_loss(features(model, x), y, weights, self.temperature)
 
-        self.contrast.fit(job.model, job.images, job.normalise, job.stream("contrast"), objective=objective)
+        stream, view = job.stream("contrast"), job.view("contrast augment")
+        self.contrast.fit(job.model, job.images, job.normalise, stream, objective=objective, view=view)
 
 
 def last_layer(model: nn.Module) -> nn.Module:

@@ -46,6 +46,10 @@ class SubPopulation(Paced):
         others = self.held_out[self.held_out.y != self.target_class]
         return LabelledImages(others.x, torch.full_like(others.y, self.target_class)) if len(others) else None
 
+    def backdoor_classes(self, test: LabelledImages) -> Tensor:
+        """The held-out images' own labels."""
+        return self.held_out.y[self.held_out.y != self.target_class]
+
 
 def without(dataset: Dataset, index: Tensor) -> Dataset:
     """The data set without those training images."""

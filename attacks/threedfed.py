@@ -158,7 +158,8 @@ class ThreeDFed(Around):
             return (cross_entropy(model, x, y) - PULL * off.clamp_max(self.decoy_reach)) / 2
 
         start.load(model)
-        job.sgd.fit(model, job.images, job.normalise, job.stream("decoy"), objective=objective)
+        stream, view = job.stream("decoy"), job.view("decoy augment")
+        job.sgd.fit(model, job.images, job.normalise, stream, objective=objective, view=view)
         return Snapshot.of(model).row - start.row
 
 

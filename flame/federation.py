@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from attacks.base import Attack, Crafted, Scene
 from flame.defenses.base import Defense, defend
 from flame.engine.base import Engine
 from flame.geometry.clustering import Clustering
+from flame.round.breakdown import class_rows, client_accuracies, source_accuracy
 from flame.round.cohort import Population
 from flame.round.evaluate import Evaluation
 from flame.round.score import score
@@ -35,6 +37,8 @@ class Federation:
     seed: int
     evaluate_at: Container[int]  # rounds whose global model is evaluated
     lab: Callable[[ServerState, Cohort], Lab] | None = None  # of a round, for a defense that tries models
+    groups: Mapping[str, Sequence[int]] = field(default_factory=dict)  # clients with an evaluation set each, by kind
+    classes: int = 0  # of the data set, for the answers to test images by class
 
     @property
     def root_samples(self) -> int:
@@ -54,6 +58,7 @@ class Round:
     shadows: Mapping[str, Clustering]
     metrics: Mapping[str, float]
     after: ServerState
+    classes: Sequence[Mapping[str, Any]] = ()  # answers to test images by class, where they were counted
 
 
 def play(fed: Federation, state: ServerState) -> Round:
@@ -73,6 +78,8 @@ def play(fed: Federation, state: ServerState) -> Round:
         evaluations = fed.engine.evaluate(after) if state.round in fed.evaluate_at else {}
     metrics = {
         **accuracies(evaluations),
+        **source_accuracy(evaluations),
+        **client_accuracies(evaluations, fed.groups),
         **score(verdict, shadows, cohort),
         **verdict.info,
         **smallest_running_var(updates, after),
@@ -80,7 +87,8 @@ def play(fed: Federation, state: ServerState) -> Round:
         "train/loss": float(updates.losses[~cohort.compromised].mean()),
         **{f"time/{phase}": s for phase, s in seconds.items()},
     }
-    return Round(state.round, cohort, state, updates, verdict, shadows, metrics, after)
+    answers = class_rows(evaluations, fed.classes)
+    return Round(state.round, cohort, state, updates, verdict, shadows, metrics, after, answers)
 
 
 def train(fed: Federation, state: ServerState, cohort: Cohort) -> tuple[Updates, Sequence[Notes]]:

@@ -143,7 +143,7 @@ def key(task: Task) -> str:
     h.update(task.normalise(task.train.x[:2]).contiguous().numpy().data)  # stands for mean and std
     device = describe_device(task.device)  # several machines may share a folder
     machine = (device, task.precision, torch.__version__, describe_processor(), IMPORTED)
-    facts = (task.model, task.layout, task.sgd, task.seed, *machine)
+    facts = (task.model, task.layout, task.sgd, task.augment, task.seed, *machine)
     h.update("\n".join(map(repr, facts)).encode())
     return h.hexdigest()
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from flame.data.samples import LabelledImages
+from flame.round.augment import Augment, NoAugment, View, as_stored
 from flame.round.device import CPU, device_of
 from flame.round.seeding import generator
 
@@ -68,6 +69,7 @@ class LocalSGD:
         objective: Objective = cross_entropy,
         after_backward: ModelHook | None = None,
         after_step: ModelHook | None = None,
+        view: View = as_stored,
         precision: str = "float32",
     ) -> float:
         """Train `model` in place, on its device; the mean loss per step of the last epoch is returned.
@@ -75,7 +77,7 @@ class LocalSGD:
         The images go to the device once, an epoch's order once an epoch, and nothing comes back before the end.
 
         `objective`, `after_backward` (gradients may be changed) and `after_step` (weights may be changed) are where an
-        attack bends the loop.
+        attack bends the loop. `view` is how a batch is seen (`flame/round/augment.py`).
         """
         optimizer = torch.optim.SGD(
             model.parameters(), self.lr, momentum=self.momentum, weight_decay=self.weight_decay, foreach=True
@@ -90,8 +92,9 @@ class LocalSGD:
             for group in optimizer.param_groups:
                 group["lr"] = self.rate(epoch)
             for batch in batches(len(images), self.batch_size, stream, device):
+                x = view(images, batch)
                 with cast:
-                    loss = objective(model, normalise(images.x[batch]), images.y[batch])
+                    loss = objective(model, normalise(x), images.y[batch])
                 optimizer.zero_grad()
                 loss.backward()
                 if after_backward:
@@ -129,10 +132,15 @@ class LocalJob:
     client: int
     notes: dict[str, Tensor] = field(default_factory=dict)  # left for the attack's `craft`; nobody else sees them
     precision: str = "float32"  # of `fit`; what an attack trains or searches beside it is float32
+    augment: Augment = NoAugment()  # of what trains a model; what an attack searches or measures is as stored
 
     def stream(self, role: str) -> Generator:
         """The client's own random stream for a purpose."""
         return generator(self.seed, role, self.round, self.client)
+
+    def view(self, role: str = "augment") -> View:
+        """How one training sees the client's batches; trainings beside `fit` have roles of their own."""
+        return self.augment.view(self.stream(role))
 
     def fit(
         self,
@@ -152,5 +160,6 @@ class LocalJob:
             objective=objective,
             after_backward=after_backward,
             after_step=after_step,
+            view=self.view(),
             precision=self.precision,
         )

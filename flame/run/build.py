@@ -29,6 +29,7 @@ from flame.engine.workbench import Task, prepare_process
 from flame.federation import Federation
 from flame.geometry.layout import SCOPES, StateLayout
 from flame.partition.deal import deal
+from flame.round.breakdown import Breakdown
 from flame.round.cohort import Population, Schedule
 from flame.round.device import check_device, check_precision
 from flame.round.seeding import generator
@@ -36,6 +37,7 @@ from flame.round.server import Server
 from flame.round.types import Cohort, ServerState, Updates
 from flame.run.config import register
 from flame.run.cores import cores, cores_per_job
+from flame.run.exams import Exams, exams
 from flame.run.fit import check_fit
 from flame.run.overrides import explain_unknown_keys, nested, placed
 from flame.run.signature import check_signature
@@ -61,6 +63,7 @@ class Parts:
     initial: ServerState
     shadow: Sequence[str]
     evaluate_at: frozenset[int]
+    exams: Exams
 
     def federation(self, engine: Engine) -> Federation:
         """The parts that act in every round, around a started engine."""
@@ -73,6 +76,8 @@ class Parts:
             shadow=self.shadow,
             seed=self.task.seed,
             evaluate_at=self.evaluate_at,
+            groups=self.exams.groups,
+            classes=self.exams.classes,
             lab=partial(Laboratory.of, self.task) if getattr(self.defense, "needs_lab", False) else None,
         )
 
@@ -94,18 +99,20 @@ def _build(cfg: DictConfig) -> Parts:
     root_samples = getattr(defense, "root_samples", 0)
     train, shards = dealt(cfg, dataset, root_samples)
     model = initial_model(cfg)
-    sgd = make(cfg, "client")
+    sgd, augment = make(cfg, "client"), make(cfg, "augment")
+    augment.check(*train.x.shape[-2:])
     check_fit(model, dataset, sgd.smallest_batch(shards.sizes[: cfg.clients + (root_samples > 0)]))
     layout = StateLayout.of(model)
     row, counters = layout.zeros(1)
     layout.flatten(model.state_dict(), row[0], counters[0])
-    backdoor = attack.backdoor_set(dataset.test)
+    asked = exams(Breakdown(**cfg.evaluate), attack, dataset, train, shards, population)
     task = Task(
         model=model,
         layout=layout,
         train=train,
         shards=shards,
-        eval_sets={"clean": dataset.test} | ({"backdoor": backdoor} if backdoor else {}),
+        eval_sets=asked.sets,
+        truth=asked.truth,
         normalise=partial(normalise, mean=dataset.mean, std=dataset.std),
         sgd=sgd,
         attack=attack,
@@ -114,6 +121,7 @@ def _build(cfg: DictConfig) -> Parts:
         device=cfg.device,
         precision=cfg.precision,
         smoothing=getattr(defense, "randomized_smoothing", None),
+        augment=augment,
     )
     if cfg.memo.dir is not None and server.statistics == "local":
         raise ValueError(
@@ -124,7 +132,7 @@ def _build(cfg: DictConfig) -> Parts:
     initial = server.prepared(ServerState(row[0], counters[0]), layout, cfg.clients)
     check_defense(defense, initial, task)
     shadow, evaluate_at = list(cfg.shadow), evaluated_rounds(cfg)
-    return Parts(dataset, task, population, attack, defense, server, start, initial, shadow, evaluate_at)
+    return Parts(dataset, task, population, attack, defense, server, start, initial, shadow, evaluate_at, asked)
 
 
 def _population(cfg: DictConfig, hostile: bool) -> Population:

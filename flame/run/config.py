@@ -17,6 +17,12 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 # What a run's result does not depend on, and so its identity neither.
 INCIDENTAL = ("hydra", "paths", "tracker", "engine", "resume", "checkpoint", "record", "spill", "memo", "device")
+# Choices as they were before there was a choice: they say nothing, so that runs from then stay finished, and alike.
+AS_EVER = {
+    "precision": "float32",
+    "augment": {"_target_": "flame.round.augment.NoAugment"},
+    "evaluate": {"per_class": False, "clients": 0},
+}
 STARTED = datetime.now()
 NAMED = ("dataset", "partition", "model", "attack", "defense")  # groups whose choice stands in the folder's name
 
@@ -53,6 +59,12 @@ class MemoConfig:
 
 
 @dataclass
+class EvaluateConfig:
+    per_class: bool = MISSING
+    clients: int = MISSING
+
+
+@dataclass
 class PathsConfig:
     runs: str = MISSING
     data: str = MISSING
@@ -66,6 +78,7 @@ class RunConfig:
     partition: Any = MISSING
     model: Any = MISSING
     client: Any = MISSING
+    augment: Any = MISSING
     attack: Any = MISSING
     defense: Any = MISSING
     server: Any = MISSING
@@ -82,6 +95,7 @@ class RunConfig:
     attack_rounds: ScheduleConfig = field(default_factory=ScheduleConfig)
     shadow: list[str] = MISSING
     evaluate_every: int = MISSING
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     report_last: int = MISSING
     threads: int = MISSING
     resume: bool = MISSING
@@ -114,12 +128,15 @@ def plain(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
-    """Hash of all of a plain config but what is incidental."""
-    kept = {k: v for k, v in config.items() if k not in INCIDENTAL}
-    if kept.get("precision") == "float32":
-        del kept["precision"]  # as in runs from before there was a choice: they stay finished
+    """Hash of all of a plain config that says something of a result."""
+    kept = telling(config)
     kept["dataset"] = {k: v for k, v in kept["dataset"].items() if k not in ("root", "download")}
     return hashlib.sha256(json.dumps(_alike(kept), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def telling(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain config without what is incidental, and without choices that are as ever."""
+    return {k: v for k, v in config.items() if k not in INCIDENTAL and not (k in AS_EVER and v == AS_EVER[k])}
 
 
 def without_seed(config: Mapping[str, Any]) -> str:
