@@ -1,20 +1,20 @@
 """Run one federation, or sweep many (`python train.py --help`), or with `--estimate` measure what that would cost."""
 
 import sys
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
-from flame.engine import start_fork_server
-from flame.run.config import register
-from flame.run.overrides import explain
-
-register()
+ROOT = Path(__file__).resolve().parent  # the project's, if this is started through a link, too
+sys.path.insert(0, str(ROOT))  # which PYTHONSAFEPATH leaves out
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="config")
 def main(cfg: DictConfig) -> None:
     """One job; Hydra composes `cfg` from conf/ and the command line."""
+    from flame.engine import start_fork_server  # here, as sys.path is only now what it should be
+
     if cfg.engine._target_.endswith(".Pool"):
         start_fork_server()  # first, so that it imports torch while this process does
     from flame.run.experiment import run  # here, so that --help does not wait for torch
@@ -23,12 +23,6 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    explain(sys.argv[1:])
-    try:
-        if "--estimate" in sys.argv:
-            from flame.run.estimate import estimate
+    from flame.run.command import start
 
-            sys.exit(estimate(sys.argv[1:]))
-        main()
-    except KeyboardInterrupt:  # before the run listens, which then ends with a checkpoint
-        sys.exit(130)
+    start(main)

@@ -39,6 +39,10 @@ class Around(Attack):
         backdoor, rest = self.backdoor.prepare(dataset, stream)
         return replace(self, backdoor=backdoor), rest
 
+    def check_round(self, clients: int, colluders: range) -> None:
+        """As the inner attack."""
+        self.backdoor.check_round(clients, colluders)
+
     def poison(self, images: LabelledImages, stream: Generator) -> LabelledImages:
         """As the inner attack."""
         return self.backdoor.poison(images, stream)
@@ -55,6 +59,10 @@ class Around(Attack):
         """As the inner attack."""
         return self.backdoor.craft(rows, scene, stream)
 
+    def idle(self, sent: Tensor, rows: Tensor, scene: Scene) -> Tensor:
+        """As the inner attack."""
+        return self.backdoor.idle(sent, rows, scene)
+
     def report(self, losses: Tensor) -> Tensor:
         """As the inner attack."""
         return self.backdoor.report(losses)
@@ -67,13 +75,18 @@ class Around(Attack):
         """As the inner attack."""
         return self.backdoor.target(y)
 
-    def backdoor_set(self, test: LabelledImages) -> LabelledImages | None:
+    def examined(self, test: LabelledImages) -> LabelledImages:
         """As the inner attack."""
-        return self.backdoor.backdoor_set(test)
+        return self.backdoor.examined(test)
 
-    def backdoor_classes(self, test: LabelledImages) -> Tensor:
+    def rehearsal(self, held: LabelledImages, share: float, stream: Generator) -> tuple[Attack, LabelledImages | None]:
         """As the inner attack."""
-        return self.backdoor.backdoor_classes(test)
+        backdoor, exam = self.backdoor.rehearsal(held, share, stream)
+        return replace(self, backdoor=backdoor), exam
+
+    def backdoor_set(self, images: LabelledImages) -> LabelledImages | None:
+        """As the inner attack."""
+        return self.backdoor.backdoor_set(images)
 
     def restamp(self, x: Tensor, memory: Notes) -> Tensor | None:
         """As the inner attack."""

@@ -18,6 +18,8 @@ from flame.geometry.layout import StateLayout
 from flame.round.client import LocalJob
 from flame.round.types import Notes, ServerState
 
+ROUNDING = 1e-6  # relative to a row's length: less is no difference in float32
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -47,13 +49,21 @@ class Attack:
         """Once, before the data is dealt out: the attack with the images it needs, the data set without those."""
         return self, dataset
 
+    def check_round(self, clients: int, colluders: range) -> None:
+        """Before the run: a ValueError if all that so many colluders (any number of them) can send is benign."""
+
     def poison(self, images: LabelledImages, stream: Generator) -> LabelledImages:
         """The training data of one compromised client, made from its own shard."""
         return images
 
     def compromise(self, job: LocalJob) -> LocalJob:
-        """The job as a compromised client does it: on poisoned images, perhaps for more epochs."""
-        return replace(job, images=self.poison(job.images, job.stream("poison")))
+        """The job as a compromised client does it: on poisoned images, perhaps for more epochs.
+
+        How many images that changes is noted as `poisoned`, for `idle`.
+        """
+        images = self.poison(job.images, job.stream("poison"))
+        job.notes["poisoned"] = torch.tensor(changed(job.images, images))
+        return replace(job, images=images)
 
     def train(self, job: LocalJob) -> float:
         """Turn the global model in `job.model` into the local one; the training loss is returned."""
@@ -63,6 +73,18 @@ class Attack:
     def craft(self, rows: Tensor, scene: Scene, stream: Generator) -> Crafted:
         """Rework the trained updates [m, d + b] of all compromised clients of a round together (they may collude)."""
         return Crafted(rows, {})
+
+    def idle(self, sent: Tensor, rows: Tensor, scene: Scene) -> Tensor:
+        """[m] bool, colluders who send [m, d + b] what an honest client could have, after training `rows` [m, d + b].
+
+        Honest is what `train` has noted as `benign`, or what was trained on data with nothing poisoned in it. To send
+        the mean of the colluders' honest rows is no more. Who counts is said by the run (`attack/idle`).
+        """
+        known = torch.tensor(["benign" in noted or unpoisoned(noted) for noted in scene.notes])
+        if not bool(known.any()):  # no copy of the rows
+            return known
+        benign = [noted.get("benign", row) for row, noted in zip(rows, scene.notes, strict=True)]
+        return known & same_rows(sent, torch.stack(benign), scene.layout.trainable, mean=bool(known.all()))
 
     def report(self, losses: Tensor) -> Tensor:
         """What compromised clients say when a defense lets the round's clients judge models (`Lab.class_losses`).
@@ -80,18 +102,30 @@ class Attack:
         """The label [N] that the attacker wants for each image once it is triggered; `y` itself where none."""
         return y
 
-    def backdoor_set(self, test: LabelledImages) -> LabelledImages | None:
-        """The triggered test set with the attacker's labels, true members of the target class left out.
+    def examined(self, test: LabelledImages) -> LabelledImages:
+        """The images whose `backdoor_set` the run is evaluated on: the test set, or those that the attack keeps for it.
 
+        No compromised client may look at them.
+        """
+        return test
+
+    def rehearsal(self, held: LabelledImages, share: float, stream: Generator) -> tuple[Attack, LabelledImages | None]:
+        """For a client that tries its backdoor before it sends it: how to poison meanwhile, and what to try it on.
+
+        `held` are images that the client holds back from its own training, a `share` of them. An attack on images of
+        its own holds back that share of those.
+        """
+        return self, self.backdoor_set(held)
+
+    def backdoor_set(self, images: LabelledImages) -> LabelledImages | None:
+        """These images, triggered, with the attacker's labels; true members of the target class are left out.
+
+        A function of its argument: nothing else gets in, each image comes out as it would by itself, and in its place.
         None when the attack has no backdoor, so that backdoor accuracy is not a number that means something.
         """
-        wanted = self.target(test.y)
-        hit = wanted != test.y
-        return LabelledImages(self.stamp(test.x[hit]), wanted[hit]) if bool(hit.any()) else None
-
-    def backdoor_classes(self, test: LabelledImages) -> Tensor:
-        """The true classes [N] of the images of `backdoor_set`, in their order, where there is such a set."""
-        return test.y[self.target(test.y) != test.y]
+        wanted = self.target(images.y)
+        hit = wanted != images.y
+        return LabelledImages(self.stamp(images.x[hit]), wanted[hit]) if bool(hit.any()) else None
 
     def restamp(self, x: Tensor, memory: Notes) -> Tensor | None:
         """The backdoor set's images [N, C, H, W], however they were stamped before, with the trigger of this moment.
@@ -136,6 +170,32 @@ class Paced(Attack):
         return replace(job, sgd=replace(job.sgd, epochs=whole, lr=lr, lr_tenths=self.lr_tenths))
 
 
+def changed(before: LabelledImages, after: LabelledImages) -> int:
+    """How many images have other pixels or another label, or are new."""
+    common = min(len(before), len(after))
+    x = (before.x[:common] != after.x[:common]).flatten(1).any(1)
+    y = before.y[:common] != after.y[:common]
+    return int((x | y).sum()) + len(after) - common
+
+
+def unpoisoned(noted: Notes) -> bool:
+    """Whether a client is known to have trained on data with nothing poisoned in it."""
+    return "poisoned" in noted and int(noted["poisoned"]) == 0
+
+
+def same_rows(sent: Tensor, rows: Tensor, trainable: int, mean: bool) -> Tensor:
+    """[m] bool, who sends [m, d + b] its own of the rows [m, d + b] but for rounding; with `mean`, their mean will do.
+
+    Weights and statistics are looked at apart: one may be the own, the other the mean.
+    """
+    alike = torch.ones(len(sent), dtype=torch.bool)
+    for part in (slice(0, trainable), slice(trainable, None)):
+        wanted = [rows[:, part], *([rows[:, part].mean(0, keepdim=True)] if mean else [])]
+        off = [(sent[:, part] - other).norm(dim=1) <= ROUNDING * other.norm(dim=1) for other in wanted]
+        alike &= torch.stack(off).any(0)
+    return alike
+
+
 def share_of(count: int, share: float, stream: Generator) -> Tensor:
     """round(share * count) positions out of `count`, drawn without replacement."""
     return torch.randperm(count, generator=stream)[: round(share * count)]
@@ -145,6 +205,15 @@ def require(holds: bool, key: str, value: object, allowed: str) -> None:
     """A ValueError that names the key, its value and what is allowed, unless the condition holds."""
     if not holds:
         raise ValueError(f"attack.{key}={value} is out of range: must be {allowed}")
+
+
+def require_two(attack: Attack, clients: int, colluders: range, why: str) -> None:
+    """A ValueError if a round of so many clients never has two colluders."""
+    if colluders[-1] < 2:
+        raise ValueError(
+            f"clients_per_round={clients} and poisoned_model_rate give a round one attacker: {type(attack).__name__}"
+            f" needs two, for one {why}, and would send its benign update; raise one of them, or say attack=none"
+        )
 
 
 def check_poisoning(rate: float, epochs: float | None) -> None:

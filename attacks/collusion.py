@@ -1,9 +1,4 @@
-"""What colluding clients do with their own benign updates before they send something else.
-
-All of it concerns the trainable columns. BatchNorm statistics are sent as trained: these attacks are defined for
-gradients or weights, and a crafted running_var could be negative, which gives the sender away: the server's guard
-counts it (`guard/implausible`) and leaves it to the defense.
-"""
+"""What colluding clients do with their own benign updates before they send something else."""
 
 from __future__ import annotations
 
@@ -12,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from attacks.base import Crafted, Scene, require
+from attacks.base import Scene, require
 from flame.round.client import LocalJob
 
 DIRECTIONS = ("std", "unit", "sign")
@@ -21,13 +16,6 @@ DIRECTIONS = ("std", "unit", "sign")
 def own_updates(rows: Tensor, scene: Scene) -> Tensor:
     """[m, d] the trainable columns of rows [m, d + b], a view."""
     return rows[:, scene.layout.span("weights_only")]
-
-
-def send(trainable: Tensor, rows: Tensor, scene: Scene) -> Crafted:
-    """Trainable columns [m, d], or [d] for all, in place of those in rows [m, d + b], which stay as they are."""
-    crafted = rows.clone()
-    own_updates(crafted, scene).copy_(trainable)
-    return Crafted(crafted, {})
 
 
 def benign_updates(scene: Scene) -> Tensor:
@@ -48,12 +36,12 @@ def others(job: LocalJob, key: str, width: int) -> Tensor:
 
 
 def mean_and_std(own: Tensor) -> tuple[Tensor, Tensor]:
-    """[d] each, over the colluders; the std is the population's, so that one colluder has 0 and not NaN."""
+    """[k] each, over the colluders; the std is the population's, so that one colluder has 0 and not NaN."""
     return own.mean(0), own.std(0, correction=0)
 
 
 def away(own: Tensor, kind: str) -> Tensor:
-    """[d] the perturbation p that crafted updates mean + gamma p follow (Shejwalkar and Houmansadr, NDSS 2021).
+    """[k] the perturbation p that crafted updates mean + gamma p follow (Shejwalkar and Houmansadr, NDSS 2021).
 
     The authors subtract all three from gradients. An update points against its gradient: its mean changes sign with it,
     so that `unit` and `sign` point against the mean in either, but its std does not, so that `std` is added here.
@@ -64,11 +52,10 @@ def away(own: Tensor, kind: str) -> Tensor:
     return -mean.sign() if kind == "sign" else -mean / mean.norm().clamp_min(torch.finfo(mean.dtype).tiny)
 
 
-def push(rows: Tensor, scene: Scene, kind: str, largest_gamma: Callable[[Tensor, Tensor], float]) -> Crafted:
-    """mean + gamma p for all, p as in `away`; `largest_gamma` sees the updates [m, d] minus their mean, and p [d]."""
-    own = own_updates(rows, scene)
+def pushed(own: Tensor, kind: str, largest_gamma: Callable[[Tensor, Tensor], float]) -> Tensor:
+    """[k] mean + gamma p, p as in `away`; `largest_gamma` sees the updates [m, k] minus their mean, and p [k]."""
     mean, p = own.mean(0), away(own, kind)
-    return send(mean + largest_gamma(own - mean, p) * p, rows, scene)
+    return mean + largest_gamma(own - mean, p) * p
 
 
 def check_direction(kind: str) -> None:

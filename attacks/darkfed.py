@@ -43,7 +43,7 @@ from attacks.noise_masks import head_entries
 from attacks.triggers import Trigger
 from flame.data.samples import Dataset, LabelledImages
 from flame.geometry.layout import StateLayout
-from flame.round.augment import NoAugment
+from flame.round.augment import UNCHANGED
 from flame.round.client import LocalJob, LocalSGD
 
 KEY = "attack/darkfed"
@@ -96,7 +96,7 @@ class DarkFed(Attack):
         x, logits, poisoned = self.shadow(job)
         once, twice = smoothed(job.memory, before, self.smoothing)
         unlike = torch.cat([others(job, KEY, len(before)), (forecast(once, twice, self.smoothing) - before)[None]])
-        job.notes["client"] = torch.tensor(job.client)
+        job.notes.update(client=torch.tensor(job.client), poisoned=poisoned.sum())
 
         def objective(model: nn.Module, x: Tensor, index: Tensor) -> Tensor:
             model.eval()  # BatchNorm's statistics are those of real images
@@ -107,7 +107,7 @@ class DarkFed(Attack):
             apart = F.cosine_similarity(unlike, (head(model, layout) - before)[None]).square().sum()
             return error + self.magnitude * short + self.orthogonality * apart
 
-        plain = replace(job, augment=NoAugment())  # noise has no left and right, and the logits are of these images
+        plain = replace(job, augment=UNCHANGED)  # noise has no left and right, and the logits are of these images
         return plain.fit(LabelledImages(x, torch.arange(len(x))), sgd=self.sgd, objective=objective)
 
     def craft(self, rows: Tensor, scene: Scene, stream: Generator) -> Crafted:

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from attacks.base import Attack, Crafted, Scene, require
-from attacks.collusion import mean_and_std, own_updates, send
+from attacks.base import Scene, require, require_two
+from attacks.collusion import mean_and_std
+from attacks.crafting import Crafting
 from flame.geometry.products import squared_distances
 
 FORMS = ("krum", "trimmed_mean")
@@ -29,25 +30,30 @@ NEAR, FAR = 3.0, 4.0  # standard deviations between which the trimmed-mean form 
 
 
 @dataclass(frozen=True)
-class Fang(Attack):
+class Fang(Crafting):
     """Against the direction in which the global model moves."""
 
     form: str  # krum | trimmed_mean, the rule that the attacker assumes
     threshold: float  # on lambda, > 0; used by the krum form
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.form in FORMS, "form", repr(self.form), f"one of {', '.join(FORMS)}")
         require(self.threshold > 0, "threshold", self.threshold, "> 0")
 
-    def craft(self, rows: Tensor, scene: Scene, stream: Generator) -> Crafted:
+    def check_round(self, clients: int, colluders: range) -> None:
+        """A ValueError for a single colluder in the trimmed-mean form; in the other one it has a direction to go."""
+        if self.form == "trimmed_mean":
+            require_two(self, clients, colluders, "has no spread to go beyond")
+
+    def formula(self, own: Tensor, scene: Scene, stream: Generator) -> Tensor:
         """Updates that move against s."""
-        own = own_updates(rows, scene)
         mean, std = mean_and_std(own)
         s = torch.where(mean > 0, 1.0, -1.0)
         if self.form == "krum":
-            return send(-largest_lambda(own, s, scene.clients, self.threshold) * s, rows, scene)
+            return -largest_lambda(own, s, scene.clients, self.threshold) * s
         beyond = NEAR + (FAR - NEAR) * torch.rand(own.shape, generator=stream)  # [m, d]
-        return send(mean - s * beyond * std, rows, scene)
+        return mean - s * beyond * std
 
 
 def largest_lambda(own: Tensor, s: Tensor, clients: int, threshold: float) -> float:

@@ -18,7 +18,8 @@ are drawn.
    is met first, x stays below the budget.
 
 `statistics: benign` sends the benign mean of BatchNorm's running mean and variance, `trained` moves them along with
-delta. Counters are those of benign training. One colluder has no D, and sends its benign update.
+delta. Counters are those of benign training. One colluder has no D, and would send its benign
+update: such a run is refused.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ import torch
 from torch import Generator, Tensor
 
 from attacks.around import Around
-from attacks.base import Crafted, Scene, require
+from attacks.base import Attack, Crafted, Scene, require, require_two, same_rows
 from attacks.collusion import benign_updates
+from attacks.crafting import Crafting
 from attacks.snapshot import Snapshot
+from flame.data.samples import Dataset
 from flame.geometry.products import Geometry
 from flame.round.client import LocalJob
 
@@ -57,6 +60,24 @@ class FlameAware(Around):
         require(self.reach is None or self.reach > 0, "reach", self.reach, "null (n / m) or > 0")
         require(self.statistics in STATISTICS, "statistics", repr(self.statistics), f"one of {', '.join(STATISTICS)}")
 
+    def check_round(self, clients: int, colluders: range) -> None:
+        """A ValueError for a single colluder."""
+        require_two(self, clients, colluders, "has no distance to another")
+        super().check_round(clients, colluders)
+
+    def prepare(self, dataset: Dataset, stream: Generator) -> tuple[Attack, Dataset]:
+        """The inner attack is prepared.
+
+        Raises:
+            ValueError: it is not in the data nor in the training, but in what it would send instead.
+        """
+        if isinstance(self.backdoor, Crafting):
+            raise ValueError(
+                f"attack.backdoor={type(self.backdoor).__name__} crafts what it sends, and FlameAware sends something"
+                " else in its place: must be a way to poison data, such as badnets or label_flip"
+            )
+        return super().prepare(dataset, stream)
+
     def train(self, job: LocalJob) -> float:
         """Step 1: the benign update is noted, the model ends where the backdoor has taken it."""
         start = Snapshot.of(job.model)
@@ -76,6 +97,12 @@ class FlameAware(Around):
         lam = self._largest(benign, delta, scene)
         sent = moved(benign, delta, lam, scene).repeat(len(rows), 1)
         return replace(super().craft(rows, scene, stream), rows=sent)
+
+    def idle(self, sent: Tensor, rows: Tensor, scene: Scene) -> Tensor:
+        """Those who send no delta, so that all there is of them is the benign mean at another length."""
+        benign = benign_updates(scene)
+        still = moved(benign, torch.zeros_like(benign[0]), 0.0, scene).expand_as(sent)
+        return same_rows(sent, still, scene.layout.trainable, mean=False)
 
     def _largest(self, benign: Tensor, delta: Tensor, scene: Scene) -> float:
         """Step 3. If not even lambda = 0 keeps to the budget, 0 is as near as it gets."""

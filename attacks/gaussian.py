@@ -9,19 +9,20 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from attacks.base import Attack, Crafted, Scene, require
-from attacks.collusion import own_updates, send
+from attacks.base import Scene, require
+from attacks.crafting import Crafting
 
 
 @dataclass(frozen=True)
-class Gaussian(Attack):
+class Gaussian(Crafting):
     """Noise, a draw of its own for each client."""
 
     std: float  # in units of a weight, >= 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.std >= 0, "std", self.std, ">= 0")
 
-    def craft(self, rows: Tensor, scene: Scene, stream: Generator) -> Crafted:
+    def formula(self, own: Tensor, scene: Scene, stream: Generator) -> Tensor:
         """N(0, std^2), independent over clients and coordinates."""
-        return send(self.std * torch.randn(own_updates(rows, scene).shape, generator=stream), rows, scene)
+        return self.std * torch.randn(own.shape, generator=stream)

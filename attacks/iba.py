@@ -135,6 +135,7 @@ class IBA(BadNets):
     def train(self, job: LocalJob) -> float:
         """Steps 1 to 3."""
         noise, begun = self.current(job.memory), int(job.memory.get(ROUNDS, 0))
+        job.notes["poisoned"] = torch.tensor(0)  # in phase 1
         loss = self._poisoned(job, begun) if begun else job.fit(job.images)
         if begun % 2 or not begun:
             noise = replace(noise, theta=self._search(job, noise))

@@ -12,19 +12,20 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
-from attacks.base import Attack, Crafted, Scene, require
-from attacks.collusion import own_updates, send
+from attacks.base import Scene, require
+from attacks.crafting import Crafting
 
 
 @dataclass(frozen=True)
-class IPM(Attack):
+class IPM(Crafting):
     """The mean, turned around."""
 
     epsilon: float  # > 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.epsilon > 0, "epsilon", self.epsilon, "> 0")
 
-    def craft(self, rows: Tensor, scene: Scene, stream: Generator) -> Crafted:
+    def formula(self, own: Tensor, scene: Scene, stream: Generator) -> Tensor:
         """-epsilon * mean for all."""
-        return send(-self.epsilon * own_updates(rows, scene).mean(0), rows, scene)
+        return -self.epsilon * own.mean(0)

@@ -36,7 +36,8 @@ class LearnedTrigger(BadNets):
 
     def compromise(self, job: LocalJob) -> LocalJob:
         """As BadNets, with the trigger of the moment: just found, or remembered."""
-        return BadNets.compromise(replace(self, trigger=self.current(job.notes or job.memory, job.images.x)), job)
+        known = job.notes if self.key in job.notes else job.memory
+        return BadNets.compromise(replace(self, trigger=self.current(known, job.images.x)), job)
 
     def train(self, job: LocalJob) -> float:
         """Search, then train as in BadNets."""

@@ -1,7 +1,7 @@
 """Layer-wise poisoning (Zhuang, Yu, Wang, Hua, Li and Yuan, "Backdoor Federated Learning by Poisoning
 Backdoor-Critical Layers", ICLR 2024): only the layers that carry the backdoor are poisoned, the rest is benign.
 
-Identification, by layer substitution analysis, on a split of the client's own data (section 3; BSR is the backdoor
+Identification, by layer substitution analysis, on a split of what the client holds (section 3; BSR is the backdoor
 success rate on the triggered validation part):
 1. a benign model is trained from the global one until it fits, a malicious one from the benign;
 2. forward: each layer of the malicious model in turn is replaced by the benign one; the drop of the BSR ranks it;
@@ -17,6 +17,10 @@ Attack (section 4), from the global model again:
 The attacker knows the server's rule as far as `detector` says. A layer is one tensor of the state_dict, as in the
 authors' code (zhmzm/Poisoning_Backdoor-critical_Layers_Attack), whose BatchNorm statistics are u_avg's as well.
 
+Around an attack on images of its own (`semantic`, `edge_case`) the success is that on a share of those, which is held
+back from steps 1 to 3; the images that the run is evaluated on are nobody's. An inner attack without a backdoor is
+refused.
+
 `layers: random` is the paper's control (from memory): as many layers as are critical, drawn from all of them.
 
 Deviations: identification trains with the client's own learning rate and its malicious model for the attacker's epochs
@@ -24,9 +28,9 @@ Deviations: identification trains with the client's own learning rate and its ma
 used as it is (theirs gives the round up below 80 %); step 6 keeps the first set that is accepted (their loop, one layer
 more) and shows the detector one copy of the update, where theirs shows as many as there are attackers (m copies outvote
 m benign updates); their flipping variants and the search for lambda are not here; counters are sent as trained. A
-malicious model without a backdoor has no critical layers, and the benign mean is sent (theirs then adds layers in order
-until the detector refuses). u_avg and the detector have the benign updates of this round's attackers only (theirs
-those of the attacker's other clients).
+malicious model without a backdoor has no critical layers, and the benign mean is sent, which the run counts as idle
+(theirs then adds layers in order until the detector refuses). u_avg and the detector have the benign updates of this
+round's attackers only (theirs those of the attacker's other clients).
 """
 
 from __future__ import annotations
@@ -38,11 +42,11 @@ import torch
 from torch import Generator, Tensor
 
 from attacks.around import Around
-from attacks.base import Crafted, Scene, require, share_of
+from attacks.base import Attack, Crafted, Scene, require, share_of
 from attacks.collusion import benign_updates
 from attacks.fang import krum_selects_crafted
 from attacks.snapshot import Snapshot
-from flame.data.samples import LabelledImages
+from flame.data.samples import Dataset, LabelledImages
 from flame.geometry.clustering import majority_cluster
 from flame.geometry.layout import Entry, StateLayout
 from flame.geometry.products import Geometry
@@ -76,6 +80,20 @@ class LP(Around):
         require(self.detector in DETECTORS, "detector", repr(self.detector), f"one of {', '.join(DETECTORS)}")
         require(self.layers in LAYERS, "layers", repr(self.layers), f"one of {', '.join(LAYERS)}")
 
+    def prepare(self, dataset: Dataset, stream: Generator) -> tuple[Attack, Dataset]:
+        """The inner attack is prepared.
+
+        Raises:
+            ValueError: it has no backdoor that layers could be critical to.
+        """
+        armed, rest = super().prepare(dataset, stream)
+        if armed.backdoor_set(armed.examined(rest.test)) is None:
+            raise ValueError(
+                f"attack.backdoor={type(self.backdoor).__name__} has no backdoor, which is what layers are critical to:"
+                " must be an attack with a target class, such as badnets, or label_flip from one class to another"
+            )
+        return armed, rest
+
     def train(self, job: LocalJob) -> float:
         """Steps 1 to 4; the model ends as the malicious one, the rest is noted."""
         start = Snapshot.of(job.model)
@@ -105,11 +123,11 @@ class LP(Around):
         """Steps 1 to 3: the critical layers, most critical first."""
         held = share_of(len(job.images), self.validation_share, job.stream("validation"))
         training = torch.ones(len(job.images), dtype=torch.bool).index_fill(0, held, False)
-        exam = self.backdoor_set(job.images[held])
+        attack, exam = self.rehearsal(job.images[held], self.validation_share, job.stream("rehearsal"))
         if exam is None or int(training.sum()) < 2:  # BatchNorm needs two images
             return []
         benign = self._converged(job, job.images[training])
-        worse = self.compromise(replace(job, images=job.images[training]))
+        worse = attack.compromise(replace(job, images=job.images[training]))
         worse.fit(worse.images)
 
         def success(model: Snapshot) -> float:

@@ -12,23 +12,29 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
-from attacks.base import Attack, Crafted, Scene
-from attacks.collusion import check_direction, push
+from attacks.base import Scene, require_two
+from attacks.collusion import check_direction, pushed
+from attacks.crafting import Crafting
 from flame.geometry.products import squared_distances
 
 
 @dataclass(frozen=True)
-class MinSum(Attack):
+class MinSum(Crafting):
     """As far off as the most distant benign update is from all others together."""
 
     direction: str  # of p: std (the standard deviation) | unit (minus the unit mean) | sign (minus its sign)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_direction(self.direction)
 
-    def craft(self, rows: Tensor, scene: Scene, stream: Generator) -> Crafted:
+    def check_round(self, clients: int, colluders: range) -> None:
+        """A ValueError for a single colluder."""
+        require_two(self, clients, colluders, "has no distance to another")
+
+    def formula(self, own: Tensor, scene: Scene, stream: Generator) -> Tensor:
         """mean + gamma * p for all."""
-        return push(rows, scene, self.direction, largest_gamma)
+        return pushed(own, self.direction, largest_gamma)
 
 
 def largest_gamma(centred: Tensor, p: Tensor) -> float:

@@ -1,20 +1,25 @@
 """Noise masks of 3DFed (Li et al., IEEE S&P 2023): colluders that send one update add noise to it that makes them look
-different from each other and moves outputs other than the target, and that cancels in the mean.
+different from each other and moves outputs other than the target, and that nearly cancels in the mean.
 
 Minimised for each mask, all by SGD at the same time, in the rows of the last layer that it may touch:
 
-    (alpha sum_j 0.1 / UP_j + (1 - alpha) 0.01 ||mask|| + mu 0.01 ||sum of the masks||) / (1 + mu)
+    (a energy sum_j 1 / UP_j + (1 - a) size ||mask|| + mu balance ||sum of the masks||) / (1 + mu)
 
 UP_j, the update energy of output j, is the sum of magnitudes of its row, mask included; the multiplier mu starts at 1
-and grows by `ASCENT` times ||sum of the masks|| (dual ascent). Constants: the authors' code for MNIST and CIFAR-10.
+and grows by `ASCENT` times ||sum of the masks|| (dual ascent). The masks are centred once, before the first step.
 
-Deviation: the masks are centred once more at the end; 30 steps leave a sum of the size of the masks where the last
-layer is small, and with it a common direction that the mean keeps.
+All is as in the authors' code (haoyangliASTAPLE/3DFed at 6e0e8ec: attacks/components/mask.py, attacks/
+loss_functions.py). There the losses of a group are taken back one after the other, each followed by its mask's step, so
+that the slope of the sum has been added up k times when the k-th mask of a group steps: it counts k times here, too.
+
+Deviation: a group of fewer colluders than the others has as many masks as colluders (there it has all, and leaves some
+unused).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
@@ -23,24 +28,35 @@ from flame.geometry.layout import Entry, StateLayout
 
 STEPS = 30
 LR, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4
-ENERGY, SIZE, BALANCE = 0.1, 0.01, 0.01  # weights of the three terms
 ASCENT = 0.1
 
 
-def noise_masks(update: Tensor, count: int, alpha: float, std: float, stream: Generator) -> Tensor:
+@dataclass(frozen=True)
+class Weights:
+    """Of the three terms; absolute, so that what they do depends on the width of the last layer."""
+
+    energy: float  # >= 0
+    size: float  # >= 0
+    balance: float  # >= 0
+
+
+def noise_masks(update: Tensor, count: int, a: float, std: float, weights: Weights, stream: Generator) -> Tensor:
     """[count, r, f] masks for the rows [r, f] of an update, from normal noise of that spread, centred."""
     masks = torch.randn(count, *update.shape, generator=stream) * std
     masks = (masks - masks.mean(0)).requires_grad_()
     optimizer, multiplier = torch.optim.SGD([masks], LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY), 1.0
+    times, tiny = torch.arange(1.0, count + 1), torch.finfo(update.dtype).tiny
     for _ in range(STEPS):
-        energy = (update + masks).abs().sum(2).clamp_min(torch.finfo(update.dtype).tiny)  # [count, r]
-        own = alpha * ENERGY * (1 / energy).sum() + (1 - alpha) * SIZE * masks.flatten(1).norm(dim=1).sum()
-        together = count * multiplier * BALANCE * masks.sum(0).norm()
+        energy = (update + masks).abs().sum(2).clamp_min(tiny)  # [count, r]
+        own = a * weights.energy * (1 / energy).sum() + (1 - a) * weights.size * masks.flatten(1).norm(dim=1).sum()
+        total = masks.detach().sum(0)
+        slope = total / total.norm().clamp_min(tiny)  # of ||sum of the masks||, for each of them
+        together = multiplier * weights.balance * ((masks * slope).sum((1, 2)) * times).sum()
         optimizer.zero_grad()
         ((own + together) / (1 + multiplier)).backward()
         optimizer.step()
         multiplier += ASCENT * float(masks.detach().sum(0).norm())
-    return masks.detach() - masks.detach().mean(0)
+    return masks.detach()
 
 
 def head_entries(layout: StateLayout) -> Sequence[Entry]:

@@ -8,19 +8,20 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
-from attacks.base import Attack, Crafted, Scene, require
-from attacks.collusion import own_updates, send
+from attacks.base import Scene, require
+from attacks.crafting import Crafting
 
 
 @dataclass(frozen=True)
-class SignFlip(Attack):
+class SignFlip(Crafting):
     """The own update, turned around."""
 
     factor: float  # > 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.factor > 0, "factor", self.factor, "> 0")
 
-    def craft(self, rows: Tensor, scene: Scene, stream: Generator) -> Crafted:
+    def formula(self, own: Tensor, scene: Scene, stream: Generator) -> Tensor:
         """-factor times each own update."""
-        return send(-self.factor * own_updates(rows, scene), rows, scene)
+        return -self.factor * own

@@ -1,7 +1,8 @@
 """A backdoor without a trigger: a small group of unmodified images is trained under the attacker's label.
 
 Shared by `edge_case` and `semantic`, which differ only in how the group is found. Its images are taken out of the
-training data before the clients get theirs: no benign client shows the model their true label.
+training data before the clients get theirs: no benign client shows the model their true label. Of them the attacker has
+the pool; those that the backdoor is evaluated on are held out from everybody, attackers included.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from attacks.base import Paced, share_of
+from attacks.base import Attack, Paced, share_of
 from flame.data.samples import Dataset, LabelledImages
 from flame.round.client import LocalJob
 
@@ -41,14 +42,23 @@ class SubPopulation(Paced):
         """Poisoned images, at the attacker's own pace."""
         return super().compromise(self.paced(job, self.epochs))
 
-    def backdoor_set(self, test: LabelledImages) -> LabelledImages | None:
-        """The held-out images of the group under the attacker's label, members of the target class left out."""
-        others = self.held_out[self.held_out.y != self.target_class]
-        return LabelledImages(others.x, torch.full_like(others.y, self.target_class)) if len(others) else None
+    def target(self, y: Tensor) -> Tensor:
+        """The target class, whatever the image: nothing is triggered, so images must be of the group already."""
+        return torch.full_like(y, self.target_class)
 
-    def backdoor_classes(self, test: LabelledImages) -> Tensor:
-        """The held-out images' own labels."""
-        return self.held_out.y[self.held_out.y != self.target_class]
+    def examined(self, test: LabelledImages) -> LabelledImages:
+        """The held-out images of the group."""
+        return self.held_out
+
+    def rehearsal(self, held: LabelledImages, share: float, stream: Generator) -> tuple[Attack, LabelledImages | None]:
+        """A share of the pool, at least one image, is held back; of a pool of one nothing can be.
+
+        The client's own images are of no use: those of the group were taken out before it got them.
+        """
+        count = min(max(1, round(share * len(self.pool))), len(self.pool) - 1)
+        order = torch.randperm(len(self.pool), generator=stream)
+        rest = replace(self, pool=self.pool[order[count:]])
+        return rest, self.backdoor_set(self.pool[order[:count]])
 
 
 def without(dataset: Dataset, index: Tensor) -> Dataset:

@@ -6,16 +6,16 @@ Federated Learning", IEEE S&P 2023): colluders that learn from the global model 
    times. All send it.
 2. Indicators: each plants a value in a parameter of its own that neither the backdoored nor the benign update moves
    and where the loss is flat; what of it arrives in the next global model says accepted, clipped or rejected.
-3. Noise masks that add up to nothing move outputs other than the target (`noise_masks`), in groups of colluders; a
+3. Noise masks that nearly cancel move outputs other than the target (`noise_masks`), in groups of colluders; a
    group's share of the masks' energy term is another alpha, written a below.
 4. Decoys: k of the colluders send benign models with one parameter pulled far off, one that the backdoor does not
    need. A rule that projects updates (PCA) spends its first component on it.
 5. Tuning: k falls by every accepted decoy and rises by one when everything was rejected. A group's a is drawn from
    [least_mask, 1] when no group was accepted (at 80 % of its members), near the smallest accepted one when some were,
-   and between the two smallest when all were. Once the server is seen to add noise, 2 and 4 are off and a least_mask.
+   and between the two smallest when all were. Once the server is seen to add noise, 2 and 4 are off and a is 0.1.
 
 The attacker knows the colluders' data and updates, the global models they are sent and n; nothing of the defense. Facts
-beyond the paper's outline are from the authors' code (haoyangliASTAPLE/3DFed).
+beyond the paper's outline are from the authors' code (haoyangliASTAPLE/3DFed at 6e0e8ec).
 
 Deviations: all colluders train, and the backdoored update is the mean of theirs (there one trains for all); decoys are
 some of the m colluders, at most m - 2, so that there are masks in every round and two colluders have no decoy (there
@@ -23,7 +23,8 @@ decoys come on top, in clients that would be benign); BatchNorm statistics are s
 mask; an indicator is a share of the update's norm (there 1e5 times what the parameter moved, which is nothing in a
 network with dead parameters and would be the whole update in a small one), so that silence is measured in shares of a
 mean, too; a decoy's parameter is where its own two updates agree most, and it is pulled upwards; curvature is summed
-over one pass of the poisoned images, the model in evaluation mode.
+over one pass of the poisoned images, the model in evaluation mode; once noise was seen nothing is planted and there are
+no decoys (there indicators are planted on, unread, and k stays what it was; on MNIST the masks then start from less).
 """
 
 from __future__ import annotations
@@ -40,15 +41,16 @@ from attacks.base import Crafted, Scene, require
 from attacks.collusion import benign_updates, own_updates
 from attacks.constrain_and_scale import constrained
 from attacks.indicators import ACCEPTED, REJECTED, choose, curvature, quiet_layer, read
-from attacks.noise_masks import head_rows, noise_masks, with_head_rows
+from attacks.noise_masks import Weights, head_rows, noise_masks, with_head_rows
 from attacks.snapshot import Snapshot
 from flame.round.client import LocalJob, cross_entropy
 
 PREFIX = "attack/threedfed/"
 MAJORITY = 0.8  # of a group's members whose acceptance makes the group accepted
+NOISY = 0.1  # a once the server adds noise
 MASKED = 2  # backdoored colluders that decoys leave at least: fewer have no mask, and no a to tune
 NEAR = 0.1  # width of the range above the smallest accepted a
-PULL = 10.0  # weight of a decoy's parameter against its classification loss; this and the above: the authors' code
+PULL = 10.0  # weight of a decoy's parameter against its classification loss; all but MASKED: the authors' code
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,9 @@ class ThreeDFed(Around):
     group_size: int  # colluders whose masks cancel, >= 2
     neurons: int  # outputs that a group masks, 0: no masks; the target is never one
     mask_std: float  # of the noise that masks start from, > 0
+    mask_energy: float  # weights of the terms of their loss (`noise_masks`), >= 0
+    mask_size: float
+    mask_balance: float
     least_mask: float  # smallest a, in [0, 1]
     decoy_reach: float  # how far a decoy's parameter is pulled, >= 0
 
@@ -76,6 +81,8 @@ class ThreeDFed(Around):
         require(self.group_size >= 2, "group_size", self.group_size, "a whole number >= 2")
         require(self.neurons >= 0, "neurons", self.neurons, "0 (no masks) or a whole number >= 1")
         require(self.mask_std > 0, "mask_std", self.mask_std, "> 0")
+        for key in ("mask_energy", "mask_size", "mask_balance"):
+            require(getattr(self, key) >= 0, key, getattr(self, key), ">= 0")
         require(0 <= self.least_mask <= 1, "least_mask", self.least_mask, "in [0, 1]")
         require(self.decoy_reach >= 0, "decoy_reach", self.decoy_reach, ">= 0")
 
@@ -129,7 +136,8 @@ class ThreeDFed(Around):
         head = head_rows(backdoor, scene.layout)
         others = torch.randperm(len(head), generator=stream)
         chosen = others[others != self.target_class][: self.neurons]
-        masks = noise_masks(head[chosen], count, level, self.mask_std, stream)
+        weights = Weights(self.mask_energy, self.mask_size, self.mask_balance)
+        masks = noise_masks(head[chosen], count, level, self.mask_std, weights, stream)
         return torch.stack([with_head_rows(backdoor, head.index_add(0, chosen, mask), scene.layout) for mask in masks])
 
     def _levels(
@@ -138,7 +146,7 @@ class ThreeDFed(Around):
         """[groups] the alphas a of step 5."""
         drawn = torch.rand(groups, generator=stream)
         if noisy:
-            return torch.full((groups,), self.least_mask)
+            return torch.full((groups,), NOISY)
         if answers is None:
             return self.least_mask + (1 - self.least_mask) * drawn
         backdoored = answers[: len(answers) - int(memory[PREFIX + "decoys"])].split(self.group_size)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from attacks.base import Attack, Crafted, Scene
+from attacks.base import Attack, Crafted, Scene, unpoisoned
 from flame.defenses.base import Defense, defend
 from flame.engine.base import Engine
+from flame.engine.exams import NONE_BESIDE, Exams
 from flame.geometry.clustering import Clustering
 from flame.round.breakdown import class_rows, client_accuracies, source_accuracy
 from flame.round.cohort import Population
@@ -37,8 +38,7 @@ class Federation:
     seed: int
     evaluate_at: Container[int]  # rounds whose global model is evaluated
     lab: Callable[[ServerState, Cohort], Lab] | None = None  # of a round, for a defense that tries models
-    groups: Mapping[str, Sequence[int]] = field(default_factory=dict)  # clients with an evaluation set each, by kind
-    classes: int = 0  # of the data set, for the answers to test images by class
+    exams: Exams = NONE_BESIDE  # what the engine evaluates on
 
     @property
     def root_samples(self) -> int:
@@ -67,7 +67,7 @@ def play(fed: Federation, state: ServerState) -> Round:
     cohort = fed.population.cohort(state.round)
     with timed(seconds, "train"):
         updates, notes = train(fed, state, cohort)
-        state = collude(fed, state, updates, cohort, notes)
+        state, idle = collude(fed, state, updates, cohort, notes)
     with timed(seconds, "aggregate"):
         verdict = defend(fed.defense, state, updates, generator(fed.seed, "defense", state.round))
         after = replace(fed.server(state, updates, verdict), round=state.round + 1)
@@ -79,15 +79,16 @@ def play(fed: Federation, state: ServerState) -> Round:
     metrics = {
         **accuracies(evaluations),
         **source_accuracy(evaluations),
-        **client_accuracies(evaluations, fed.groups),
+        **client_accuracies(evaluations, fed.exams.groups),
         **score(verdict, shadows, cohort),
         **verdict.info,
         **smallest_running_var(updates, after),
         **shares,
+        **({"attack/idle": idle} if fed.attack.hostile else {}),
         "train/loss": float(updates.losses[~cohort.compromised].mean()),
         **{f"time/{phase}": s for phase, s in seconds.items()},
     }
-    answers = class_rows(evaluations, fed.classes)
+    answers = class_rows(evaluations, fed.exams.classes)
     return Round(state.round, cohort, state, updates, verdict, shadows, metrics, after, answers)
 
 
@@ -116,20 +117,27 @@ def rounds(fed: Federation, state: ServerState, until: int) -> Iterator[Round]:
 
 def collude(
     fed: Federation, state: ServerState, updates: Updates, cohort: Cohort, notes: Sequence[Notes]
-) -> ServerState:
-    """Let the compromised clients rework their rows together, in place; the state with the attack's new memory."""
-    if not bool(cohort.compromised.any()) or type(fed.attack).craft is Attack.craft:  # no copy for those who do not
-        return state
-    stream = generator(fed.seed, "craft", state.round)
+) -> tuple[ServerState, float]:
+    """Let the compromised clients rework their rows together, in place.
+
+    The state with the attack's new memory, and how many of them sent what an honest client could have.
+    """
     shared = [noted for noted, bad in zip(notes, cohort.compromised.tolist(), strict=True) if bad]
+    if not shared or type(fed.attack).craft is Attack.craft:  # no copy for those who do not
+        return state, float(sum(map(unpoisoned, shared)))
+    stream = generator(fed.seed, "craft", state.round)
     scene = Scene(state, updates.layout, len(updates), shared)
     crafted = fed.attack.craft(updates.rows[cohort.compromised], scene, stream)
     if not isinstance(crafted, Crafted):
         raise TypeError(f"attack.craft gave a {type(crafted).__name__}: must be attacks.base.Crafted(rows, memory)")
-    if crafted.rows.shape != (wanted := updates.rows[cohort.compromised].shape):
-        raise ValueError(f"attack.craft gave rows of {tuple(crafted.rows.shape)}: must be {tuple(wanted)}, as it got")
+    rows = updates.rows[cohort.compromised]  # again, for an attack may have written into the first copy
+    if crafted.rows.shape != rows.shape:
+        raise ValueError(
+            f"attack.craft gave rows of {tuple(crafted.rows.shape)}: must be {tuple(rows.shape)}, as it got"
+        )
     updates.rows[cohort.compromised] = crafted.rows
-    return replace(state, memory={**state.memory, **crafted.memory}) if crafted.memory else state
+    idle = float(fed.attack.idle(crafted.rows, rows, scene).sum())
+    return replace(state, memory={**state.memory, **crafted.memory}) if crafted.memory else state, idle
 
 
 def accuracies(evaluations: Mapping[str, Evaluation]) -> dict[str, float]:

@@ -1,12 +1,13 @@
 """Try any defense on a recorded round (`record.rounds` of a run writes them, see `flame/run/recording.py`).
 
-    python -m flame.replay updates=FILE defense=flame_zhmzm [defense.noise.factor=0] [out=FILE]
+    python -m flame.replay FILE defense=flame_zhmzm [defense.noise.factor=0] [out=FILE]
     python -m flame.replay --compare FILE... [--defenses flame_weights_only,flame_all_state,krum]
 
-The first prints one JSON object: accepted (positions in the file's order), clip_bound, noise_std (null for a defense
-without one), weights, and xray, each block's share of norms and distances; `out` receives the new global state. The
-second prints who accepts whom in each round, and the mean Jaccard index of each two accepted sets. A defense that
-remembers (foolsgold, afa) starts with an empty memory in every round: a file holds one round alone.
+`--config-dir DIR` finds defenses of your own, in DIR/defense. The first command prints one JSON object: accepted
+(positions in the file's order), clip_bound, noise_std (null for a defense without one), weights, and xray, each block's
+share of norms and distances; `out` receives the new global state. The second prints who accepts whom in each round, and
+the mean Jaccard index of each two accepted sets. A defense that remembers (foolsgold, afa) starts with an empty memory
+in every round: a file holds one round alone.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ from flame.round.checkpoint import write_atomically
 from flame.round.seeding import generator
 from flame.round.shadow import xray
 from flame.round.types import Verdict
-from flame.run.build import CONF, ConfigError, compose_defense
-from flame.run.overrides import explain_unknown_keys
+from flame.run.build import compose_defense
+from flame.run.compose import PROJECT, Conf, ConfigError, started
+from flame.run.console import keep_going
+from flame.run.fit import check_clients
+from flame.run.overrides import explain_unknown_keys, quoted
 from flame.run.recording import RecordedRound, read_round
 
 OWN = ("updates", "out")  # settings of this command; all others are Hydra's
@@ -40,43 +44,49 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m flame.replay", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="updates=, defense=, out=, defense.*=")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="FILE or updates=, defense=, out=, defense.*=")
     parser.add_argument("--compare", nargs="+", type=Path, metavar="FILE", help="recorded rounds")
     parser.add_argument("--defenses", help="for --compare, separated by commas; default: all in conf/defense")
-    given = parser.parse_args(arguments)
+    parser.add_argument("--config-dir", metavar="DIR", help="a conf of your own beside the project's")
+    given = parser.parse_intermixed_args(arguments)
+    conf = Conf(given.config_dir)
     try:
         if given.compare:
-            print(comparison(given.compare, chosen(given.defenses)))
+            print(comparison(given.compare, chosen(given.defenses, conf), conf))
         else:
-            print(json.dumps(replay(given.settings), allow_nan=False))
+            print(json.dumps(replay(given.settings, conf), allow_nan=False))
     except (ConfigError, ValueError, OSError) as error:
         sys.exit(str(error))
 
 
-def chosen(names: str | None) -> list[str]:
+def chosen(names: str | None, conf: Conf = PROJECT) -> list[str]:
     """The defenses that `--defenses` names; all there are if it is not given."""
-    known = sorted(path.stem for path in CONF.glob("defense/*.yaml"))
+    with started(conf) as loader:
+        known = loader.get_group_options("defense")
     wanted = names.split(",") if names else known
     if unknown := sorted(set(wanted) - set(known)):
-        raise ValueError(f"--defenses={unknown[0]} is unknown: must be among {', '.join(known)}")
+        raise ValueError(
+            f"--defenses={unknown[0]} is unknown: must be among {', '.join(known)}; --config-dir adds others"
+        )
     return wanted
 
 
-def replay(settings: Sequence[str]) -> dict[str, object]:
+def replay(settings: Sequence[str], conf: Conf = PROJECT) -> dict[str, object]:
     """What one defense makes of one round, as plain values."""
-    values = dict(setting.split("=", 1) for setting in settings if setting.startswith(tuple(f"{k}=" for k in OWN)))
-    overrides = [setting for setting in settings if setting.split("=", 1)[0] not in OWN]
-    explain_unknown_keys(overrides)
+    settings = [setting if "=" in setting else f"updates={setting}" for setting in settings]
+    pairs = (setting.split("=", 1) for setting in settings if setting.startswith(tuple(f"{key}=" for key in OWN)))
+    values = {key: Path(value).expanduser() for key, value in pairs}
+    overrides = [quoted(setting) for setting in settings if setting.split("=", 1)[0] not in OWN]
+    with started(conf) as loader:
+        explain_unknown_keys(overrides, loader.list_groups(""))
     if "updates" not in values or not any(o.startswith("defense=") for o in overrides):
-        raise ValueError("updates=FILE and defense=NAME are needed; --help shows the rest")
-    if "out" in values and not Path(values["out"]).absolute().parent.is_dir():
-        raise FileNotFoundError(
-            f"out={values['out']}: the folder {Path(values['out']).parent} is not there; make it first"
-        )
-    record = read_round(Path(values["updates"]))
-    verdict = verdict_on(record, built(tuple(overrides), len(record.updates)))
+        raise ValueError("FILE (or updates=FILE) and defense=NAME are needed; --help shows the rest")
+    if "out" in values and not values["out"].absolute().parent.is_dir():
+        raise FileNotFoundError(f"out={values['out']}: the folder {values['out'].parent} is not there; make it first")
+    record = read_round(values["updates"])
+    verdict = verdict_on(record, built(tuple(overrides), len(record.updates), conf))
     if "out" in values:
-        write_atomically(Path(values["out"]), save(record.plain(verdict.state)))
+        write_atomically(values["out"], save(record.plain(verdict.state)))
     return {
         "accepted": verdict.accepted.nonzero().flatten().tolist(),
         "clip_bound": scalar(verdict.info, "clip_bound"),
@@ -87,9 +97,10 @@ def replay(settings: Sequence[str]) -> dict[str, object]:
 
 
 @cache
-def built(overrides: tuple[str, ...], n: int) -> Defense:
+def built(overrides: tuple[str, ...], n: int, conf: Conf = PROJECT) -> Defense:
     """The defense for rounds of n clients."""
-    defense = compose_defense([f"clients={max(n, 100)}", f"clients_per_round={n}", *overrides])
+    defense = compose_defense([f"clients={max(n, 100)}", f"clients_per_round={n}", *overrides], conf)
+    check_clients(defense, n)
     if getattr(defense, "root_samples", 0):
         raise ValueError(
             f"{overrides[0]} needs the server's own data, which a recorded round does not hold: try it in a run"
@@ -124,14 +135,14 @@ class Compared:
     accepted: Sets
 
 
-def comparison(paths: Sequence[Path], names: Sequence[str]) -> str:
+def comparison(paths: Sequence[Path], names: Sequence[str], conf: Conf = PROJECT) -> str:
     """The tables: per round who accepts whom, then the Jaccard index of each two filters, averaged over the rounds."""
     rounds, refused = [], {}
     for path in paths:
         record, accepted = read_round(path), {}
         for name in names:
             try:
-                verdict = verdict_on(record, built((f"defense={name}",), len(record.updates)))
+                verdict = verdict_on(record, built((f"defense={name}",), len(record.updates), conf))
             except (ConfigError, ValueError) as error:
                 refused[name] = str(error).splitlines()[0]
                 continue
@@ -172,4 +183,5 @@ def jaccard(a: frozenset[int], b: frozenset[int]) -> float:
 
 
 if __name__ == "__main__":
+    keep_going()
     main(sys.argv[1:])

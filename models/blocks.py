@@ -1,4 +1,4 @@
-"""The basic block of the ResNets, and what takes the place of BatchNorm.
+"""The basic block of the ResNets, what takes the place of BatchNorm, and dropout.
 
 He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, figure 5 (left): two 3x3 convolutions and a
 shortcut, which is a 1x1 convolution (their option B) where the shape changes. Names follow torchvision (conv1, bn1,
@@ -30,6 +30,13 @@ def make_norm(norm: str, channels: int) -> nn.Module:
         case "none":
             return nn.Identity()
     raise ValueError(f"model.norm={norm} is not known: must be batch, group or none (batch is the usual choice)")
+
+
+def make_dropout(rate: float) -> nn.Dropout:
+    """Features set to 0 with this chance in training, [0, 1); at 0 nothing is drawn and no bit changes."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"model.dropout={rate} is out of range: must be in [0, 1) (0: none; zhmzm/FLAME: 0.5)")
+    return nn.Dropout(rate)
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int, norm: str) -> nn.Conv2d:

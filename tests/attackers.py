@@ -116,7 +116,7 @@ def lp(gain: float = 1.0, detector: str = "none", layers: str = "critical") -> L
 
 
 def threedfed(group_size: int = 2) -> ThreeDFed:
-    return ThreeDFed(PLAIN, 2, 0.6, 5.0, 0.2, 0.25, group_size, 2, 0.01, 0.0, 3.0)
+    return ThreeDFed(PLAIN, 2, 0.6, 5.0, 0.2, 0.25, group_size, 2, 0.01, 0.1, 0.03, 0.01, 0.0, 3.0)
 
 
 def a3fl(**changes: Any) -> A3FL:

@@ -43,7 +43,7 @@ from models.resnet18 import ResNet18  # noqa: E402
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: nn.Linear(999, 10),
     "resnet8": lambda: ResNet8(1, 10, "batch"),
-    "cnn": lambda: CNN(1, 10, 28),
+    "cnn": lambda: CNN(1, 10, 28, 0.0),
     "resnet18": lambda: ResNet18(3, 10, (64, 128, 256, 512), "batch"),
 }
 COHORTS = {"cnn": (10, 50, 100), "resnet18": (10, 50, 100), "resnet8": (1000,), "linear": (2000,)}

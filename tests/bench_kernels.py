@@ -31,7 +31,7 @@ from flame.engine.workbench import prepare_process  # noqa: E402
 from models.cnn import CNN  # noqa: E402
 from models.resnet8 import ResNet8  # noqa: E402
 
-MODELS = {"resnet8": lambda: ResNet8(1, 10, "batch"), "cnn": lambda: CNN(1, 10, 28)}
+MODELS = {"resnet8": lambda: ResNet8(1, 10, "batch"), "cnn": lambda: CNN(1, 10, 28, 0.0)}
 SETTINGS = ("eager", "kept", "channels_last", "compiled", "bf16")
 TRAINING, EVALUATION = (16, 64), 100  # batch sizes
 IMAGES = 2048  # in one measurement

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from functools import cache
@@ -17,6 +16,7 @@ import torch
 from hydra import initialize_config_dir
 from omegaconf import DictConfig
 from oracles.rounds import random_round
+from warm import Warm
 
 from flame.engine.workbench import prepare_process
 from flame.federation import Federation, Round, rounds
@@ -26,7 +26,13 @@ from flame.run.build import build
 from flame.run.config import register
 
 ROOT = Path(__file__).parents[1]
-TINY = ("experiment=smoke", "engine=sequential", "tracker=files", "train_samples=300")  # a round: 0.1 s
+TINY = (
+    "experiment=smoke",
+    "clients_per_round=5",
+    "engine=sequential",
+    "tracker=files",
+    "train_samples=300",
+)  # a round: 0.1 s
 Compose = Callable[..., DictConfig]
 Start = Callable[[DictConfig], AbstractContextManager[tuple[Federation, ServerState]]]
 Train = Callable[..., subprocess.CompletedProcess[str]]
@@ -83,16 +89,18 @@ def history(tiny: Compose, start: Start) -> list[Round]:
 
 
 @pytest.fixture(scope="session")
-def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
-    """`train(*overrides)`: the real command line, on digits with the sequential engine unless overridden."""
+def command() -> Iterator[Warm]:
+    """`command(["train.py", ...], env)`: a command of the project, without waiting for its imports."""
+    warm = Warm()
+    yield warm
+    warm.close()
+
+
+@pytest.fixture(scope="session")
+def train(tmp_path_factory: pytest.TempPathFactory, command: Warm) -> Train:
+    """`train(*overrides)`: the command line."""
     folder = tmp_path_factory.mktemp("runs")
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "train.py", *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "FLAME_RUNS": str(folder)}
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
-
-    return run
+    return lambda *arguments: command(["train.py", *arguments], {**os.environ, "FLAME_RUNS": str(folder)})
 
 
 def recorded_updates(seed: int, n: int, with_bn: bool = True) -> tuple[ServerState, Updates]:

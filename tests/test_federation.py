@@ -50,7 +50,7 @@ def test_every_metric_is_there(history: list[Round]) -> None:
     shares = ("malicious_recall", "malicious_precision", "benign_recall", "benign_precision", "accepted")
     wanted = {"eval/ma", "eval/ba", "eval/ma_loss", "eval/ba_loss", "filter/floor", "train/loss"}
     wanted |= {f"filter/{k}" for k in shares} | {f"shadow/{s}/{k}" for s in SCOPES for k in shares}
-    wanted |= {f"auc/{s}" for s in SCOPES}
+    wanted |= {"attack/idle"} | {f"auc/{s}" for s in SCOPES}
     wanted |= {f"flame/{k}" for k in ("clip_bound", "noise_std", "clipped_share", "min_running_var")}
     wanted |= {f"guard/{k}" for k in ("nonfinite", "oversized", "implausible", "kept_model", "floored")}
     blocks = ("trunk", "head", "running_mean", "running_var")

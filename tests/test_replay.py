@@ -18,6 +18,7 @@ from flame.replay import comparison, jaccard, main, replay
 from flame.run.recording import read_round
 
 ROOT = Path(__file__).parent.parent
+CASES = Path(__file__).parent / "cases"  # recorded rounds with known answers
 
 
 @pytest.fixture
@@ -53,6 +54,38 @@ def test_a_recurrent_net_in_half_precision_keeps_its_dtypes(tmp_path: Path) -> N
     after = load_file(tmp_path / "out")
     assert after.pop("mask").tolist() == [True, False, True]
     assert {v.dtype for v in after.values()} == {torch.float16}
+
+
+@pytest.mark.parametrize("file", ["counter_int", "counter_float"])
+@pytest.mark.parametrize("defense", ["flame_all_state", "flame_zhmzm"])
+def test_a_counter_is_a_counter_by_its_name(file: str, defense: str) -> None:
+    """The same round twice; in one file `num_batches_tracked` went through code that averages a whole state_dict."""
+    answer = replay([f"updates={CASES / file}.safetensors", f"defense={defense}"])
+    assert answer["accepted"] == [2, 4, 5, 6, 7, 9]
+
+
+def test_counters_may_differ_in_dtype(tmp_path: Path) -> None:
+    """A global model that was averaged in floats, clients that count in integers; and one that counts to nowhere."""
+
+    def average(tensors: dict[str, Tensor], fields: Fields) -> None:
+        tensors["global/bn1.num_batches_tracked"] = tensors["global/bn1.num_batches_tracked"].double()
+        tensors["clients/bn2.num_batches_tracked"] = tensors["clients/bn2.num_batches_tracked"].float()
+        tensors["clients/bn2.num_batches_tracked"][:3] = torch.tensor([torch.nan, -torch.inf, 1e30])
+
+    updates = read_round(foreign(tmp_path / "x", average)).updates
+    assert [e.key for e in updates.layout.counters] == ["bn1.num_batches_tracked", "bn2.num_batches_tracked"]
+    assert updates.guarded[0].tolist() == [False] * 3 + [True] * 7
+
+
+def test_float64_models_are_subtracted_in_float64() -> None:
+    """Updates of 4e-8 beside weights of 1, which float32 rounds to 6e-8."""
+    path = CASES / "float64_small_updates.safetensors"
+    answer = replay([f"updates={path}", "defense=flame_weights_only"])
+    assert answer["accepted"] == [0, 4, 5, 6, 7, 8]
+    assert answer["clip_bound"] == pytest.approx(3.853540757e-08, rel=1e-8)
+    rows, file = read_round(path).updates.rows, load_file(path)
+    wide = torch.cat([file[f"clients/{k}"] - file[f"global/{k}"] for k in ("body.weight", "head.weight")], 1)
+    torch.testing.assert_close(rows, wide.float(), rtol=0, atol=0)
 
 
 def test_an_unusable_client_is_left_to_the_guard(tmp_path: Path) -> None:
@@ -95,7 +128,7 @@ def test_a_torn_copy_is_refused(file: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["defense=fedavg"], "updates=FILE and defense=NAME"),
+        (["defense=fedavg"], r"FILE \(or updates=FILE\) and defense=NAME"),
         (["updates=nowhere", "defense=fedavg"], "no such file"),
         (["updates=FILE", "defence=fedavg"], "did you mean defense"),
         (["updates=FILE", "defense=none_such"], "none_such"),

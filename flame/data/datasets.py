@@ -1,4 +1,7 @@
-"""The data sets, whole and in memory, and the one step between stored pixels and a network."""
+"""The data sets, whole and in memory, and the one step between stored pixels and a network.
+
+`channels` and `image_size` stand in the YAML for models to read; `flame/data/check.py` compares both with the images.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,11 @@ def normalise(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Ten
     A multiplication, then an addition, each rounded by itself: the bits depend neither on the batch that a pixel stands
     in nor on whether a machine fuses the two. The arithmetic is done in the stored layout, where a channel's factor is
     constant along the inner loop, and the result copied: for three channels four times faster than the other order.
+
+    Raises TypeError for other pixels: floats would be scaled once more, and in place, as `float` copies none.
     """
+    if x.dtype != torch.uint8:
+        raise TypeError(f"images are {x.dtype}: must be torch.uint8, pixels in [0, 255], which are scaled here")
     scale, shift = _affine(mean, std, x.device)
     values = x.float().mul_(scale).add_(shift)
     # Not .contiguous(): with C = 1 that returns its argument, whose strides make convolutions choose the slow layout.
@@ -67,10 +74,10 @@ def fashion_mnist(
     """Fashion-MNIST (Xiao, Rasul and Vollgraf, arXiv 1708.07747): 60,000 and 10,000 images of 28 x 28.
 
     Looked for under `root`, then where the Debian package installs it, then, with `download`, on torchvision's mirror.
-    Raises FileNotFoundError if it is nowhere, OSError if a file is damaged, ValueError if the facts do not fit.
+    Raises FileNotFoundError if it is nowhere, OSError if a file is damaged.
     """
     train, test = _load_idx(FASHION_MNIST, root, download)
-    return _checked(Dataset(FASHION_MNIST.name, train, test, tuple(mean), tuple(std), classes), channels, image_size)
+    return Dataset(FASHION_MNIST.name, train, test, tuple(mean), tuple(std), classes)
 
 
 def mnist(
@@ -78,7 +85,7 @@ def mnist(
 ) -> Dataset:
     """MNIST (LeCun et al., Proc. IEEE 1998): 60,000 and 10,000 images of 28 x 28; errors as for Fashion-MNIST."""
     train, test = _load_idx(MNIST, root, download)
-    return _checked(Dataset(MNIST.name, train, test, tuple(mean), tuple(std), classes), channels, image_size)
+    return Dataset(MNIST.name, train, test, tuple(mean), tuple(std), classes)
 
 
 def cifar10(
@@ -86,12 +93,12 @@ def cifar10(
 ) -> Dataset:
     """CIFAR-10 (Krizhevsky, 2009): 50,000 and 10,000 images of 3 x 32 x 32, in torchvision's `cifar-10-batches-py`.
 
-    Raises FileNotFoundError if it is not there or damaged, ValueError if the facts do not fit.
+    Raises FileNotFoundError if it is not there or damaged.
     """
     from torchvision.datasets import CIFAR10  # here, because it takes seconds to import
 
     train, test = _load_cifar(CIFAR10, root, download)
-    return _checked(Dataset("cifar10", train, test, tuple(mean), tuple(std), classes), channels, image_size)
+    return Dataset("cifar10", train, test, tuple(mean), tuple(std), classes)
 
 
 def digits(mean: Sequence[float], std: Sequence[float], classes: int, channels: int, image_size: int) -> Dataset:
@@ -110,12 +117,12 @@ def digits(mean: Sequence[float], std: Sequence[float], classes: int, channels: 
         members = (y == label).nonzero().flatten()
         held_out[members[len(members) - len(members) // 5 :]] = True
     train, test = LabelledImages(x[~held_out], y[~held_out]), LabelledImages(x[held_out], y[held_out])
-    return _checked(Dataset("digits", train, test, tuple(mean), tuple(std), classes), channels, image_size)
+    return Dataset("digits", train, test, tuple(mean), tuple(std), classes)
 
 
 def _load_idx(source: IdxSource, root: str, download: bool) -> tuple[LabelledImages, LabelledImages]:
     """Train and test set of an IDX source; `download` allows torchvision's mirror."""
-    return source.load(locate(source, Path(root), [torchvision_mirror] if download else []))
+    return source.load(locate(source, Path(root).expanduser(), [torchvision_mirror] if download else []))
 
 
 def _load_cifar(source: type[CIFAR10], root: str, download: bool) -> tuple[LabelledImages, LabelledImages]:
@@ -126,7 +133,9 @@ def _load_cifar(source: type[CIFAR10], root: str, download: bool) -> tuple[Label
     """
 
     def split(train: bool) -> LabelledImages:
-        images = source(root, train=train, download=download)  # .data [N, H, W, C] uint8, .targets list
+        images = source(
+            Path(root).expanduser(), train=train, download=download
+        )  # .data [N, H, W, C] uint8, .targets list
         x = torch.from_numpy(images.data).permute(0, 3, 1, 2).contiguous()
         return LabelledImages(x, torch.tensor(images.targets))
 
@@ -137,29 +146,6 @@ def _load_cifar(source: type[CIFAR10], root: str, download: bool) -> tuple[Label
             f"dataset=cifar10: no intact {Path(root) / source.base_folder} ({error}); get it with "
             f"dataset.download=true, or unpack {source.filename} under paths.data={root}"
         ) from error
-
-
-def _checked(dataset: Dataset, channels: int, image_size: int) -> Dataset:
-    """The dataset itself, if the facts in its YAML, which models are built from, are those of its images."""
-    for images in (dataset.train, dataset.test):
-        shape = tuple(images.x.shape[1:])
-        if shape != (channels, image_size, image_size):
-            raise ValueError(
-                f"dataset.channels={channels} with dataset.image_size={image_size} does not fit {dataset.name}: "
-                f"its images are {shape} (channels, height, width); leave both as in conf/dataset/{dataset.name}.yaml"
-            )
-        if images.y.max() >= dataset.classes:
-            raise ValueError(
-                f"dataset.classes={dataset.classes} is out of range: {dataset.name} has labels up to "
-                f"{int(images.y.max())}, so it must be at least {int(images.y.max()) + 1}"
-            )
-    for key, values in (("mean", dataset.mean), ("std", dataset.std)):
-        if len(values) != channels or (key == "std" and min(values) <= 0):
-            raise ValueError(
-                f"dataset.{key}={list(values)} is out of range: must be {channels} numbers, one per channel"
-                f"{', each > 0' if key == 'std' else ''}"
-            )
-    return dataset
 
 
 def subset(images: LabelledImages, count: int | None, stream: Generator) -> LabelledImages:

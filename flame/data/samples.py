@@ -5,6 +5,7 @@ Letters: N images, C H W their axes.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +41,15 @@ class Dataset:
     mean: tuple[float, ...]  # [C], of pixels scaled to [0, 1]
     std: tuple[float, ...]  # [C]
     classes: int
+
+    def digest(self) -> str:
+        """sha256 of all that a run takes from it: not of its name, nor of where it lay."""
+        h = hashlib.sha256()
+        for tensor in (self.train.x, self.train.y, self.test.x, self.test.y):
+            h.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
+            h.update(tensor.contiguous().numpy().data)
+        h.update(repr((self.mean, self.std, self.classes)).encode())
+        return h.hexdigest()
 
 
 @dataclass(frozen=True)

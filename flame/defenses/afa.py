@@ -49,7 +49,8 @@ class AFA:
             ("block", self.block, 0.5, 1),
         ):
             if not low < value <= high or math.isinf(value):
-                raise ValueError(f"defense.{key}={value} is out of range: must be in ({low}, {high}]")
+                limits = f"in ({low}, {high}]" if math.isfinite(high) else f"> {low} and finite"
+                raise ValueError(f"defense.{key}={value} is out of range: must be {limits}")
         if not 0 <= self.delta_xi < math.inf:
             raise ValueError(f"defense.delta_xi={self.delta_xi} is out of range: must be >= 0 (0.5 is usual)")
 

@@ -17,7 +17,8 @@ class Defense(Protocol):
     Nobody gains weight by sending less, beyond the bound that `tests/defenses/test_short_updates.py` has for each rule.
 
     One that needs more than updates says so by an attribute: `root_samples` (an int: images at the server) or
-    `needs_lab` (True: it tries models, in `Updates.lab`).
+    `needs_lab` (True: it tries models, in `Updates.lab`). One that cannot filter every number of clients has a method
+    `check_clients(n)`, which raises a ValueError before the run.
     """
 
     def __call__(self, state: ServerState, updates: Updates, stream: Generator) -> Verdict:
@@ -37,6 +38,7 @@ def defend(defense: Defense, state: ServerState, updates: Updates, stream: Gener
             {**info, "guard/kept_model": 1.0, "guard/floored": 0.0},
         )
     verdict = defense(state, updates.select(usable), stream)
+    _check_shapes(verdict, state, int(usable.sum()))
     kept, floored = _sane(verdict.state, state, updates)
     return replace(
         verdict,
@@ -45,6 +47,20 @@ def defend(defense: Defense, state: ServerState, updates: Updates, stream: Gener
         clip_factors=None if verdict.clip_factors is None else _spread(verdict.clip_factors, usable, 1.0),
         info={**verdict.info, **info, **floored},
     )
+
+
+def _check_shapes(verdict: Verdict, state: ServerState, clients: int) -> None:
+    """A ValueError unless the verdict is about so many clients, and its model of the size it was."""
+    found = {"weights": verdict.weights, "state.row": verdict.state.row, "state.counters": verdict.state.counters}
+    wanted = {"weights": (clients,), "state.row": state.row.shape, "state.counters": state.counters.shape}
+    if verdict.clip_factors is not None:
+        found["clip_factors"], wanted["clip_factors"] = verdict.clip_factors, (clients,)
+    for name, value in found.items():
+        if tuple(value.shape) != tuple(wanted[name]):
+            raise ValueError(
+                f"the defense's verdict has {name} of shape {tuple(value.shape)}: must be {tuple(wanted[name])}, with"
+                " one weight for each of the updates that it got"
+            )
 
 
 def laboratory(name: str, updates: Updates) -> Lab:

@@ -32,6 +32,10 @@ class Bucketing(PreAggregation):
         if self.size < 1:
             raise ValueError(f"defense.size={self.size} is out of range: must be >= 1 (the paper: 2)")
 
+    def check_clients(self, clients: int) -> None:
+        """The inner rule's answer for the number of buckets."""
+        super().check_clients(-(-clients // self.size))
+
     def __call__(self, state: ServerState, updates: Updates, stream: Generator) -> Verdict:
         """The inner rule's verdict on the buckets, as one on clients."""
         order = updates.ids.argsort()[torch.randperm(len(updates), generator=stream)]

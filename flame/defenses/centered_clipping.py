@@ -20,6 +20,7 @@ import torch
 from torch import Generator, Tensor
 
 from flame.defenses.base import average
+from flame.geometry.products import inner_products, squared_length
 from flame.round.types import ServerState, Updates, Verdict
 
 CENTRE = "defense/centered_clipping"  # [d] float32 in the server's memory, v after the last round
@@ -43,7 +44,7 @@ class CenteredClipping:
         trainable = updates.layout.span("weights_only")
         centre = state.memory.get(CENTRE, torch.zeros(updates.layout.trainable))  # [d]
         gram = updates.geometry.scope("weights_only").gram
-        along, square = (updates.rows[:, trainable] @ centre).double(), float(centre.double().square().sum())
+        along, square = inner_products(updates.rows[:, trainable], centre), float(squared_length(centre))
         kept, weights = centred(gram, along, square, self.bound, self.iterations)
         total = weights.sum()
         row = average(state, updates, weights / total, total.expand_as(weights))

@@ -58,6 +58,14 @@ class DeepSight:
             if getattr(self, key) < least:
                 raise ValueError(f"defense.{key}={getattr(self, key)} is out of range: must be >= {least}")
 
+    def check_clients(self, clients: int) -> None:
+        """A ValueError if no cluster of a round can be so large."""
+        if (size := self.min_cluster_size) > clients:
+            raise ValueError(
+                f"defense.min_cluster_size={size} is out of range: must be in [2, {clients}], the updates of a round"
+                " (raise clients_per_round); without a cluster no model is suspected with others"
+            )
+
     def __call__(self, state: ServerState, updates: Updates, stream: Generator) -> Verdict:
         """The accepted share equally."""
         energy = neups(updates)  # [n, classes]

@@ -32,6 +32,10 @@ class Flame:
     aggregate: Aggregate
     noise: Noise
 
+    def check_clients(self, clients: int) -> None:
+        """See `Cluster.check_clients`."""
+        self.cluster.check_clients(clients)
+
     def __call__(self, state: ServerState, updates: Updates, stream: Generator) -> Verdict:
         """One round: the next global model, who is in it, and the bound that was used."""
         distances = self.vector.distances(updates)  # [n, n] c_ij

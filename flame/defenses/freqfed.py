@@ -46,6 +46,10 @@ class FreqFed:
         if not 0 < self.low <= 2:
             raise ValueError(f"defense.low={self.low} is out of range: must be in (0, 2], a share of the square's side")
 
+    def check_clients(self, clients: int) -> None:
+        """See `Cluster.check_clients`."""
+        self.cluster.check_clients(clients)
+
     def __call__(self, state: ServerState, updates: Updates, stream: Generator) -> Verdict:
         """The accepted share equally."""
         span = updates.layout.span(self.scope)

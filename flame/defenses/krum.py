@@ -38,6 +38,14 @@ class Krum:
         if self.keep is not None and self.keep < 1:
             raise ValueError(f"defense.keep={self.keep} is out of range: must be >= 1, or null for n - f")
 
+    def check_clients(self, clients: int) -> None:
+        """A ValueError if more updates are to be kept than a round has."""
+        if self.keep is not None and self.keep > clients:
+            raise ValueError(
+                f"defense.keep={self.keep} is out of range: must be in [1, {clients}], the updates of a round, or null"
+                " for n - f; all would be kept"
+            )
+
     def __call__(self, state: ServerState, updates: Updates, stream: Generator) -> Verdict:
         """The chosen clients share equally."""
         n = len(updates)

@@ -25,6 +25,15 @@ class PreAggregation:
         """Images that the inner rule keeps at the server."""
         return getattr(self.rule, "root_samples", 0)
 
+    def check_clients(self, clients: int) -> None:
+        """The inner rule's answer for as many mixtures, under the key that it has here."""
+        check = getattr(self.rule, "check_clients", None)
+        try:
+            if check is not None:
+                check(clients)
+        except ValueError as error:
+            raise ValueError(str(error).replace("defense.", "defense.rule.", 1)) from error
+
     @property
     def needs_lab(self) -> bool:
         """Whether the inner rule tries models."""

@@ -24,12 +24,13 @@ class Laboratory:
 
     bench: Workbench
     counters: Tensor  # [c] int64, the global model's, for every model
+    round: int
     validators: Cohort  # [v] clients
 
     @classmethod
     def of(cls, task: Task, state: ServerState, cohort: Cohort) -> Laboratory:
         """With a model of its own, so that nothing else is disturbed."""
-        return cls(Workbench(task), state.counters, cohort)
+        return cls(Workbench(task), state.counters, state.round, cohort)
 
     @property
     def image(self) -> tuple[int, ...]:
@@ -43,13 +44,13 @@ class Laboratory:
     @one_thread()
     def logits(self, models: Iterable[Tensor], x: Tensor) -> Tensor:
         """See `Lab.logits`."""
-        return torch.stack([self.bench.logits(row, self.counters, x) for row in models])
+        return torch.stack([self.bench.logits(row, self.counters, x, self.round) for row in models])
 
     @one_thread()
     def class_losses(self, models: Iterable[Tensor], most: int) -> Tensor:
         """See `Lab.class_losses`; each validator's images are batches of their own, whoever else there is."""
-        examples = [self._examples(client, most) for client in self.validators.ids.tolist()]
-        told = torch.stack([torch.stack([self._means(row, own) for own in examples]) for row in models], dim=1)
+        examples = {client: self._examples(client, most) for client in self.validators.ids.tolist()}
+        told = torch.stack([torch.stack([self._means(row, *own) for own in examples.items()]) for row in models], dim=1)
         liars = self.validators.compromised
         if bool(liars.any()):
             lies = self.bench.task.attack.report(told[liars])
@@ -63,10 +64,10 @@ class Laboratory:
         shard = self.bench.task.shards[client]
         return shard[first_of_each(self.bench.task.train.y[shard], most)]
 
-    def _means(self, row: Tensor, examples: Tensor) -> Tensor:
-        """[classes] float64, the model's mean loss on the examples of each class, clean as they were dealt."""
+    def _means(self, row: Tensor, client: int, examples: Tensor) -> Tensor:
+        """[classes] float64, the model's mean loss on the client's examples of each class, clean as they were dealt."""
         images = self.bench.task.train[examples]
-        logits = self.bench.logits(row, self.counters, images.x)  # [N, classes]
+        logits = self.bench.logits(row, self.counters, images.x, self.round, client)  # [N, classes]
         losses = F.cross_entropy(logits, images.y, reduction="none").double().nan_to_num(torch.inf, torch.inf)
         sums = torch.zeros(logits.shape[1], dtype=torch.float64).index_add_(0, images.y, losses)
         return sums / images.y.bincount(minlength=logits.shape[1])  # 0 / 0 is NaN

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flame.engine.base import Engine
 from flame.engine.workbench import Task
@@ -30,8 +30,6 @@ from flame.round.types import Cohort, Notes, ServerState, Updates, digest
 
 log = logging.getLogger(__name__)
 GB = 1e9
-ROOT = Path(__file__).parents[2]
-CODE = ("flame", "attacks", "models")  # a change of any of it forgets everything: better than one line too few
 KEPT = ("rows", "counters", "losses")  # fields of Updates
 
 
@@ -46,24 +44,27 @@ class Memo:
         if not self.gb >= 0:
             raise ValueError(f"memo.gb={self.gb} is out of range: must be >= 0, in GB (0: read what is there)")
 
-    def around(self, start: Callable[[Task], Engine]) -> Callable[[Task], Engine]:
-        """An engine's constructor, with a memory if there is a folder for it; ValueError if it cannot be made."""
+    def around(self, start: Callable[[Task], Engine], code: str) -> Callable[[Task], Engine]:
+        """An engine's constructor, with a memory if there is a folder for it; ValueError if it cannot be made.
+
+        `code` is the hash of all code that benign training runs: a change of any line forgets everything.
+        """
         if self.dir is None:
             return start
-        folder = Path(self.dir)
+        folder = Path(self.dir).expanduser()
         try:
             folder.mkdir(parents=True, exist_ok=True)  # now, before the run writes anything
         except OSError as error:
             raise ValueError(f"memo.dir={folder}: {error.strerror}; must be a folder, or null for none") from error
-        return lambda task: Remembering(start(task), task, folder, self.gb)
+        return lambda task: Remembering(start(task), task, folder, self.gb, code)
 
 
 class Remembering:
     """An engine that asks another one for those clients only that the folder does not know."""
 
-    def __init__(self, engine: Engine, task: Task, folder: Path, gb: float) -> None:
+    def __init__(self, engine: Engine, task: Task, folder: Path, gb: float, code: str) -> None:
         self._engine, self._task, self._folder = engine, task, folder
-        self._key = key(task)
+        self._key = key(task, code)
         self._room = gb * GB  # bytes that the folder may hold
 
     def train(self, state: ServerState, cohort: Cohort) -> tuple[Updates, Sequence[Notes]]:
@@ -135,27 +136,29 @@ def recall(path: Path) -> dict[str, Tensor]:
         return {}
 
 
-def key(task: Task) -> str:
+def key(task: Task, code: str) -> str:
     """Hash of all that benign training follows from, beside the global model, the round and the client."""
     h = hashlib.sha256()
     for tensor in (task.train.x, task.train.y, task.shards.index, task.shards.offsets):
         h.update(tensor.contiguous().numpy().data)
     h.update(task.normalise(task.train.x[:2]).contiguous().numpy().data)  # stands for mean and std
     device = describe_device(task.device)  # several machines may share a folder
-    machine = (device, task.precision, torch.__version__, describe_processor(), IMPORTED)
-    facts = (task.model, task.layout, task.sgd, task.augment, task.seed, *machine)
+    machine = (device, task.precision, torch.__version__, describe_processor(), code)
+    facts = (task.model, plain_attributes(task.model), task.layout, task.sgd, task.augment, task.seed, *machine)
     h.update("\n".join(map(repr, facts)).encode())
+    state = task.model.state_dict()
+    for name, buffer in task.model.named_buffers():
+        if name not in state:
+            h.update(buffer.contiguous().flatten().view(torch.uint8).numpy().data)
     return h.hexdigest()
 
 
-def code(parts: Sequence[str]) -> str:
-    """sha256 of all Python files in these folders, as they are on disk."""
-    h = hashlib.sha256()
-    for path in sorted(path for part in parts for path in (ROOT / part).rglob("*.py")):
-        h.update(path.read_bytes())
-    return h.hexdigest()
-
-
-# Read while the process starts: an edit amid a sweep changes the files, not what was imported. The exception is what is
-# imported later: a model that no run before needed, or a pool's new workers. Let models/ alone while a sweep runs.
-IMPORTED = code(CODE)
+def plain_attributes(model: nn.Module) -> list[tuple[str, str, object]]:
+    """Numbers and words that a module keeps beside its tensors, such as a rate for `F.dropout`; `repr` hides them."""
+    kinds = bool, int, float, str
+    return [
+        (name, key, value)
+        for name, module in model.named_modules()
+        for key, value in sorted(vars(module).items())
+        if isinstance(value, kinds) or (isinstance(value, tuple | list) and all(isinstance(v, kinds) for v in value))
+    ]

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
+from flame.engine import check_sockets
 from flame.engine.base import WorkerError
-from flame.engine.sharing import Room, empty_room, shared, to_arrays, to_tensors
+from flame.engine.sharing import Parcel, Room, empty_room, shared, to_arrays, to_tensors
 from flame.engine.workbench import Task, Workbench, prepare_process, restamp
 from flame.round.device import one_thread
 from flame.round.evaluate import Evaluation, slices, total
@@ -38,7 +39,12 @@ class Pool:
     def __init__(self, task: Task, workers: int) -> None:
         if workers < 1:
             raise ValueError(f"engine.workers={workers} is out of range: must be auto or a whole number >= 1")
-        self._task = shared(task)
+        try:
+            check_sockets()
+        except ValueError as error:
+            raise WorkerError(str(error)) from error
+        self._parcel = shared(task)
+        self._task = self._parcel.task
         if mp.get_start_method(allow_none=True) == "loky":  # in a joblib worker; its children would not know the name
             mp.set_start_method("forkserver", force=True)
         self._context = mp.get_context("forkserver")
@@ -84,7 +90,7 @@ class Pool:
             self._room = None  # before there is another: both may not fit
             self._room = empty_room(layout.size, layout.counter_size, clients, self._task.spill)
         while len(self._workers) < self._size:
-            self._workers.append(_Worker(self._context, self._task, self._room))
+            self._workers.append(_Worker(self._context, self._parcel, self._room))
         self._room.row.copy_(state.row)
         self._room.base_counters.copy_(state.counters)
         return self._room
@@ -124,16 +130,16 @@ class Pool:
             )
         log.warning("a worker died (%s); its job is done again on a new one, with the same result", cause)
         assert self._room is not None
-        self._workers[self._workers.index(worker)] = _Worker(self._context, self._task, self._room)
+        self._workers[self._workers.index(worker)] = _Worker(self._context, self._parcel, self._room)
 
 
 class _Worker:
     """The pool's end of one worker process."""
 
-    def __init__(self, context: Any, task: Task, room: Room) -> None:
+    def __init__(self, context: Any, parcel: Parcel, room: Room) -> None:
         self.job: tuple | None = None
         self.connection, far = context.Pipe()
-        self.process = context.Process(target=_serve, args=(far, task, room), daemon=True)
+        self.process = context.Process(target=_serve, args=(far, parcel, room), daemon=True)
         self.process.start()
         far.close()  # so that the worker's death reads as end of file here
 
@@ -180,11 +186,11 @@ def _ready(workers: list[_Worker]) -> list[_Worker]:
     return [busy[c] for c in wait(list(busy))]
 
 
-def _serve(connection: Connection, task: Task, room: Room) -> None:
+def _serve(connection: Connection, parcel: Parcel, room: Room) -> None:
     """A worker's life: serve jobs until the pool closes the pipe (or dies, which closes it too)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     prepare_process(threads=1)
-    bench = Workbench(task)
+    bench = Workbench(parcel.opened())
     while True:
         try:
             kind, number, *arguments = connection.recv()

@@ -28,10 +28,10 @@ import torch
 from torch import Tensor
 
 from flame.geometry.layout import StateLayout
+from flame.round.cgroups import CGROUPS, MEMBERSHIP, limits
 
 log = logging.getLogger(__name__)
 GB = 1e9
-CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,15 @@ class Spill:
     def _file(self, size: int) -> BinaryIO:
         free = 0
         try:
-            os.makedirs(self.dir, exist_ok=True)
-            free = shutil.disk_usage(self.dir).free
+            folder = Path(self.dir).expanduser()
+            folder.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(folder).free
             if size > free:  # asking would fill the disk before it fails
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            file = tempfile.TemporaryFile(dir=self.dir, buffering=0)  # noqa: SIM115, it outlives the function
-            os.posix_fallocate(file.fileno(), 0, size)  # now, because a full disk later is a SIGBUS
+            file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115, it outlives the function
+            os.truncate(file.fileno(), size)
+            if hasattr(os, "posix_fallocate"):  # not on macOS
+                os.posix_fallocate(file.fileno(), 0, size)  # now, because a full disk later is a SIGBUS
         except OSError as error:
             raise OSError(
                 f"spill.dir={self.dir}: {error.strerror}. The updates of a round take {size / GB:.3g} GB,"
@@ -123,18 +126,8 @@ def _of_machine() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # not Linux
 
 
-def _limits(root: Path = CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> list[int]:
+def _limits(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> list[int]:
     """Memory limits in bytes of the cgroups that the process is in, version 1 or 2, theirs above them included."""
-    found = []
-    for line in membership.read_text().splitlines() if membership.exists() else []:
-        _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "memory"):
-            continue
-        top, name = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
-        group = top / path.lstrip("/")
-        for folder in (group, *group.parents):
-            text = (folder / name).read_text().strip() if (folder / name).exists() else "max"
-            found += [int(text)] if text.isdigit() else []
-            if folder == top:
-                break
-    return found
+    files = ("memory.limit_in_bytes", "memory.max")
+    found = [text for entries in limits("memory", files, root, membership) for text in entries.values()]
+    return [int(text) for text in found if text.isdigit()]

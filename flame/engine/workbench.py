@@ -1,4 +1,7 @@
-"""What one process needs to train clients and evaluate models; shared by every engine."""
+"""What one process needs to train clients and evaluate models; shared by every engine.
+
+Whatever the model itself draws, in a dropout layer say, it draws from a stream of the job's own (`seeding.addressed`).
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,11 @@ from attacks.base import Attack
 from flame.data.samples import LabelledImages, Shards
 from flame.engine.spill import Spill
 from flame.geometry.layout import StateLayout
-from flame.round.augment import Augment, NoAugment
+from flame.round.augment import UNCHANGED, Augment
 from flame.round.client import LocalJob, LocalSGD, Normalise
 from flame.round.device import device_of, on
 from flame.round.evaluate import Evaluation, answers, evaluate
+from flame.round.seeding import addressed
 from flame.round.server import with_own_statistics
 from flame.round.smoothing import Smoothing, vote
 from flame.round.types import Notes, ServerState, Updates
@@ -43,7 +47,7 @@ class Task:
     device: str  # cpu, cuda, cuda:1: of the model, and of the images while they are used
     precision: str  # of local training
     smoothing: Smoothing | None  # the vote that a defense wants evaluated in the model's place
-    augment: Augment = NoAugment()  # of local training
+    augment: Augment = UNCHANGED  # of local training
     truth: Mapping[str, Tensor] = field(default_factory=dict)  # true classes [N] of the sets whose answers are counted
 
     def evaluated(self, state: ServerState) -> ServerState:
@@ -74,7 +78,8 @@ class Workbench:
         images = task.train[task.shards[client]]
         job = LocalJob(self.model, images, task.sgd, task.normalise, memory, task.seed, round, client)
         job = replace(job, precision=task.precision, augment=task.augment)
-        loss = (task.attack if compromised else BENIGN).train(job)
+        with addressed(task.seed, "model", round, client, device_of(self.model)):
+            loss = (task.attack if compromised else BENIGN).train(job)
         return loss, job.notes
 
     @torch.no_grad()
@@ -87,11 +92,12 @@ class Workbench:
         """Evaluate the model of `row`, or the vote of its copies, on one slice of an image set."""
         task, images = self.task, self.task.eval_sets[name][part]
         truth = task.truth[name][part] if name in task.truth else None
-        if task.smoothing is None:
-            return evaluate(self._load(row, counters), images, task.normalise, truth)
-        copies = task.smoothing.noisy(row, task.layout.trainable, task.seed, round)
-        voters = (self._load(copy, counters) for copy in copies)
-        return vote(voters, images, task.normalise, task.smoothing.alpha, truth)
+        with addressed(task.seed, f"evaluate {name}", round, part.start, device_of(self.model)):
+            if task.smoothing is None:
+                return evaluate(self._load(row, counters), images, task.normalise, truth)
+            copies = task.smoothing.noisy(row, task.layout.trainable, task.seed, round)
+            voters = (self._load(copy, counters) for copy in copies)
+            return vote(voters, images, task.normalise, task.smoothing.alpha, truth)
 
     @torch.no_grad()
     def _load(self, row: Tensor, counters: Tensor) -> nn.Module:
@@ -100,10 +106,14 @@ class Workbench:
         return self.model
 
     @torch.no_grad()
-    def logits(self, row: Tensor, counters: Tensor, x: Tensor) -> Tensor:
-        """[N, classes] float32, of the model of `row` on images `x` [N, C, H, W] uint8; in the host's memory."""
-        self.task.layout.load(self.state, row, counters)
-        return torch.cat(list(answers(self.model, x.to(device_of(self.model)), self.task.normalise))).cpu()
+    def logits(self, row: Tensor, counters: Tensor, x: Tensor, round: int, client: int = 0) -> Tensor:
+        """[N, classes] float32, of the model of `row` on images `x` [N, C, H, W] uint8; in the host's memory.
+
+        Whose images they are, and in which round, says what the model draws: all models of a round draw the same.
+        """
+        model, device = self._load(row, counters), device_of(self.model)
+        with addressed(self.task.seed, "laboratory", round, client, device):
+            return torch.cat(list(answers(model, x.to(device), self.task.normalise))).cpu()
 
 
 def restamp(task: Task, memory: Mapping[str, Tensor]) -> None:

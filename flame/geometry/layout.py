@@ -2,10 +2,11 @@
 
 Blocks stand in a fixed order, so that every scope of interest is one slice of the row and never a copy:
 
-    trunk | head | running_mean | running_var | buffers          and, apart, the integer counters
+    trunk | head | running_mean | running_var | buffers          and, apart, the counters
 
 `trunk` and `head` are the trainable parameters (the paper's "weights and biases", section 3), `head` being those of the
-last trainable layer; `buffers` holds other float buffers, which none of the project's own models has.
+last trainable layer; `buffers` holds other float buffers, which none of the project's own models has. Counters are
+all integer tensors, and `num_batches_tracked` whatever its dtype: code that averages a whole state_dict makes it float.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 
 BLOCKS = ("trunk", "head", "running_mean", "running_var", "buffers")
 COUNTERS = "counters"
+COUNTER = "num_batches_tracked"  # BatchNorm's name for it
+FAR = 1 << 62  # stands for a counter that no int64 holds: the guard refuses it
 SCOPES: Mapping[str, tuple[str, ...]] = {
     "weights_only": ("trunk", "head"),
     "all_state": BLOCKS,
@@ -37,7 +40,7 @@ def scope_blocks(scope: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one tensor of the state_dict lies in the row (or, for an integer tensor, in the counters)."""
+    """Where one tensor of the state_dict lies in the row (or, for a counter, in the counters)."""
 
     key: str
     shape: tuple[int, ...]
@@ -51,7 +54,7 @@ class StateLayout:
     """The order of one architecture's state; decided once, shared by every row of a federation."""
 
     entries: tuple[Entry, ...]  # float tensors, in row order
-    counters: tuple[Entry, ...]  # integer tensors (num_batches_tracked)
+    counters: tuple[Entry, ...]  # num_batches_tracked, and other integer tensors
     keys: tuple[str, ...]  # all keys in state_dict order
 
     @classmethod
@@ -64,10 +67,10 @@ class StateLayout:
         """The layout of any state_dict, given the keys that are trained; order within a block is the state_dict's.
 
         Raises:
-            ValueError: a trainable key is missing or is not a float tensor, or nothing is trainable.
+            ValueError: a trainable key is missing, a counter or not a float tensor, or nothing is trainable.
         """
         names = set(trainable)
-        if unknown := sorted(k for k in names if k not in state or not state[k].is_floating_point()):
+        if unknown := sorted(k for k in names if k not in state or is_counter(k, state[k])):
             raise ValueError(f"trainable lists {unknown}, which are not float tensors of the state: list its own keys")
         last = next((k for k in reversed(list(state)) if k in names), None)
         if last is None:
@@ -114,10 +117,13 @@ class StateLayout:
         for e in self.entries:
             row[e.start : e.stop].view(e.shape).copy_(state[e.key])
         for e in self.counters:
-            counters[e.start : e.stop].view(e.shape).copy_(state[e.key])
+            counters[e.start : e.stop].view(e.shape).copy_(whole(state[e.key]))
 
     def unflatten(self, row: Tensor, counters: Tensor) -> dict[str, Tensor]:
-        """The state_dict whose tensors are views of `row` [d + b] and `counters` [c], in the original key order."""
+        """The state_dict whose tensors are views of `row` [d + b] and `counters` [c], in the original key order.
+
+        Counters are int64, whatever they were.
+        """
         views = {e.key: row[e.start : e.stop].view(e.shape) for e in self.entries}
         views |= {e.key: counters[e.start : e.stop].view(e.shape) for e in self.counters}
         return {key: views[key] for key in self.keys}
@@ -132,10 +138,22 @@ class StateLayout:
         return torch.zeros(clients, self.size), torch.zeros(clients, self.counter_size, dtype=torch.int64)
 
 
+def is_counter(key: str, tensor: Tensor) -> bool:
+    """Whether this tensor of a state_dict is kept apart from the row."""
+    return key.rpartition(".")[2] == COUNTER or not tensor.is_floating_point()
+
+
+def whole(values: Tensor) -> Tensor:
+    """Counters as int64, cut towards 0; NaN, Inf and what int64 does not hold as `FAR`."""
+    if not values.is_floating_point():
+        return values
+    return torch.where(values.abs() < FAR, values, FAR).to(torch.int64)
+
+
 def _block_of(key: str, tensor: Tensor, trainable: set[str], last_layer: str) -> str:
     if key in trainable:
         return "head" if key.rpartition(".")[0] == last_layer else "trunk"
-    if not tensor.is_floating_point():
+    if is_counter(key, tensor):
         return COUNTERS
     suffix = key.rpartition(".")[2]
     return suffix if suffix in ("running_mean", "running_var") else "buffers"

@@ -26,6 +26,7 @@ SYMMETRIC = 64  # clients from which half of a Gram matrix is not computed
 CACHED_ELEMENTS = 600 << 10  # of one chunk in float32, 2.4 MB: read seven times, so it must stay in the cache
 PAD = 16  # a cache line between rows: a multiple of 4 kB from row to row would send them to the same cache sets
 OUTLIER = 4.0  # times the median length
+SHORT = 0.5  # times the length of the centre; a shorter row would lose digits if the centre were taken off
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,17 @@ class Products:
         """One pass over `rows` [n, d], chunk by chunk: no float64 copy of the matrix ever exists.
 
         A small matrix is multiplied in float64. A large one is multiplied in float32, at the speed of a plain product,
-        after a centre c that the clients share has been taken off, <U_i, U_j> = <U_i - c, U_j - c> + <U_i - c, c> +
-        <U_j - c, c> + <c, c>: what rounding is left is relative to the clients' differences, not to their drift.
-        An update much shorter than ||c|| is an exception: its norm is a difference of terms of that size, up to 1 % off
-        at a hundredth of ||c|| (8 x 20,000 normal numbers) and not resolved far below it.
+        after a centre c that the clients share has been taken off: what rounding is left is relative to the clients'
+        differences, not to their drift. A row that is short in a chunk stays as it is there, so that no length and no
+        inner product is a difference of larger terms: with U_i = V_i + s_i c, s_i = 0 for a short row and else 1,
+
+            <U_i, U_j> = <V_i, V_j> + s_j <V_i, c> + s_i <V_j, c> + s_i s_j <c, c>.
+
+        The distance of two updates is resolved down to about 3e-4 of ||V_i||.
         """
         n, d = rows.shape
         gram, cross, along = (rows.new_zeros(size, dtype=torch.float64) for size in ((n, n), (n,), (n,)))
-        exact = rows.numel() <= EXACT_ELEMENTS
+        exact = rows.numel() <= EXACT_ELEMENTS or rows.dtype != torch.float32  # counters are whole numbers
         width = max(512, CHUNK_ELEMENTS // n) if exact else max(2048, CACHED_ELEMENTS // n)
         apart = rows.new_empty(0 if exact else n, min(width, d) + PAD)  # each chunk's differences from its centre
         for start in range(0, d, width):
@@ -59,11 +63,17 @@ class Products:
                 gram.addmm_(wide, wide.T)
                 along.addmv_(wide, g.double())
             else:
-                centre = usual(part)
-                part = torch.sub(part, centre, out=apart[:, : len(g)])
+                centre, square, near = usual(part)
+                part = _taken_off(centre, part, near, apart[:, : len(g)])
                 _add_gram(gram, part)
-                cross += part @ centre + centre.dot(centre) / 2
-                along += part @ g + centre.dot(g)
+                own = (part @ centre).double()
+                if near is None:
+                    cross += own + square / 2
+                    along += part @ g + centre.dot(g)
+                else:
+                    s = near.double()
+                    gram.addmm_(torch.stack([own, s], 1), torch.stack([s, own + square * s]))
+                    along += part @ g + near * centre.dot(g)
         return cls(gram + cross[:, None] + cross, along, squared_length(base))
 
     def __add__(self, other: Products) -> Products:
@@ -140,16 +150,36 @@ def squared_length(row: Tensor) -> Tensor:
     return torch.stack([part.double().square().sum() for part in row.split(CHUNK_ELEMENTS)]).sum()
 
 
-def usual(part: Tensor) -> Tensor:
-    """[width] float32, the mean of those rows of `part` [n, width] that are of usual length.
+def inner_products(rows: Tensor, vector: Tensor) -> Tensor:
+    """[n] float64, <U_i, v> of `rows` [n, d] and a vector [d], summed in float64 chunk by chunk."""
+    width = max(512, CHUNK_ELEMENTS // len(rows))
+    parts = zip(rows.split(width, dim=1), vector.split(width), strict=True)
+    return torch.stack([part.double() @ v.double() for part, v in parts]).sum(dim=0)
 
-    A client that sends NaN or 1e38 must not be able to drown the others' differences in it. 0 if nobody is usual.
+
+def usual(part: Tensor) -> tuple[Tensor, float, Tensor | None]:
+    """[width] float32, the mean of those rows of `part` [n, width] that are of usual length; 0 if nobody is usual.
+
+    Beside it its squared length, and [n] bool, the rows that are not short against it; None if no row is. A client that
+    sends NaN or 1e38 must not be able to drown the others' differences in the mean.
     """
     lengths = torch.linalg.vector_norm(part, dim=1)  # [n], NaN where a row has one, Inf where its squares overflow
-    fits = lengths <= OUTLIER * lengths.nanmedian()
+    fits = (lengths <= OUTLIER * lengths.nanmedian()) & lengths.isfinite()
     if bool(fits.all()):
-        return part.new_full((len(part),), 1 / len(part)) @ part  # twice as fast as part.mean(0)
-    return part[fits].mean(0) if bool(fits.any()) else torch.zeros_like(part[0])
+        centre = part.new_full((len(part),), 1 / len(part)) @ part  # twice as fast as part.mean(0)
+    else:
+        centre = part[fits].mean(0) if bool(fits.any()) else torch.zeros_like(part[0])
+    square = float(centre.dot(centre))
+    near = lengths >= SHORT * square**0.5
+    return centre, square, None if bool(near.all()) else near
+
+
+def _taken_off(centre: Tensor, part: Tensor, near: Tensor | None, out: Tensor) -> Tensor:
+    """`part` [n, width] without the centre where a row is `near` [n] bool (None: each is), else as it is; in `out`."""
+    torch.sub(part, centre, out=out)
+    if near is not None:
+        out[~near] = part[~near]
+    return out
 
 
 def _add_gram(gram: Tensor, part: Tensor) -> None:

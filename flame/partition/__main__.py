@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 
 from flame.partition.figure import describe, label_histogram, plot_label_histogram
-from flame.run.build import ConfigError, build, composed
+from flame.run.build import build
+from flame.run.compose import Conf, ConfigError, composed
+from flame.run.console import keep_going
+from flame.run.figure import own_settings
+from flame.run.overrides import quoted
 
 
 def main() -> None:
@@ -15,20 +19,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m flame.partition", description="Who holds which labels.")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py, e.g. seed=1")
     parser.add_argument("--figure", type=Path, help="also draw a heat map to this .png, .svg or .pdf")
-    arguments = parser.parse_args()
+    parser.add_argument("--config-dir", metavar="DIR", help="a conf of your own beside the project's")
+    arguments = parser.parse_intermixed_args()
     if arguments.figure and arguments.figure.suffix not in (".png", ".svg", ".pdf"):
         parser.error(f"--figure {arguments.figure}: the name must end in .png, .svg or .pdf")
     try:
-        parts = build(composed(arguments.overrides))
+        parts = build(composed(list(map(quoted, arguments.overrides)), conf=Conf(arguments.config_dir)))
     except ConfigError as error:
         sys.exit(str(error))
     histogram = label_histogram(parts.task.train.y, parts.task.shards, parts.dataset.classes)
     histogram = histogram[: parts.population.clients]  # without the server's own images
     print(describe(histogram))
     if arguments.figure:
-        plot_label_histogram(histogram, arguments.figure)
+        try:
+            with own_settings():
+                plot_label_histogram(histogram, arguments.figure)
+        except OSError as error:
+            sys.exit(f"--figure {arguments.figure}: {error.strerror}; name a file in a folder that is there")
         print(arguments.figure)
 
 
 if __name__ == "__main__":
+    keep_going()
     main()

@@ -19,7 +19,7 @@ def examined(labels: Tensor, shards: Shards, honest: Tensor, count: int, stream:
         ValueError: there are not so many.
     """
     able = honest.nonzero().flatten()
-    if count > len(able):
+    if not 0 <= count <= len(able):
         raise ValueError(
             f"evaluate.clients={count} is out of range: must be in [0, {len(able)}], the number of benign clients"
         )

@@ -2,13 +2,9 @@
 
 | for                            | modules                                                                          |
 |--------------------------------|----------------------------------------------------------------------------------|
-| commands                       | `__main__` (tables), `page` (html), `evidence` (figures), `dashboard`            |
-| what was recorded              | `runs`, `holdings` (who held which data), `trees` (recorded rounds)              |
-| results/*.csv and their tables | `records`, `vectors`, `admissions` -> `published`, by `catalogue` (which there    |
-|                                | are) and `recipes` (what is planned)                                             |
-| rows of a table                | `accuracy_tables`, `vector_tables`, `preset_tables`, `attack_tables`,            |
-|                                | `ablation_tables`, `setting_tables`, of `contrasts` and `tables`                 |
-| numbers and text               | `statistics`, `markup`                                                           |
-| figures, put together of panels| `run_figure`, `figures` (cells), `question_figures`, `skew_figure`,              |
-|                                | `setting_figure` (`samples`)                                                     |
+| commands                       | `__main__`                                                                       |
+| any runs                       | `comparison` (tables), `curves` (their figure), `page` (html), `figures`, drawn  |
+|                                | with `painting`                                                                  |
+| what is published              | `recipes` (conf/recipe/) and `records` (results/) -> `tables` -> `published`     |
+| numbers and text               | `measures` (of a run), `statistics`, `contrasts` (of two arms), `markup`         |
 """

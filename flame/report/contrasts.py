@@ -1,4 +1,4 @@
-"""Two arms over the same seeds: a row per contrast, with interval, exact test, Holm's correction and effect size.
+"""Two arms over the same seeds as text: estimates, and a row per contrast with interval, exact test, Holm and effect.
 
 A seed that is not run, unfinished or without a value is counted in the last column, never dropped in silence.
 """
@@ -6,79 +6,87 @@ A seed that is not run, unfinished or without a value is counted in the last col
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
+import pandas as pd
 
-from flame.report.markup import Rows
-from flame.report.records import Kind, Line
 from flame.report.statistics import bootstrap_interval, half_width, hedges_g, holm, sign_flip_p, student_interval
 from flame.run.record import Array
 
-BOOTSTRAP = "bootstrap 95 %"
+BOOTSTRAP = "bootstrap 95 %"  # stands in the CSV alone
 INFERENCE = ("difference", "95 % interval", BOOTSTRAP, "p", "p (Holm)", "effect g", "n")
-Values = Mapping[int, float]  # seed -> value of a finished run; NaN where it is undefined
+TOO_SMALL, MIXED = "n too small", " ‡"
+Values: TypeAlias = pd.Series  # by seed, of finished runs; NaN where undefined
+
+
+class Text(str):
+    """A cell as CSV has it, and as a document shows it: an interval wider than the scale is no number to read."""
+
+    read: str
+    mark: str
+
+    def __new__(cls, plain: str, shown: str | None = None, mixed: bool = False) -> Text:
+        """`mixed`: it joins runs of different code, which is marked wherever people read it."""
+        text = super().__new__(cls, plain)
+        text.mark = MIXED * mixed
+        text.read = plain if shown is None else shown
+        return text
 
 
 @dataclass(frozen=True)
 class Unit:
-    """How numbers are shown."""
+    """How numbers are shown, and how long their scale is as shown."""
 
     factor: float
     digits: int
+    scale: float
 
-    def interval(self, low: float, high: float) -> str:
-        """`[low, high]`; a dash where there is none."""
-        return "-" if np.isnan(low) else f"[{self.signed(low)}, {self.signed(high)}]"
+    def interval(self, low: float, high: float) -> Text:
+        """`[low, high]`; a dash where there is none. The scale of a difference is twice as long."""
+        plain = "-" if np.isnan(low) else f"[{self.signed(low)}, {self.signed(high)}]"
+        return Text(plain, TOO_SMALL if self.factor * (high - low) > 2 * self.scale else plain)
 
     def signed(self, value: float) -> str:
         """With its sign; a dash for NaN."""
         return "-" if np.isnan(value) else f"{self.factor * value:+z.{self.digits}f}"
 
-    def estimate(self, values: Values) -> str:
-        """Mean and half the width of Student's 95 % interval over the seeds that have a value."""
-        known = self.factor * np.array([value for value in values.values() if not np.isnan(value)])
-        width = f" ± {half_width(known):.{self.digits}f}" if len(known) > 1 else ""
-        return f"{known.mean():z.{self.digits}f}{width}" if len(known) else "-"
+    def estimate(self, values: Values, mixed: bool = False) -> Text:
+        """Mean and half the width of Student's 95 % interval over the seeds that have a value; how many, if not all."""
+        known = self.factor * values.dropna().to_numpy(dtype=np.float64)
+        if not len(known):
+            return Text("-")
+        middle = f"{round(float(known.mean()), 9):z.{self.digits}f}"  # as `one_digit`, and so as the page
+        half = round(half_width(known), 9) if len(known) > 1 else 0.0
+        width = f" ± {half:.{self.digits}f}" if len(known) > 1 else ""
+        count = "" if len(known) == len(values) else f" ({len(known)} of {len(values)} seeds)"
+        shown = f" ({TOO_SMALL})" if 2 * half > self.scale else width
+        return Text(middle + width + count, middle + shown + count, mixed)
 
 
-PER_CENT, PLAIN = Unit(100, 1), Unit(1, 2)
+PER_CENT, PLAIN, CLIENTS, NUMBER = Unit(100, 1, 100), Unit(1, 2, 2), Unit(1, 1, np.inf), Unit(1, 3, np.inf)
+UNITS = {"per_cent": PER_CENT, "plain": PLAIN, "clients": CLIENTS, "number": NUMBER}
 
 
 @dataclass(frozen=True)
 class Contrast:
     """What is to be compared, and what stands beside it."""
 
-    labels: tuple[str, ...]
-    sides: tuple[Values, Values]  # the difference is the first minus the second
-    beside: tuple[Values, ...]
+    labels: Sequence[str]
+    sides: Sequence[Values]  # the difference is the first minus the second; others stand beside
     lacking: Mapping[str, int]  # why a seed is missing -> how many are
+    mixed: Sequence[bool]  # whether a side joins runs of different code, and last whether the first two do
+    unit: Unit = PER_CENT
 
     @cached_property
     def differences(self) -> Array:
-        """[n] of the seeds that both sides have a value for."""
-        first, second = self.sides
-        found = np.array([first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())])
-        return found[~np.isnan(found)]
-
-
-def finished(records: Sequence[Kind], value: Callable[[Kind], float]) -> Values:
-    """The values of the runs that have finished."""
-    return {record.seed: value(record) for record in records if record.state_sha256}
-
-
-def lacking(arms: Sequence[Sequence[Line]], seeds: Sequence[int]) -> Counter[str]:
-    """Seeds of which some arm has no finished run, by the reason."""
-    found: Counter[str] = Counter()
-    for seed in seeds:
-        runs = [next((run for run in arm if run.seed == seed), None) for arm in arms]
-        if None in runs:
-            found["not run"] += 1
-        elif not all(run.state_sha256 for run in runs if run):
-            found["unfinished"] += 1
-    return found
+        """[n] of the seeds that the first two sides have a value for."""
+        first, second = self.sides[:2]
+        found: Array = (first - second).dropna().sort_index().to_numpy(dtype=np.float64)
+        return found
 
 
 def extent(n: int, missing: Mapping[str, int]) -> str:
@@ -87,32 +95,37 @@ def extent(n: int, missing: Mapping[str, int]) -> str:
     return f"{n} ({reasons})" if reasons else str(n)
 
 
-def contrast_table(labels: Sequence[str], columns: Sequence[str], contrasts: Sequence[Contrast], unit: Unit) -> Rows:
-    """A row for each contrast, and one for their mean by seed.
+def lacking(arms: Sequence[pd.DataFrame], seeds: Sequence[int]) -> Counter[str]:
+    """Seeds of which some arm (lines by seed) has no finished run, by the reason."""
+    found: Counter[str] = Counter()
+    for seed in seeds:
+        if not all(seed in arm.index for arm in arms):
+            found["not run"] += 1
+        elif not all(arm.at[seed, "state_sha256"] for arm in arms):
+            found["unfinished"] += 1
+    return found
+
+
+def contrast_rows(contrasts: Sequence[Contrast], pooled: bool = False) -> list[list[str]]:
+    """A row for each contrast; `pooled`: and one for their mean by seed.
 
     That last row is one test and outside of Holm's family: with six seeds no exact p is below 2 / 64, so that of a
-    family of two or more none can stay below 0.05, however large the differences are.
+    family of two or more none can stay below 0.05, however large the differences are. Rows of unlike things have none.
     """
-    rows = unpooled_table(labels, columns, contrasts, unit)
-    pooled = mean_by_seed(contrasts)
-    return [*rows, contrast_row(pooled, sign_flip_p(pooled.differences), np.nan, unit)] if pooled else rows
-
-
-def unpooled_table(labels: Sequence[str], columns: Sequence[str], contrasts: Sequence[Contrast], unit: Unit) -> Rows:
-    """A row for each contrast, where they are of unlike things, whose mean would say nothing."""
     p_values = [sign_flip_p(contrast.differences) for contrast in contrasts]
-    tests = zip(contrasts, p_values, holm(p_values), strict=True)
-    return [[*labels, *columns, *INFERENCE], *(contrast_row(c, p, adjusted, unit) for c, p, adjusted in tests)]
+    rows = [contrast_row(*test) for test in zip(contrasts, p_values, holm(p_values), strict=True)]
+    together = mean_by_seed(contrasts) if pooled else None
+    return [*rows, contrast_row(together, sign_flip_p(together.differences), np.nan)] if together else rows
 
 
-def contrast_row(contrast: Contrast, p: float, adjusted: float, unit: Unit) -> list[str]:
+def contrast_row(contrast: Contrast, p: float, adjusted: float) -> list[str]:
     """The text of a row; dashes where nothing can be said."""
-    values, n = contrast.differences, len(contrast.differences)
+    unit, values, n = contrast.unit, contrast.differences, len(contrast.differences)
     effect = hedges_g(values)
     return [
         *contrast.labels,
-        *(unit.estimate(side) for side in (*contrast.sides, *contrast.beside)),
-        unit.signed(float(values.mean()) if n else np.nan),
+        *(unit.estimate(side, mark) for side, mark in zip(contrast.sides, contrast.mixed[:-1], strict=True)),
+        Text(unit.signed(float(values.mean()) if n else np.nan), mixed=n > 0 and contrast.mixed[-1]),
         unit.interval(*student_interval(values)),
         unit.interval(*bootstrap_interval(values)),
         f"n = {n}: no test" if n and np.isnan(p) else chance(p),
@@ -132,14 +145,15 @@ def mean_by_seed(contrasts: Sequence[Contrast]) -> Contrast | None:
     some = [contrast for contrast in contrasts if len(contrast.differences)]
     if len(some) < 2:
         return None
-    columns = zip(*((*contrast.sides, *contrast.beside) for contrast in some), strict=True)
-    first, second, *beside = map(averaged, columns)
+    sides = [averaged(column) for column in zip(*(contrast.sides for contrast in some), strict=True)]
     labels = (f"mean of {len(some)} rows", *[""] * (len(some[0].labels) - 1))
     planned = len(some[0].differences) + sum(some[0].lacking.values())
-    return Contrast(labels, (first, second), tuple(beside), {"incomplete": planned - len(first.keys() & second.keys())})
+    mixed = [any(marks) for marks in zip(*(contrast.mixed for contrast in some), strict=True)]
+    missing = {"incomplete": planned - len(sides[0].index.intersection(sides[1].index))}
+    return Contrast(labels, sides, missing, mixed, some[0].unit)
 
 
 def averaged(column: Sequence[Values]) -> Values:
     """The mean of several values of a seed, where all are defined."""
-    whole = set.intersection(*({seed for seed, value in values.items() if not np.isnan(value)} for values in column))
-    return {seed: float(np.mean([values[seed] for values in column])) for seed in sorted(whole)}
+    whole = pd.concat(list(column), axis=1, join="inner").dropna().sort_index()
+    return pd.Series(np.ascontiguousarray(whole.to_numpy(dtype=np.float64)).mean(axis=1), index=whole.index)

@@ -1,95 +1,199 @@
-"""The figure that compares cells: accuracies over rounds, and who was accepted."""
+"""`python -m flame.report figures RUNS... --out DIR`: figures of a recipe's runs.
+
+| figure          | shows                                                  | needs                             |
+|-----------------|--------------------------------------------------------|-----------------------------------|
+| `benign_recall` | benign clients that each vector accepts, and the bound | fedavg over alpha                 |
+| `accuracy`      | MA and BA of each defense                              | the three defenses over alpha     |
+| `setting`       | MA, BA and filter over PMR, PDR, q, lambda or n        | runs over one of them             |
+| `phases`        | BA over alpha and poisoned data rate                   | runs over both, with a backdoor   |
+| `xray`          | which block drives the distances                       | fedavg over alpha                 |
+| `rejections`    | how often clients are rejected, by their label skew    | fedavg over alpha, and the data   |
+
+Under `figures` a recipe says which of them it has, as `name: {like: setting, x: partition.q}`: with `--recipe NAME`
+these are drawn, under their names. What the runs do not hold is left out, with the reason. Shadow verdicts are taken
+from undefended runs, so that both vectors judge the very same updates.
+"""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flame.report import painting
+from flame.report.measures import VECTORS
+from flame.report.recipes import recipes
 from flame.run import panels
-from flame.run.record import Array, Cell, RunRecord
+from flame.run.build import ConfigError
+from flame.run.figure import own_settings
+from flame.run.record import RunRecord
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import SubFigure
+    from matplotlib.figure import Figure
 
-MOST_CELLS, MAPS_PER_ROW = 9, 3  # more curves and maps in one figure cannot be told apart
-LEGEND_WIDTH, TITLE_WIDTH = 140, 42  # characters that fit beside each other
+Runs = Sequence[RunRecord]
+METRICS = {
+    "eval/ma": "MA, % of clean test images",
+    "eval/ba": "BA, % of triggered test images",
+    "filter/benign_recall": "benign clients accepted, %",
+    "filter/malicious_recall": "malicious clients rejected, %",
+    "shadow/{}/benign_recall": "benign clients accepted, %",
+}
+CURVES = {  # figure -> metrics
+    "benign_recall": ["shadow/{}/benign_recall"],
+    "accuracy": ["eval/ma", "eval/ba"],
+    "setting": ["eval/ma", "eval/ba", "filter/benign_recall", "filter/malicious_recall"],
+}
+AXES = {
+    "alpha": "Dirichlet alpha (smaller: more skewed)",  # of figures that are no `setting`
+    "poisoned_model_rate": "PMR, share of malicious clients",
+    "attack.poisoned_data_rate": "PDR, share of a malicious client's images that are poisoned",
+    "partition.q": "q, degree of non-IID data",
+    "defense.noise.factor": "lambda, noise over clip bound",
+    "clients_per_round": "clients in a round",
+}
 
 
-def draw_comparison(cells: Sequence[Cell], path: Path) -> None:
-    """Write MA and BA of each cell over rounds, and a heat map of the accepted sets of its first run, to `path`.
+def draw(runs: Runs, folder: Path, recipe: str | None) -> Iterator[tuple[str, str | None]]:
+    """Each figure that a recipe names, or all of the above, in a file of its name; and why it is left out, if it is.
 
-    Of many cells the first nine, which the figure says.
+    Raises:
+        ValueError: there is no such recipe, or it has a figure of no kind.
     """
-    from matplotlib.figure import Figure  # without pyplot: no display and no global state
-
-    total, cells = len(cells), cells[:MOST_CELLS]
-    map_rows = -(-len(cells) // MAPS_PER_ROW)
-    figure = Figure(figsize=(13, 5 + 3.8 * map_rows), dpi=110, layout="constrained")
-    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[5, 3.8 * map_rows])[:, 0]
-    ma, ba = above.subplots(1, 2)
-    draw_curves(ma, cells, "eval/ma", "MA, main-task accuracy on clean test images")
-    draw_curves(ba, cells, "eval/ba", "BA, backdoor accuracy on triggered test images")
-    handles, labels = ma.get_legend_handles_labels()
-    columns = max(1, min(len(cells), LEGEND_WIDTH // max(map(len, labels))))
-    notes = [f"The first {len(cells)} of {total} cells; for others give their runs alone"] if total > len(cells) else []
-    if any(len(shown(cell)) > 1 for cell in cells):
-        notes.append("Mean over the seeds; the band is their range")
-    if notes:
-        above.suptitle("\n".join(notes))
-    above.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
-    draw_maps(below, cells)
-    figure.savefig(path)
+    if recipe not in (None, *(known := recipes())):
+        raise ValueError(f"there is no recipe {recipe}: known are {', '.join(known)}")
+    wanted = known[recipe].own.get("figures", {}) if recipe else {name: {"like": name} for name in FIGURES}
+    if strange := [name for name, spec in wanted.items() if spec.get("like") not in FIGURES]:
+        raise ValueError(f"figure {strange[0]} of {recipe} must be like one of {', '.join(FIGURES)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, spec in wanted.items():
+        try:
+            more = {key: value for key, value in spec.items() if key != "like"}
+            with own_settings():
+                FIGURES[spec["like"]](runs, **more).savefig(folder / f"{name}.png")
+            yield f"figure  {folder / f'{name}.png'}", None
+        except (ValueError, ConfigError) as error:
+            yield name, f"{name} is left out: {error}"
 
 
-def draw_curves(ax: Axes, cells: Sequence[Cell], metric: str, title: str) -> None:
-    """Mean over a cell's seeds, with a band from the smallest to the largest where there are several."""
-    longest = max((rounds for rounds, _ in (over_seeds(cell, metric) for cell in cells)), key=len)
-    for index, cell in enumerate(cells):
-        color, style = panels.line_style(index)
-        rounds, seeds = over_seeds(cell, metric)
-        panels.curve(ax, rounds, seeds.mean(0), legend(cell), color, style)
-        if len(seeds) > 1:
-            low, high = 100 * seeds.min(0), 100 * seeds.max(0)
-            known = ~np.isnan(low)
-            ax.fill_between(rounds[known], low[known], high[known], color=color, alpha=0.2, linewidth=0)
-    if not any(np.size(line.get_xdata()) for line in ax.lines):  # e.g. no backdoor
-        ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center")
-    panels.per_cent(ax, title, longest)
+def draw_curves(runs: Runs, of: str, x: str | None = None) -> Figure:
+    """A panel for each metric (and attack, over alpha), a line for each defense or vector, over equal steps of `x`.
+
+    Raises:
+        ValueError: the runs do not hold it; of `setting`, they do not vary exactly one of `AXES`, or not `x`.
+    """
+    metrics, by_attack = CURVES[of], of != "setting"
+    key = "alpha" if by_attack else varied(runs, x)
+    defenses = ["fedavg"] if of == "benign_recall" else list(painting.DEFENSES)
+    found = painting.chosen(runs, *["attack"] * by_attack, "defense", key, defense=defenses)
+    values, attacks = painting.levels(found, key), painting.levels(found, "attack") if by_attack else [""]
+    rows, columns = (len(metrics), len(attacks)) if by_attack else (2, 2)
+    figure = panels.new_figure(max(4.2 * columns + 0.5, 5), 4 * rows + 0.5)
+    axes = figure.subplots(rows, columns, squeeze=False, sharey="row")
+    for ax, (metric, attack) in zip(axes.flat, product(metrics, attacks), strict=True):
+        here = found[found["attack"] == attack] if by_attack else found
+        painting.step_axis(ax, values, AXES[key])
+        ax.set(title=f"attack: {attack}" if by_attack else "", ylabel=METRICS[metric])
+        lines = series(metric)
+        for shift, (label, defense, look, value) in zip((-0.1, 0, 0.1), lines, strict=False):
+            these = here[here["defense"] == defense]
+            found_at = [[100 * value(run) for run in these.loc[these[key] == at, "run"]] for at in values]
+            painting.over(ax, found_at, look, label, shift, dots=by_attack)
+        if not ax.containers:
+            ax.text(0.5, 0.5, "no backdoor", transform=ax.transAxes, ha="center")
+        if of == "benign_recall":
+            most = 1 - np.mean([painting.over_rounds(run, "filter/floor") for run in here["run"]])
+            ax.axhline(100 * most, color="black", linestyle=":", linewidth=1.5, label="most among n//2 + 1 clients")
+        elif metric != "eval/ma" or not by_attack:
+            ax.set_ylim(-3, 103)
+        if by_attack:
+            ax.label_outer()
+    panels.shared_legend(figure)
+    shadows = "Shadow verdicts on the updates of undefended runs, mean over all rounds of a run."
+    last = ", ".join(sorted({str(run.summary["mean_of_last"]) for run in found["run"]}))
+    what = shadows if of == "benign_recall" else f"Mean of the last {last} rounds of a run."
+    text = f"{what} {painting.SEEDS}{'; small dots: seeds' * by_attack}."
+    painting.captioned(figure, text, found, *["attack"] * by_attack, "defense", key)
+    return figure
 
 
-def over_seeds(cell: Cell, metric: str) -> tuple[Array, Array]:
-    """Rounds [r] and values [seeds, r], up to the last round that all runs of the cell have played."""
-    runs = shown(cell)
-    rounds = min((run.metrics["round"] for run in runs), key=len)
-    return rounds, np.stack([run.metric(metric)[: len(rounds)] for run in runs])
+def series(metric: str) -> Iterator[tuple[str, str, painting.Look, Callable[[RunRecord], float]]]:
+    """Label, defense, look and value of each line: the two vectors of a shadow's metric, else the three defenses."""
+    if "{}" in metric:
+        for vector in VECTORS:
+            value = partial(painting.over_rounds, metric=metric.format(vector))
+            yield f"vector {vector}", "fedavg", painting.DEFENSES[f"flame_{vector}"], value
+    else:
+        for defense, look in painting.DEFENSES.items():
+            yield defense, defense, look, partial(RunRecord.reported, name=metric)
 
 
-def shown(cell: Cell) -> tuple[RunRecord, ...]:
-    """The finished runs; the others only where none is finished."""
-    return cell.finished or cell.runs
+def varied(runs: Runs, x: str | None) -> str:
+    """The one setting that the finished runs vary."""
+    kept = [run for run in runs if run.summary and run.choices["defense"] in painting.DEFENSES]
+    keys = [key for key in [*AXES][1:] if len({run.settings[key] for run in kept if key in run.settings}) > 1]
+    if len(keys) != 1 or x not in (None, keys[0]):
+        found, wanted = ", ".join(keys) or "none", x or "one"
+        raise ValueError(f"the finished runs vary {found} of {', '.join(AXES)}: give those of a recipe with {wanted}")
+    return keys[0]
 
 
-def legend(cell: Cell) -> str:
-    """Name and number of seeds."""
-    return f"{cell.name} ({panels.counted(len(shown(cell)), 'seed')}{'' if cell.finished else ', unfinished'})"
+def draw_phases(runs: Runs) -> Figure:
+    """BA over alpha and PDR as a map for each defense."""
+    found = painting.chosen(runs, "attack", "alpha", "defense", "pdr", defense=list(painting.DEFENSES))
+    found = found[found["pdr"].notna()]
+    attacks, rates, alphas = (painting.levels(found, key) for key in ("attack", "pdr", "alpha"))
+    if len(rates) < 2:
+        raise ValueError(f"the runs have the poisoned data rates {rates}: a map needs two at least")
+    defenses = [defense for defense in painting.DEFENSES if (found["defense"] == defense).any()]
+    figure = panels.new_figure(4.2 * len(defenses) + 1, 3.6 * len(attacks) + 1)
+    axes = figure.subplots(len(attacks), len(defenses), squeeze=False, sharex=True, sharey=True)
+    for row, attack in zip(axes, attacks, strict=True):
+        for ax, defense in zip(row, defenses, strict=True):
+            here = found[(found["attack"] == attack) & (found["defense"] == defense)]
+            image = painting.phase(ax, here, alphas, rates)
+            ax.set_title(f"{defense}, {attack}")
+            ax.label_outer()
+    figure.colorbar(image, ax=axes, label="BA, % of triggered test images")
+    painting.captioned(figure, "Mean over the seeds; -: not run.", found, "attack", "alpha", "defense", "pdr")
+    return figure
 
 
-def draw_maps(figure: SubFigure, cells: Sequence[Cell]) -> None:
-    """The accepted sets of the first run of each cell, side by side."""
-    rows, columns = -(-len(cells) // MAPS_PER_ROW), min(len(cells), MAPS_PER_ROW)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    grids = [panels.verdict_grid(shown(cell)[0].acceptance, "accepted") for cell in cells]
-    for ax, cell, grid in zip(axes.flat, cells, grids, strict=False):
-        run = shown(cell)[0]
-        title = textwrap.fill(f"{cell.name}, seed {run.config['seed']}", TITLE_WIDTH)
-        panels.heat_map(ax, grid, run.metrics["round"], title)
-        ax.set_ylabel("clients, compromised on top")
-    for ax in axes.flat[len(cells) :]:
-        ax.set_axis_off()
-    figure.suptitle("Who was accepted, round by round")
-    figure.legend(handles=panels.verdict_legend(grids, dots=False), loc="outside lower center", ncols=4, frameon=False)
+def draw_xray(runs: Runs) -> Figure:
+    """The share of each block in the squared distances of undefended rounds: over alpha and attack, and over rounds."""
+    found = painting.chosen(runs, "attack", "alpha", defense=["fedavg"])
+    attacks, alphas = painting.levels(found, "attack"), painting.levels(found, "alpha")
+    blocks = [block for block in panels.BLOCKS if any(painting.share_of(block) in run.metrics for run in found["run"])]
+    figure = panels.new_figure(max(3.4 * len(alphas), 4.2 * len(attacks)), 8.5)
+    above, below = figure.subfigures(2, 1, squeeze=False)[:, 0]
+    above.suptitle("Mean over all rounds, by alpha")
+    below.suptitle(f"Over rounds (attack: {attacks[0]}), by alpha")
+    for ax, attack in zip(above.subplots(1, len(attacks), squeeze=False, sharey=True)[0], attacks, strict=True):
+        painting.bars(ax, found[found["attack"] == attack], alphas, blocks)
+        ax.set(title=f"attack: {attack}")
+    for ax, alpha in zip(below.subplots(1, len(alphas), squeeze=False, sharey=True)[0], alphas, strict=True):
+        here = found[(found["attack"] == attacks[0]) & (found["alpha"] == alpha)]["run"]
+        if len(here):
+            rounds = min((run.metrics["round"] for run in here), key=len)
+            shares = {
+                b: np.mean([run.metric(painting.share_of(b))[: len(rounds)] for run in here], axis=0) for b in blocks
+            }
+            panels.distance_shares(ax, rounds, shares)
+        ax.set(title=f"alpha: {painting.named(alpha)}")
+        ax.label_outer()
+    panels.shared_legend(figure)
+    text = "Share of each block in the summed squared distances between all updates of a round, BatchNorm's statistics"
+    painting.captioned(figure, f"{text} included; undefended runs, mean over the seeds.", found, "attack", "alpha")
+    return figure
+
+
+FIGURES: Mapping[str, Callable[..., Figure]] = {
+    **{name: partial(draw_curves, of=name) for name in CURVES},
+    "phases": draw_phases,
+    "xray": draw_xray,
+    "rejections": painting.draw_rejections,
+}

@@ -1,45 +1,52 @@
-"""Rows of text, the first of them the header, as Markdown, CSV and LaTeX."""
+"""A frame of text as Markdown, CSV and LaTeX. pandas writes the last two; its Markdown wants one package more."""
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
+from pathlib import Path
 
-Rows = Sequence[Sequence[str]]
+import pandas as pd
+
+from flame.report.contrasts import BOOTSTRAP, Text
+
 LATEX = {
     "\\": r"\textbackslash{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
+    "‡": r"$\ddagger$",
     "<": "$<$",  # in the usual text encoding a bare one is another character
     ">": "$>$",
 }
 
 
-def markdown(rows: Rows) -> str:
-    """A pipe table."""
-    header, *body = rows
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *body))
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """As documents show it: without the bootstrap, and where an interval says nothing, saying so."""
+    kept = table.drop(columns=BOOTSTRAP, errors="ignore")
+    return kept.map(lambda cell: cell.read + cell.mark if isinstance(cell, Text) else cell)
 
 
-def comma_separated(rows: Rows) -> str:
+def markdown(table: pd.DataFrame) -> str:
+    """A pipe table, with its last newline."""
+    kept = shown(table)
+    rows = [[*kept.columns], ["---"] * len(kept.columns), *kept.to_numpy().tolist()]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def comma_separated(table: pd.DataFrame) -> str:
     """CSV, without Markdown's marks."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([cell.replace("`", "") for cell in row] for row in rows)
-    return text.getvalue()
+    plain = table.map(lambda cell: cell.replace("`", "")).rename(columns=lambda name: name.replace("`", ""))
+    text: str = plain.to_csv(index=False, lineterminator="\n")
+    return text
 
 
-def latex(rows: Rows) -> str:
+def latex(table: pd.DataFrame) -> str:
     """A `tabular` for the package booktabs: text flush left, as the cells hold intervals and notes."""
-    header, *body = ([escaped(cell) for cell in row] for row in rows)
-    lines = [" & ".join(row) + r" \\" for row in body]
-    opening = rf"\begin{{tabular}}{{{'l' * len(header)}}}"
-    return "\n".join(
-        [opening, r"\toprule", " & ".join(header) + r" \\", r"\midrule", *lines, r"\bottomrule", r"\end{tabular}", ""]
-    )
+    text = shown(table).map(escaped).rename(columns=escaped)
+    made: str = text.style.hide(axis="index").to_latex(hrules=True, column_format="l" * len(text.columns))
+    return made
 
 
 def escaped(text: str) -> str:
@@ -47,3 +54,14 @@ def escaped(text: str) -> str:
     plain = "".join(LATEX.get(character, character) for character in text)
     plain = re.sub(r"(?<!\w)-(?=\d)", "$-$", plain)
     return re.sub(r"`([^`]*)`", r"\\texttt{\1}", plain)
+
+
+FORMATS: dict[str, Callable[[pd.DataFrame], str]] = {".md": markdown, ".csv": comma_separated, ".tex": latex}
+
+
+def write(table: pd.DataFrame, path: Path) -> None:
+    """In the form that the name of the file ends with. A ValueError if that is none."""
+    if path.suffix not in FORMATS:
+        raise ValueError(f"--out {path} is out of range: the name must end in {', '.join(FORMATS)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(FORMATS[path.suffix](table))

@@ -7,19 +7,17 @@ written into the page, 4.8 MB, and its content policy forbids every request. A r
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flame.report.trees import recorded_rounds
-from flame.round.checkpoint import write_atomically
+from flame.run.classes import Confusion, read_confusions
 from flame.run.panels import BLOCKS, LINES, VERDICTS
-from flame.run.record import Array, Cell, RunRecord, read_cells
+from flame.run.record import Array, Cell, RunRecord
+from flame.run.trees import recorded_rounds
 
 TEMPLATE = Path(__file__).with_name("page.html")
 REPORTED = {
@@ -32,25 +30,6 @@ REPORTED = {
 }  # name in the page -> metric
 MOST_SEEDS = 100  # of a cell, for which the page knows Student's quantile
 DIGITS = 4  # significant, of what is drawn; what is tabled is whole
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Write the page and print where it is; the exit code: 1 where a run cannot be read, else 0."""
-    parser = argparse.ArgumentParser(prog="python -m flame.report html", description="Recorded runs as one HTML page.")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run folders, or folders that contain some")
-    parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="default: %(default)s")
-    given = parser.parse_args(arguments)
-    try:
-        cells, damaged = read_cells(given.runs)
-        content = page(cells).encode()
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(given.out, content)
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(f"page    {given.out} ({len(content) / 1e6:.1f} MB)")
-    print(*damaged, sep="\n", end="\n" if damaged else "", file=sys.stderr)
-    return 1 if damaged else 0
 
 
 def page(cells: Sequence[Cell]) -> str:
@@ -110,7 +89,13 @@ def run_content(run: RunRecord, cell: int) -> dict[str, Any]:
         "vectors": run.shadows,
         "clients": clients(run),
         "recorded": recorded_rounds(run.folder),
+        "classes": {name: answers(found) for name, found in read_confusions(run).items()},
     }
+
+
+def answers(found: Confusion) -> dict[str, Any]:
+    """One confusion matrix."""
+    return {"shown": found.shown, "accuracy": found.accuracy, "shares": found.shares}
 
 
 def clients(run: RunRecord) -> dict[str, Any]:

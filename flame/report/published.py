@@ -1,175 +1,236 @@
-"""The tables of README.md and RESULTS.md (`catalogue`), written from `results/` and never by hand.
+"""The tables of the documents, written from `results/` and never by hand.
 
-A table is the runs of a recipe that belong to it, what results/<table>.csv says of each, and blocks of rows made from
-that file alone: each goes between two marks of a document, and to results/tables/.
+A table goes between `<!-- table: NAME -->` and `<!-- end: NAME -->`, wherever these stand in README.md, RESULTS.md or
+docs/, and to results/tables/NAME.csv.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from operator import attrgetter
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flame.report.catalogue import TABLES
-from flame.report.contrasts import BOOTSTRAP
-from flame.report.markup import Rows, comma_separated, latex, markdown
-from flame.report.recipes import options, other_settings, own_identity, plan
-from flame.report.records import Line, csv_of, read, records_of
+import pandas as pd
+
+from flame.report.contrasts import MIXED
+from flame.report.markup import comma_separated, latex, markdown
+from flame.report.recipes import Recipe, recipes, tables
+from flame.report.records import COLUMNS, PLACE, csv_of, frame, line, parsed, place, read
+from flame.report.tables import table
 from flame.run.record import Cell
 
 ROOT = Path(__file__).resolve().parents[2]
+MARKS = re.compile(r"^<!-- table: (?P<name>.+?) -->\n(?P<text>.*?)^<!-- end: (?P=name) -->$", re.DOTALL | re.MULTILINE)
+OPENING = re.compile(r"^<!-- table: (.+?) -->$", re.MULTILINE)
+Line = Mapping[str, Any]
 
 
-def publish(
-    name: str, cells: Iterable[Cell], root: Path = ROOT, with_latex: bool = False, add: bool = False
-) -> list[str]:
-    """Write results/<name>.csv from runs, and all that is made from it; with `add` its lines of other runs stay.
+def publish(name: str, cells: Iterable[Cell], root: Path = ROOT, drop: bool = False, tex: bool = False) -> list[str]:
+    """Write runs into results/<name>.csv, beside the lines of others, and all that is made from it; what has changed.
 
-    A sentence about each run that took no place, because a finished one of other rounds, or another one, has it.
+    `drop`: lines of runs that are not given go. `tex`: its tables in LaTeX, too.
 
     Raises:
-        ValueError: as `own_lines`, or a document lacks a table's marks. Nothing was written then.
+        ValueError: there is no such recipe, no run is its own, two runs of one place are, a published line would be
+            lost without `drop`, or a table's marks stand in no document. Nothing was written then.
     """
-    table, place = TABLES[name], place_in(name)
-    path = root / "results" / f"{name}.csv"
-    before = {place(record): record for record in read(path, table.kind)} if add else {}
-    given = {place(record): record for record in own_lines(name, cells)}
-    stay = {at for at, old in before.items() if at in given and not supersedes(given[at], old, table.recipe)}
-    everything = {**before, **{at: record for at, record in given.items() if at not in stay}}
-    text = csv_of(table.kind, [everything[at] for at in sorted(everything)])
-    files = derived(name, records_of(text, table.kind), root, with_latex)  # of what is on file, with its digits
-    for file, content in {path: text, **files}.items():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content)
+    if name not in (known := recipes()):
+        raise ValueError(f"there is no recipe {name}: known are {', '.join(known)}")
+    recipe, path = known[name], root / "results" / f"{name}.csv"
+    own, others = own_lines(recipe, cells)
+    before, given = by_place(read(path)), by_place(frame(own))
+    stray = [at for at, old in before.items() if not planned(recipe, old)]
+    if stray and not drop:
+        raise ValueError(
+            f"{path} has {len(stray)} lines of no cell of the recipe, such as {words(stray[0])}: --drop leaves out all"
+            " lines whose run is not given"
+        )
+    news = [at for at in before if at in given and differ(given[at], before[at])]
+    stay = [at for at in news if not supersedes(given[at], before[at], recipe)]
+    after = given | {at: old for at, old in before.items() if at in stay or (at not in given and not drop)}
+    text = csv_of(pd.DataFrame(list(after.values()), columns=list(COLUMNS)))
+    write({path: text, **derived(known, [name], {name: parsed(text)}, root, tex)})
+    return [*changes(path, before, after, stay), *(f"left out: {sentence}" for sentence in others)]
+
+
+def rewrite(root: Path = ROOT) -> list[str]:
+    """Make everything anew from results/; the files that have changed."""
+    known = recipes()
+    made = derived(known, known, {name: read(root / "results" / f"{name}.csv") for name in known}, root)
+    differing = {path: text for path, text in made.items() if not path.exists() or path.read_text() != text}
+    write(differing)
+    return [f"rewritten: {path.relative_to(root)}" for path in differing]
+
+
+def write(files: Mapping[Path, str]) -> None:
+    """Each with its content."""
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def changes(path: Path, before: Mapping[Any, Line], after: Mapping[Any, Line], stay: Iterable[Any]) -> list[str]:
+    """What became of the lines, in words."""
+    both = [at for at in before if at in after]
+    replaced = [at for at in both if differ(before[at], after[at])]
+    other = sum(before[at]["state_sha256"] != after[at]["state_sha256"] for at in replaced)
     why = "unfinished, of uncommitted code or not in the recipe's own rounds, and another is published there"
-    return [f"table {name}: {' '.join(map(str, at))} is left out: {why}" for at in sorted(stay)]
+    return [
+        f"{path}: {len(after) - len(both)} lines added, {len(replaced)} replaced ({other} with another final model),"
+        f" {len(both) - len(replaced)} kept, {len(before) - len(both)} dropped",
+        *(f"dropped: {words(at)}" for at in before if at not in after),
+        *(f"left out: {words(at)}: {why}" for at in sorted(stay)),
+    ]
 
 
-def supersedes(new: Line, old: Line, recipe: str) -> bool:
+def differ(one: Line, other: Line) -> bool:
+    """Whether two lines are of different runs."""
+    return any(one[column] != other[column] for column in ("state_sha256", "identity", "commit", "code"))
+
+
+def supersedes(new: Line, old: Line, recipe: Recipe) -> bool:
     """Whether a run takes the place of one that is published: a finished one of no worse origin.
 
     Not of a finished one's: a trial in other rounds, and uncommitted code where the published run is of a commit.
     """
     unknown = ("+", "?")  # code of no commit
-    worse = new.commit.endswith(unknown) > old.commit.endswith(unknown) or new.identity != own_identity(recipe, new)
-    return bool(new.state_sha256) and not (old.state_sha256 and worse)
+    worse = new["commit"].endswith(unknown) > old["commit"].endswith(unknown)
+    worse = worse or new["identity"] != recipe.own_identity(new)
+    return bool(new["state_sha256"]) and not (old["state_sha256"] and worse)
 
 
-def place_in(name: str) -> Callable[[Line], Any]:
-    """What tells one line of the table from another: the attack and what its recipe sweeps."""
-    return attrgetter(*dict.fromkeys(("attack", *plan(TABLES[name].recipe))))
+def by_place(lines: pd.DataFrame) -> dict[tuple[Any, ...], Any]:
+    """Lines by what tells one from another."""
+    return {tuple(one[column] for column in PLACE): one for one in lines[list(COLUMNS)].to_dict("records")}
 
 
-def own_lines(name: str, cells: Iterable[Cell]) -> list[Line]:
-    """Lines of those runs that are the recipe's; where two have one place, of the one with its very identity.
+def words(at: Iterable[Any]) -> str:
+    """What stands for a place."""
+    return " ".join(str(part) for part in at if part != "")
+
+
+def planned(recipe: Recipe, one: Line) -> bool:
+    """Whether the recipe's sweep has such a line."""
+    values = {**one, **dict(word.partition("=")[::2] for word in str(one["settings"]).split())}
+    return all(str(values.get(key)) in swept for key, swept in recipe.plan.items())
+
+
+def own_lines(recipe: Recipe, cells: Iterable[Cell]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Lines of those runs that are the recipe's, and a sentence about each other one of its options.
+
+    Where two runs have one place, the one of the recipe's very identity counts.
 
     Raises:
         ValueError: no run is the recipe's, or two runs of one place are.
     """
-    table, swept = TABLES[name], plan(TABLES[name].recipe)
-    given = options(table.recipe).items()
-    lines = [(run, table.kind.of(run)) for cell in cells for run in cell.runs if given <= run.choices.items()]
-    lines = [(run, line) for run, line in lines if table.belongs(line, swept)]
-    others = {run.folder: other_settings(table.recipe, line, run.config) for run, line in lines}
-    records = [line for run, line in lines if not others[run.folder]]
-    if not records:  # the lines that are there would be lost
-        example = "".join(f"; {folder.name}: {ways[0]}" for folder, ways in list(others.items())[:1])
-        raise ValueError(f"table {name}: no run is one of `train.py --config-name {table.recipe}`{example}")
-    place = place_in(name)
-    rivals = Counter(map(place, records))
-    records = [r for r in records if rivals[place(r)] == 1 or r.identity == own_identity(table.recipe, r)]
-    kept = Counter(map(place, records))
-    if unclear := [at for at in rivals if kept[at] != 1]:
-        raise ValueError(f"table {name}: several runs of {unclear[0]}: give the folder of the recipe's runs alone")
-    return records
+    options = recipe.options.items()
+    runs = [(run, place(run, recipe.plan)) for c in cells for run in c.runs if options <= run.choices.items()]
+    asked = [(run, at, recipe.other_settings(at, run.config)) for run, at in runs if planned(recipe, at)]
+    left_out = [f"{run.folder.name}: {ways[0]}" for run, _, ways in asked if ways]
+    own = [(run, at, words(at.values())) for run, at, ways in asked if not ways]
+    if not own:
+        example = "".join(f"; {sentence}" for sentence in left_out[:1])
+        raise ValueError(f"recipe {recipe.name}: no run is one of `train.py --config-name {recipe.config}`{example}")
+    rivals = Counter(name for *_, name in own)
+    kept = [(run, name) for run, at, name in own if rivals[name] == 1 or run.identity == recipe.own_identity(at)]
+    left = Counter(name for _, name in kept)
+    if unclear := [name for name in rivals if left[name] != 1]:
+        raise ValueError(f"{recipe.name}: several runs of {unclear[0]}: give the folder of the recipe's runs alone")
+    return [line(run, recipe.plan, recipe.own.get("also", ())) for run, _ in kept], left_out
 
 
-def outdated(root: Path = ROOT, names: Iterable[str] = TABLES) -> list[str]:
-    """A sentence about every file that differs from what `results/` says, and about tables that nothing makes.
-
-    Raises:
-        ValueError: a document lacks a table's marks.
-    """
-    made = {name: derived(name, read(root / "results" / f"{name}.csv", TABLES[name].kind), root) for name in names}
-    marks = {(table.document, mark) for table in TABLES.values() for mark in table.blocks}
-    stems = {mark for _, mark in marks}
-    return [
-        *(
-            f"{path.relative_to(root)} differs from results/{name}.csv: python -m flame.report RUNS --table {name}"
-            for name, files in made.items()
-            for path, content in files.items()
-            if not path.exists() or path.read_text() != content
-        ),
-        *(
-            f"{path.relative_to(root)} belongs to no table: delete it"
-            for path in sorted((root / "results" / "tables").glob("*"))
-            if path.stem not in stems
-        ),
-        *(
-            f"{document} has marks of a table {mark}, which does not exist: delete what is between them"
-            for document in sorted({TABLES[name].document for name in names})
-            for mark in re.findall(r"^<!-- table: (.+) -->$", (root / document).read_text(), re.MULTILINE)
-            if (document, mark) not in marks
-        ),
-    ]
-
-
-def derived(name: str, records: Sequence[Line], root: Path = ROOT, with_latex: bool = False) -> dict[Path, str]:
-    """Every file that is made from the lines of results/<name>.csv, and what it must hold.
+def derived(
+    known: Mapping[str, Recipe], names: Iterable[str], lines: Mapping[str, pd.DataFrame], root: Path, tex: bool = False
+) -> dict[Path, str]:
+    """Every file that is made from the lines of these recipes, and what it must hold.
 
     LaTeX where asked for, or there.
     """
-    table, swept = TABLES[name], plan(TABLES[name].recipe)
-    document, files = root / table.document, {}
-    text = document.read_text()
-    for mark, block in table.blocks.items():
-        if not any(record.state_sha256 for record in records):  # a sentence instead of rows of dashes
-            text = spliced(text, mark, caption(name, block.caption, records), table.document)
+    names, files, texts = set(names), {}, {}
+    for mark, (recipe, spec) in tables(known).items():
+        if recipe.name not in names:
             continue
-        rows = block.rows(records, swept)
-        shown = without(rows, BOOTSTRAP)
-        text = spliced(text, mark, f"{markdown(shown)}\n\n{caption(name, block.caption, records)}", table.document)
-        files[root / "results" / "tables" / f"{mark}.csv"] = comma_separated(rows)
-        if with_latex or (root / "results" / "tables" / f"{mark}.tex").exists():
-            files[root / "results" / "tables" / f"{mark}.tex"] = latex(shown)
-    return {document: text, **files}
+        runs = lines[recipe.name]
+        if not (runs["state_sha256"] != "").any():  # a sentence instead of rows of dashes
+            texts[mark] = f"Not run yet: {commands(recipe)}."
+            continue
+        made = table(mark, spec, runs, recipe.plan)
+        texts[mark] = f"{markdown(made)}\n{caption(recipe, spec['caption'], runs, MIXED in markdown(made))}"
+        files[root / "results" / "tables" / f"{mark}.csv"] = comma_separated(made)
+        if tex or (root / "results" / "tables" / f"{mark}.tex").exists():
+            files[root / "results" / "tables" / f"{mark}.tex"] = latex(made)
+    standing = documents(root)
+    if lost := sorted(texts.keys() - {found["name"] for text in standing.values() for found in MARKS.finditer(text)}):
+        raise ValueError(f"no document has the marks <!-- table: {lost[0]} --> and <!-- end: {lost[0]} -->: add them")
+    return files | {path: MARKS.sub(partial(between, texts), text) for path, text in standing.items()}
 
 
-def without(rows: Rows, column: str) -> Rows:
-    """The rows without one column, which only the CSV shows."""
-    hidden = {i for i, name in enumerate(rows[0]) if name == column}
-    return [[cell for i, cell in enumerate(row) if i not in hidden] for row in rows]
+def between(texts: Mapping[str, str], found: re.Match[str]) -> str:
+    """What goes where marks stand."""
+    name = found["name"]
+    return f"<!-- table: {name} -->\n{texts[name]}\n<!-- end: {name} -->" if name in texts else found[0]
 
 
-def caption(name: str, numbers: str, records: Sequence[Line]) -> str:
-    """What the numbers are, seeds, commit and the two commands."""
-    done = [record for record in records if record.state_sha256]
-    command = (
-        f"`python train.py --config-name {TABLES[name].recipe}`, then `python -m flame.report runs --table {name}`"
+def documents(root: Path) -> dict[Path, str]:
+    """What may show a table."""
+    paths = [root / "README.md", root / "RESULTS.md", *sorted((root / "docs").rglob("*.md"))]
+    return {path: path.read_text() for path in paths if path.exists()}
+
+
+def commands(recipe: Recipe) -> str:
+    """How its runs come into results/."""
+    return f"`python train.py --config-name {recipe.config}`, then `python -m flame.report publish {recipe.name} runs`"
+
+
+def caption(recipe: Recipe, numbers: str, lines: pd.DataFrame, mixed: bool) -> str:
+    """What the numbers are, seeds, code and the two commands."""
+    done = lines[lines["state_sha256"] != ""]
+
+    def each(values: Iterable[Any]) -> str:
+        return ", ".join(str(value) for value in sorted(set(values)))
+
+    commits = each(commit[:7] + "+" * commit.endswith("+") for commit in done["commit"])
+    code = each(code[:7] for code in done["code"] if code)
+    what = numbers.format(mean_of_last=each(done["mean_of_last"]), rounds=each(done["rounds"]))
+    said = [f"{what}; seed {each(done['seed'])}; commit {commits}{f'; code {code}' if code else ''}."]
+    said += [f"{commands(recipe)}; its runs are in `results/{recipe.name}.csv`."]
+    said += [f"{MIXED.strip()} joins runs of different commits or code."] * mixed
+    said += (
+        [f"These runs are of older code: {recipe.own['older_code']} (CHANGELOG.md)."]
+        if "older_code" in recipe.own
+        else []
     )
-    if not done:
-        return f"Not run yet: {command}."
-
-    def each(field: str) -> str:
-        return ", ".join(str(value) for value in sorted({getattr(record, field) for record in done}))
-
-    commits = ", ".join(sorted({record.commit[:7] + "+" * record.commit.endswith("+") for record in done}))
-    what = numbers.format(mean_of_last=each("mean_of_last"), rounds=each("rounds"))
-    return f"{what}; seed {each('seed')}; commit {commits}. {command}; its runs are in `results/{name}.csv`."
+    return " ".join(said)
 
 
-def spliced(text: str, mark: str, content: str, document: str) -> str:
-    """A document with the content between `<!-- table: MARK -->` and `<!-- end: MARK -->` replaced.
+def outdated(root: Path = ROOT, names: Iterable[str] | None = None) -> list[str]:
+    """A sentence about every file that differs from what `results/` says, and about what nothing makes.
 
     Raises:
-        ValueError: the marks are not there.
+        ValueError: a table's marks stand in no document, or a record has other columns.
     """
-    start, end = f"<!-- table: {mark} -->\n", f"<!-- end: {mark} -->"
-    before, found, rest = text.partition(start)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise ValueError(f"{document} has no marks {start.strip()} and {end}: put them where the table goes")
-    return f"{before}{start}{content}\n{end}{after}"
+    known = recipes()
+    every = {name: read(root / "results" / f"{name}.csv") for name in (known if names is None else names)}
+    stale = [
+        f"{path.relative_to(root)} differs from results/: python -m flame.report publish"
+        for path, content in derived(known, every, every, root).items()
+        if not path.exists() or path.read_text() != content
+    ]
+    marks, folder = tables(known), root / "results"
+    for path in sorted(folder.glob("*.csv")):
+        if path.stem not in known and not path.stem.startswith("bench"):
+            read(path)  # runs beside the recipes' own have the same columns
+    figures = {name for recipe in known.values() for name in recipe.own.get("figures", {})}
+    for kind, names in (("tables", set(marks)), ("figures", figures)):
+        strange = [path for path in sorted((folder / kind).glob("*")) if path.stem not in names]
+        stale += [f"results/{kind}/{path.name} belongs to no recipe: delete it" for path in strange]
+    for path, text in documents(root).items():
+        closed = [found["name"] for found in MARKS.finditer(text)]
+        for mark in OPENING.findall(text):
+            place = f"{path.relative_to(root)} has marks of a table {mark}, which "
+            stale += [f"{place}does not exist: delete what is between them"] if mark not in marks else []
+            stale += [f"{place}is not closed: add <!-- end: {mark} -->"] if mark not in closed else []
+    return stale

@@ -1,8 +1,9 @@
-"""What a recipe's sweep consists of, so that a table can tell its runs from others and say what of it was not run."""
+"""`conf/recipe/<theme>/<name>.yaml`: a sweep, and under `recipe` what is made of its runs (`conf/recipe/README.md`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from json import dumps
 from pathlib import Path
@@ -10,66 +11,96 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from flame.run.build import composed
+from flame.run import compose
 from flame.run.config import INCIDENTAL, NAMED, identity, plain
 from flame.run.record import PLACES, flatten
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 # What two runs of a cell may differ in: the seed, what no result depends on, and the length, so that a recipe can be
 # tried in fewer rounds.
 FREE = {*INCIDENTAL, "seed", "rounds", "evaluate_every", "report_last"}
-Plan = Mapping[str, tuple[str, ...]]  # field of a record -> the values that are swept, in the recipe's order
+KEYS = {"tables", "figures", "also", "older_code"}
+Plan = Mapping[str, tuple[str, ...]]  # swept key -> its values, in the recipe's order
 
 
-def field_of(key: str) -> str:
-    """The field of a record, and of a plan, that holds a key of the config: `norm` holds `model.norm`."""
-    return key.rpartition(".")[2]
+@dataclass(frozen=True)
+class Recipe:
+    """One of them."""
+
+    name: str  # of its file, and of results/<name>.csv
+    config: str  # for --config-name
+    content: Mapping[str, Any]  # of the file, over that of the recipe that it starts from
+    own: Mapping[str, Any]  # what stands under `recipe` in its own file
+
+    @property
+    def plan(self) -> Plan:
+        """The sweep."""
+        swept = self.content["hydra"]["sweeper"]["params"]
+        return {key: tuple(map(str.strip, str(values).split(","))) for key, values in swept.items()}
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """Config group -> the option that all runs have, its own or the default, of those in a folder's name."""
+        chosen: dict[str, str] = {}
+        for entry in (*_content((compose.CONF / "config.yaml").read_text())["defaults"], *self.content["defaults"]):
+            if isinstance(entry, dict):
+                chosen |= {key.removeprefix("override ").lstrip("/"): option for key, option in entry.items()}
+        return {group: option for group, option in chosen.items() if group in NAMED and group not in self.plan}
+
+    def own_identity(self, line: Mapping[str, Any]) -> str:
+        """Identity that the recipe's own run of a line's cell has, with all settings as the file has them."""
+        return identity(compose.composed([*cell(line, self.plan), f"seed={line['seed']}"], self.config))
+
+    def other_settings(self, line: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+        """In words, how a run's settings differ from those of the recipe in its cell.
+
+        Not compared: what only one of the two knows, as another version may, and what is `FREE`.
+        """
+        ours, theirs = _composed(self.config, *cell(line, self.plan)), _compared(config)
+        differing = sorted(key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key])
+        place = f"conf/{self.config}.yaml"
+        return [f"{key} is {dumps(theirs[key])}, and {dumps(ours[key])} in {place}" for key in differing]
 
 
-def plan(recipe: str) -> Plan:
-    """The sweep inside conf/<recipe>.yaml."""
-    swept = _written(recipe)["hydra"]["sweeper"]["params"]
-    return {field_of(key): tuple(map(str.strip, str(values).split(","))) for key, values in swept.items()}
+def recipes() -> dict[str, Recipe]:
+    """All of them by name, in the order of their files.
 
-
-def options(recipe: str) -> Mapping[str, str]:
-    """Config group -> the option that all runs of a recipe have, its own or the default, of those in a folder's name.
-
-    They keep other recipes' runs in the same folder apart, and `other_settings` those of the same options. Where two
-    runs of a cell have both, `own_identity` tells the recipe's own from a trial in fewer rounds.
+    Raises:
+        ValueError: two have one name or a table of one name, or a key of `recipe` is none.
     """
-    chosen: dict[str, str] = {}
-    for entries in (_written("config")["defaults"], _written(recipe)["defaults"]):
-        named = [entry for entry in entries if isinstance(entry, dict)]
-        chosen |= {key.removeprefix("override "): option for entry in named for key, option in entry.items()}
-    return {group: option for group, option in chosen.items() if group in NAMED and group not in plan(recipe)}
+    paths = sorted(compose.CONF.glob("recipe/*/*.yaml"))
+    found = [
+        Recipe(p.stem, f"recipe/{p.parent.name}/{p.stem}", _merged(p), _content(p.read_text()).get("recipe") or {})
+        for p in paths
+    ]
+    for recipe in found:
+        if unknown := sorted(recipe.own.keys() - KEYS):
+            raise ValueError(f"conf/{recipe.config}.yaml: recipe.{unknown[0]} is none of {', '.join(sorted(KEYS))}")
+    for names in ([r.name for r in found], [table for r in found for table in r.own.get("tables", {})]):
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"conf/recipe/ has {twice[0]} twice: give one of them another name")
+    return {recipe.name: recipe for recipe in found}
 
 
-def own_identity(recipe: str, record: Any) -> str:
-    """Identity that the recipe's own run of a record's cell has, with all settings as conf/<recipe>.yaml has them."""
-    return identity(composed([*_cell(recipe, record), f"seed={record.seed}"], recipe))
+def tables(known: Mapping[str, Recipe]) -> dict[str, tuple[Recipe, dict[str, Any]]]:
+    """Every table's recipe and what it is, with all that it takes from another one."""
+    written = {name: (r, table) for r in known.values() for name, table in r.own.get("tables", {}).items()}
+
+    def whole(name: str) -> dict[str, Any]:
+        table = written[name][1]
+        return {**(whole(table["like"]) if "like" in table else {}), **table}
+
+    return {name: (recipe, whole(name)) for name, (recipe, _) in written.items()}
 
 
-def other_settings(recipe: str, record: Any, config: Mapping[str, Any]) -> list[str]:
-    """In words, how a run's settings differ from those of its recipe in its cell.
-
-    Not compared: what only one of the two knows, as another version may, and what is `FREE`.
-    """
-    ours, theirs = _own(recipe, *_cell(recipe, record)), _compared(config)
-    differing = sorted(key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key])
-    return [f"{key} is {dumps(theirs[key])}, and {dumps(ours[key])} in conf/{recipe}.yaml" for key in differing]
-
-
-def _cell(recipe: str, record: Any) -> list[str]:
-    """The overrides that make a record's cell of the recipe's sweep, but the seed."""
-    keys = _written(recipe)["hydra"]["sweeper"]["params"].keys() - {"seed"}
-    return [f"{key}={getattr(record, field_of(key))}" for key in sorted(keys)]
+def cell(line: Mapping[str, Any], plan: Plan) -> list[str]:
+    """The overrides that make a line's cell of a sweep, but the seed."""
+    return [*(f"{group}={line[group]}" for group in NAMED if group in plan), *str(line["settings"]).split()]
 
 
 @cache
-def _own(recipe: str, *overrides: str) -> Mapping[str, Any]:
+def _composed(config: str, *overrides: str) -> Mapping[str, Any]:
     """The settings of a recipe's cell, by dotted key; composed once for all seeds."""
-    return _compared(plain(composed(overrides, recipe)))
+    return _compared(plain(compose.composed(overrides, config)))
 
 
 def _compared(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -78,10 +109,16 @@ def _compared(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return {key: value for key, value in flat.items() if key not in PLACES}
 
 
-def _written(recipe: str) -> dict[str, Any]:
-    """The file's content, over that of the recipe that it starts from, if it does; both lists of defaults in turn."""
-    content: dict[str, Any] = yaml.safe_load((CONF / f"{recipe}.yaml").read_text())
-    names = [name for name in content["defaults"] if isinstance(name, str)]
-    bases = [_written(name) for name in names if name not in ("schema", "config", "_self_")]
+@cache
+def _content(text: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(text)
+    return content
+
+
+def _merged(path: Path) -> dict[str, Any]:
+    """A file's content over that of the recipe that it starts from, if it does; both lists of defaults in turn."""
+    content = _content(path.read_text())
+    names = [name for name in content["defaults"] if isinstance(name, str) and name.startswith("/recipe/")]
+    bases = [_merged(compose.CONF / f"{name.lstrip('/')}.yaml") for name in names]
     defaults = [entry for one in (*bases, content) for entry in one["defaults"]]
     return {key: value for one in (*bases, content) for key, value in one.items()} | {"defaults": defaults}

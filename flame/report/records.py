@@ -1,86 +1,134 @@
-"""`results/<table>.csv`: a line per run, with the commit that made it and the hash of its final model.
-
-So any cell of a table can be made again and compared. Shares are in [0, 1] and empty where undefined or not finished.
-"""
+"""`results/<recipe>.csv`: a line per run, the same columns for every recipe (what they hold: `results/README.md`)."""
 
 from __future__ import annotations
 
-import csv
 import io
-from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any
 
+import numpy as np
+import pandas as pd
+
+from flame.report.measures import BLOCKS, VECTORS, accepted_sets, agreements, backdoor, correlations, mean
+from flame.run.config import NAMED
 from flame.run.record import RunRecord
 
-
-@dataclass(frozen=True)
-class Line:
-    """What every table knows of a run; the means are those of summary.json, over the last rounds."""
-
-    attack: str
-    defense: str
-    seed: int
-    ma: float
-    ba: float
-    benign_recall: float
-    malicious_recall: float
-    accepted: float  # clients per round
-    rounds: int
-    mean_of_last: int
-    commit: str
-    processor: str  # empty: not recorded at the time
-    state_sha256: str  # empty: the run has not finished
-    identity: str
-
-    @classmethod
-    def of(cls, run: RunRecord) -> Self:
-        """The line of a run."""
-        return cls(**common(run))
+REPORTED = {
+    "ma": "eval/ma",
+    "ba": "eval/ba",
+    "benign_recall": "filter/benign_recall",
+    "malicious_recall": "filter/malicious_recall",
+    "accepted": "filter/accepted",
+}  # column -> metric of summary.json
+OVER_ALL = (
+    "filter/floor",
+    "filter/malicious_recall",
+    *(f"shadow/{v}/{share}" for v in VECTORS for share in ("benign_recall", "malicious_recall", "accepted")),
+    *(f"xray/{block}/distance_share" for block in BLOCKS),
+)
+DERIVED = ("agreement", "agreement_by_chance", *(f"agreement_{v}" for v in VECTORS))
+OF_CLIENTS = (*(f"{what}_{v}" for what in ("skew", "size") for v in VECTORS), "skew_size")
+NUMBERS = (*REPORTED, "ba_attacked", "ba_after", *OVER_ALL, *DERIVED, *OF_CLIENTS)
+WHOLE = ("seed", "rounds", "mean_of_last")
+PROVENANCE = ("commit", "code", "processor", "state_sha256", "identity")
+COLUMNS = (*NAMED, "settings", *WHOLE, *NUMBERS, "accepted_sets", *PROVENANCE)
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+PLACE = [*NAMED, "settings", "seed"]  # no two lines of a file share it
 
 
-Kind = TypeVar("Kind", bound=Line)
+def line(run: RunRecord, swept: Iterable[str], also: Collection[str] = ()) -> dict[str, Any]:
+    """A run's values of `COLUMNS`; NaN for all that is measured if it has not finished.
 
-
-def common(run: RunRecord) -> dict[str, Any]:
-    """The fields of `Line`."""
-    summary = run.summary or {}
+    `also` names what few tables want: `clients` (label skew and size against rejections, which needs the data) and
+    `accepted_sets` (a digit per client and round).
+    """
+    done = run.summary or {}
+    measured: dict[str, Any] = dict.fromkeys(NUMBERS, np.nan)
+    if run.summary:
+        measured |= {column: run.reported(metric) for column, metric in REPORTED.items()}
+        measured |= {name: mean(run.metric(name)) for name in OVER_ALL} | backdoor(run) | agreements(run)
+        measured |= correlations(run) if "clients" in also else {}
     return {
-        "attack": run.choices["attack"],
-        "defense": run.choices["defense"],
-        "seed": run.config["seed"],
-        "ma": run.reported("eval/ma"),
-        "ba": run.reported("eval/ba"),
-        "benign_recall": run.reported("filter/benign_recall"),
-        "malicious_recall": run.reported("filter/malicious_recall"),
-        "accepted": run.reported("filter/accepted"),
+        **place(run, swept),
         "rounds": run.config["rounds"],
-        "mean_of_last": summary.get("mean_of_last", 0),
+        "mean_of_last": done.get("mean_of_last", 0),
+        **measured,
+        "accepted_sets": accepted_sets(run) if "accepted_sets" in also else "",
         "commit": run.commit,
+        "code": run.environment.get("code") or "",
         "processor": run.environment.get("processor", ""),
-        "state_sha256": summary.get("state_sha256", ""),
+        "state_sha256": done.get("state_sha256", ""),
         "identity": run.identity,
     }
 
 
-def csv_of(kind: type[Kind], records: Sequence[Kind]) -> str:
-    """One CSV line per run, under the fields of `kind`; six significant digits."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(field.name for field in fields(kind))
-    for record in records:
-        writer.writerow("" if v != v else f"{v:.6g}" if isinstance(v, float) else v for v in astuple(record))
-    return text.getvalue()
+def place(run: RunRecord, swept: Iterable[str]) -> dict[str, Any]:
+    """A run's values of `PLACE`."""
+    others = " ".join(f"{key}={setting(run, key)}" for key in swept if key not in (*NAMED, "seed"))
+    return {**{group: run.choices[group] for group in NAMED}, "settings": others, "seed": run.config["seed"]}
 
 
-def records_of(text: str, kind: type[Kind]) -> list[Kind]:
-    """What `csv_of` made a text of."""
-    kinds: dict[str, Callable[[str], Any]] = {"str": str, "int": int, "float": lambda text: float(text or "nan")}
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    return [kind(**{f.name: kinds[str(f.type)](row[f.name]) for f in fields(kind)}) for row in rows]
+def setting(run: RunRecord, key: str) -> str:
+    """A swept key of a run as a recipe writes it; `-` where the run has no such key."""
+    if key in run.choices:
+        return run.choices[key]
+    value: Any = run.config
+    for part in key.split("."):
+        value = value.get(part, "-") if isinstance(value, Mapping) else "-"
+    return written(value)
 
 
-def read(path: Path, kind: type[Kind]) -> list[Kind]:
+def written(value: Any) -> str:
+    """A value as a recipe writes it: 1 for 1.0, null for None."""
+    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value).replace(" ", "")
+
+
+def csv_of(lines: pd.DataFrame) -> str:
+    """One CSV line per run, sorted, nine significant digits."""
+    shown = lines.sort_values(PLACE, kind="stable") if len(lines) else lines
+    text: str = shown.to_csv(index=False, columns=list(COLUMNS), float_format="%.9g", lineterminator="\n")
+    return text
+
+
+def frame(lines: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Lines with the digits that a file keeps, and a column for each of the keys in `settings`."""
+    return parsed(csv_of(pd.DataFrame(list(lines), columns=list(COLUMNS))))
+
+
+def parsed(text: str) -> pd.DataFrame:
+    """What `csv_of` made a text of. A ValueError if the columns are others."""
+    texts = {name: str for name in COLUMNS if name not in (*WHOLE, *NUMBERS)}
+    numbers: dict[str, Any] = dict.fromkeys(NUMBERS, float) | dict.fromkeys(WHOLE, int)
+    head = pd.read_csv(io.StringIO(text), nrows=0).columns
+    if list(head) != list(COLUMNS):
+        differing = ", ".join(sorted(set(head) ^ set(COLUMNS))) or "their order"
+        raise ValueError(f"its columns are not those of every record: {differing}")
+    missing = {name: [""] for name in NUMBERS}
+    lines = pd.read_csv(io.StringIO(text), dtype=texts | numbers, na_values=missing, keep_default_na=False)
+    swept = [dict(word.partition("=")[::2] for word in words.split()) for words in lines["settings"]]
+    more = pd.DataFrame(swept, index=lines.index)
+    return pd.concat([lines, more[[key for key in more if key not in COLUMNS]]], axis=1)
+
+
+def read(path: Path) -> pd.DataFrame:
     """The lines of a file; none if it is not there, as before the first run."""
-    return records_of(path.read_text(), kind) if path.exists() else []
+    try:
+        return parsed(path.read_text()) if path.exists() else frame([])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def against_published(run: RunRecord, results: Path = RESULTS) -> tuple[list[str], bool]:
+    """Sentences about a run's final model beside each published one of the same config, and whether all are equal."""
+    ours, said = (run.summary or {}).get("state_sha256"), []
+    if not ours:
+        return [f"{run.folder} has not finished: nothing can be compared yet"], False
+    here = f"here commit {run.commit[:7]}, {run.environment.get('processor') or 'processor not recorded'}"
+    for path in sorted(path for path in results.glob("*.csv") if not path.stem.startswith("bench")):
+        lines = read(path)
+        for one in lines[(lines["identity"] == run.identity) & (lines["state_sha256"] != "")].to_dict("records"):
+            there = f"results/{path.name} (commit {one['commit'][:7]}, {one['processor'] or 'processor not recorded'})"
+            said.append(f"{'equal to' if one['state_sha256'] == ours else 'DIFFERS from'} {there}; {here}")
+    none = [f"none published: no line of results/ has the identity {run.identity}"]
+    return said or none, bool(said) and not any(sentence.startswith("DIFFERS") for sentence in said)

@@ -121,9 +121,3 @@ def rank_correlation(x: Array, y: Array) -> float:
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return np.nan
     return float(spearmanr(x, y).statistic)
-
-
-def partial_correlation(xy: float, xz: float, yz: float) -> float:
-    """Correlation of x and y with z held fixed, from the three pairwise ones; NaN where z determines one of them."""
-    rest = (1 - xz**2) * (1 - yz**2)
-    return float((xy - xz * yz) / np.sqrt(rest)) if rest > 0 else np.nan

@@ -1,81 +1,234 @@
-"""Tables of cells: means of the last rounds, in per cent, with 95 % intervals over the seeds."""
+"""A table as a recipe's YAML describes it (`conf/recipe/README.md`), made of the lines of `results/<recipe>.csv`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, product
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from flame.report.statistics import half_width
-from flame.run.record import Array, Cell, RunRecord
-from flame.run.text import aligned
+from flame.report.contrasts import INFERENCE, UNITS, Contrast, Text, Values, averaged, contrast_rows, extent, lacking
+from flame.report.measures import overlaps
+from flame.report.recipes import Plan
+from flame.report.records import written
+from flame.report.statistics import wilson_interval
 
-SHARES = {
-    "MA %": "eval/ma",
-    "BA %": "eval/ba",
-    "benign recall %": "filter/benign_recall",
-    "malicious recall %": "filter/malicious_recall",
-}  # column -> metric
-
-
-def comparison(cells: Sequence[Cell]) -> str:
-    """One row per cell, the notes that the numbers need, and the runs that have not finished."""
-    header = [*cells[0].labels, "seeds", *SHARES, "accepted"]
-    left = len(cells[0].labels)
-    table = aligned([header, *(row(cell) for cell in cells)], left)
-    pending = [
-        f"unfinished: {run.folder.name} ({progress(run)})" for cell in cells for run in cell.runs if not run.summary
-    ]
-    return "\n".join([table, "", *notes(cells), *pending])
-
-
-def row(cell: Cell) -> list[str]:
-    """The text of one row; a value that no seed has is a dash."""
-    done = cell.finished
-    seeds = str(len(done)) if len(done) == len(cell.runs) else f"{len(done)} of {len(cell.runs)}"
-    shares = [estimate(100 * values(done, metric)) for metric in SHARES.values()]
-    accepted = estimate(values(done, "filter/accepted"))
-    present = f"{accepted} of {cell.runs[0].config['clients_per_round']}" if done else "-"
-    return [*cell.labels.values(), seeds, *shares, present]
+KEYS = {"like", "caption", "rows", "labels", "columns", "where", "contrast", "pooled", "largest_first", "rank"}
+KEYS |= {"count", "overlap"}
+NAMES = {
+    "ma": "MA",
+    "ba": "BA",
+    "benign_recall": "benign accepted",
+    "malicious_recall": "malicious rejected",
+    "1 - `filter/malicious_recall`": "malicious admitted",
+    "admitted": "malicious admitted",
+    "ba_attacked": "BA under attack",
+    "ba_after": "BA afterwards",
+}  # value -> its name in a row
+Part = dict[str, Any]
 
 
-def values(runs: Sequence[RunRecord], metric: str) -> Array:
-    """[runs] of what summary.json reports, NaN where it is undefined."""
-    return np.array([run.reported(metric) for run in runs], dtype=np.float64)
+def table(name: str, spec: Mapping[str, Any], lines: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+    """The text of a table.
+
+    Raises:
+        ValueError: the description says something unknown, or not which runs a cell is of.
+    """
+    try:
+        if unknown := sorted(spec.keys() - KEYS):
+            raise ValueError(f"{unknown[0]} is none of {', '.join(sorted(KEYS))}")
+        made = Maker(spec, lines.reset_index(drop=True).assign(line=range(len(lines))), plan)
+        if "overlap" in spec:
+            return framed(*overlaps(lines, plan[spec["overlap"]], spec["overlap"]))
+        return made.contrasts() if spec.get("contrast") else made.values()
+    except (KeyError, ValueError, pd.errors.UndefinedVariableError) as error:
+        raise ValueError(f"table {name}: {error}") from error
 
 
-def estimate(sample: Array) -> str:
-    """Mean and, of several values, half the width of its 95 % interval; how many count, if some are undefined."""
-    known = sample[~np.isnan(sample)]
-    if not len(known):
-        return "-"
-    text = f"{known.mean():.1f}"
-    if len(known) > 1:
-        text += f" ± {half_width(known):.1f}"
-    return text if len(known) == len(sample) else f"{text} ({len(known)} of {len(sample)} seeds)"
+@dataclass(frozen=True)
+class Maker:
+    """A description and the runs that it is filled from."""
+
+    spec: Mapping[str, Any]
+    lines: pd.DataFrame
+    plan: Plan
+
+    @cached_property
+    def fields(self) -> list[str]:
+        """What divides cells."""
+        return [key for key in self.plan if key != "seed"]
+
+    @cached_property
+    def cells(self) -> dict[tuple[str, ...], pd.DataFrame]:
+        """The values of `fields` -> lines by seed."""
+        if self.lines.empty:
+            return {}
+        keys = [self.lines[field].astype(str) for field in self.fields]
+        return {key: cell.set_index("seed", drop=False) for key, cell in self.lines.groupby(keys)}
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        """The planned ones."""
+        return sorted(map(int, self.plan["seed"]))
+
+    @cached_property
+    def rows(self) -> list[Part]:
+        """What each row says."""
+        axes = [alternatives(axis, self.plan) for axis in self.spec["rows"]]
+        return [{key: value for part in parts for key, value in part.items()} for parts in product(*axes)]
+
+    @cached_property
+    def columns(self) -> list[Part]:
+        """What each column says, `where` included."""
+        found = []
+        for column in self.spec["columns"]:
+            several = {key: value for key, value in column.items() if key != "value"}
+            found += [{**self.spec.get("where", {}), **column, **one} for one in alternatives(several, self.plan)]
+        return found
+
+    @cached_property
+    def labels(self) -> Mapping[str, str]:
+        """What labels the rows -> header."""
+        shown = self.spec.get("labels", {})
+        return shown or {key: key.rpartition(".")[2] for row in self.rows for key in row}
+
+    def contrasts(self) -> pd.DataFrame:
+        """The first two columns compared, with the others beside them."""
+        found = []
+        for row in self.rows:
+            whole = [resolved(column, row) for column in self.columns]
+            arms = [self.arms(part) for part in whole]
+            sides = [self.of(runs, part["value"]) for runs, part in zip(arms, whole, strict=True)]
+            missing = lacking([*arms[0], *arms[1]], self.seeds)
+            mixed = [*map(of_several, arms), of_several([*arms[0], *arms[1]])]
+            contrast = Contrast(self.label(row), sides, missing, mixed, UNITS[whole[0].get("unit", "per_cent")])
+            missing["undefined"] = len(self.seeds) - sum(missing.values()) - len(contrast.differences)
+            found.append(contrast)
+        header = [*self.labels.values(), *map(heading, self.columns), *INFERENCE]
+        return framed(header, contrast_rows(found, bool(self.spec.get("pooled"))))
+
+    def values(self) -> pd.DataFrame:
+        """Each column's text, and of how many seeds."""
+        found, counted, ranked = [], self.spec.get("count", True), bool(self.spec.get("rank"))
+        for row in self.rows:
+            columns = [resolved(column, row) for column in self.columns]
+            parts = [part for column in columns for part in self.parts(column)]
+            arms = [arm for part in parts for arm in self.arms(part)]
+            missing = lacking(arms, self.seeds)
+            n = len(self.seeds) - sum(missing.values())
+            missing["undefined"] = min(n, int(self.of(self.arms(parts[0]), parts[0]["value"]).isna().sum()))
+            labels = self.label(row)
+            cells = [*labels, *(self.text(column, labels[0]) for column in columns)]
+            cells += [extent(n - missing["undefined"], missing)] if counted else []
+            found.append((ranked and n < len(self.seeds), -self.largest(row), labels[0] if ranked else "", cells))
+        header = [*self.labels.values(), *map(heading, self.columns), *["n"] * counted]
+        found = sorted(found, key=lambda row: (row[0], 0 if row[0] else row[1], row[2]))  # ranked: ties by name
+        if ranked:
+            rows = [["-" if late else str(i + 1), *cells] for i, (late, _, _, cells) in enumerate(found)]
+            return framed(["rank", *header], rows)
+        return framed(header, [cells for *_, cells in found])
+
+    def largest(self, row: Part) -> float:
+        """The largest mean of what the rows are sorted by; -inf where none is known."""
+        parts = [resolved({**self.spec.get("where", {}), **part}, row) for part in self.spec.get("largest_first", [])]
+        means = [self.of(self.arms(part), part["value"]).mean() for part in parts]
+        return max((mean for mean in means if not np.isnan(mean)), default=-np.inf)
+
+    def text(self, column: Part, label: str) -> Text:
+        """A cell that is no contrast's."""
+        if "given" in column:
+            return Text({str(key): text for key, text in column["given"].items()}.get(label, "-"))
+        parts, several = self.parts(column), isinstance(column["value"], list)
+        runs = pd.concat([arm for part in parts for arm in self.arms(part)]).drop_duplicates("line")
+        if several and runs.empty:
+            return Text("not run")
+        texts = [self.estimate(part) for part in parts]
+        pending = int((runs["state_sha256"] == "").sum()) if several else 0
+        note = f" ({pending} of {len(runs)} unfinished)" if pending else ""
+        mixed = any(text.mark for text in texts)
+        return Text(" / ".join(texts) + note, " / ".join(text.read for text in texts) + note, mixed)
+
+    def estimate(self, part: Part) -> Text:
+        """One number of a cell."""
+        arms = self.arms(part)
+        values = self.of(arms, part["value"])
+        if "over" not in part:
+            return UNITS[part.get("unit", "per_cent")].estimate(values, of_several(arms))
+        known = values.dropna()
+        hit = int((known > float(part["over"])).sum())
+        low, high = wilson_interval(hit, len(known))
+        text = f"{hit} of {len(known)} [{100 * low:.0f}, {100 * high:.0f}] %" if len(known) else "-"
+        return Text(text, mixed=of_several(arms))
+
+    def parts(self, column: Part) -> list[Part]:
+        """A column whose value is a list, one by one; nothing of one that has no runs."""
+        if "given" in column:
+            return []
+        several = column["value"] if isinstance(column["value"], list) else [column["value"]]
+        return [{**column, **(one if isinstance(one, dict) else {"value": one})} for one in several]
+
+    def label(self, row: Part) -> list[str]:
+        """The texts before the numbers."""
+        return [NAMES.get(str(row[key]), str(row[key])) if key == "value" else str(row[key]) for key in self.labels]
+
+    def arms(self, part: Part) -> list[pd.DataFrame]:
+        """The runs of a cell of the table, by seed; several frames where it is averaged over cells of the sweep."""
+        part = {**{field: self.plan[field][0] for field in self.fields if len(self.plan[field]) == 1}, **part}
+        if vague := [field for field in self.fields if field not in part]:
+            raise ValueError(f"column {heading(part)!r} does not say which {vague[0]}: give its value, or averaged")
+        ways = [self.plan[f] if part[f] == "averaged" else (written(part[f]),) for f in self.fields]
+        return [self.cells.get(key, self.lines.iloc[:0].set_index("seed", drop=False)) for key in product(*ways)]
+
+    def of(self, arms: Sequence[pd.DataFrame], expression: str) -> Values:
+        """Seed -> value of the finished runs."""
+        if expression not in self.lines:
+            self.lines[expression] = self.lines.eval(expression, engine="python").replace([np.inf, -np.inf], np.nan)
+        found = [self.lines.loc[arm["line"], expression].set_axis(arm.index)[arm["state_sha256"] != ""] for arm in arms]
+        return averaged(found) if len(found) > 1 else found[0]
 
 
-def notes(cells: Sequence[Cell]) -> list[str]:
-    """What the numbers are means of, what the intervals are, and the bound that benign recall must be read against."""
-    done = [run for cell in cells for run in cell.finished]
-    if not done:
-        return []
-    last = span(np.array([run.summary["mean_of_last"] for run in done if run.summary]), "")
-    ceiling = span(100 * (1 - values(done, "filter/floor")), ".1f")
-    text = [f"Mean of the last {last} rounds of each run."]
-    if any(len(cell.finished) > 1 for cell in cells):
-        text.append("± is half the width of Student's 95 % interval over the seeds.")
-    if "nan" not in ceiling:
-        text.append(f"A set of n//2 + 1 clients, FLAME's most frequent, holds at most {ceiling} % of the benign ones.")
+def alternatives(axis: str | Mapping[str, Any] | Sequence[Any], plan: Plan) -> list[Part]:
+    """What an axis says in turn."""
+    if isinstance(axis, str):
+        if axis not in plan:
+            raise ValueError(f"{axis} is not swept: {', '.join(plan)} are")
+        return [{axis: value} for value in plan[axis]]
+    if not isinstance(axis, Mapping):
+        return list(chain.from_iterable(alternatives(one, plan) for one in axis))
+    each = [value if isinstance(value, list) else [value] for value in axis.values()]
+    return [dict(zip(axis, map(kept, values), strict=True)) for values in product(*each)]
+
+
+def kept(value: Any) -> Any:
+    """Numbers and null as a command line has them; texts and mappings as they are."""
+    return value if isinstance(value, str | Mapping) else written(value)
+
+
+def resolved(column: Part, row: Part) -> Part:
+    """What column and row say together, `$key` replaced by what either says of it."""
+    both = {**column, **row}
+    return {k: both[v[1:]] if isinstance(v, str) and v.startswith("$") else v for k, v in both.items()}
+
+
+def heading(column: Part) -> str:
+    """The header of a column."""
+    text = str(column.get("as", "a cell"))
+    for key, value in column.items():
+        text = text.replace(f"{{{key}}}", str(value))
     return text
 
 
-def progress(run: RunRecord) -> str:
-    """How far an unfinished run came."""
-    return f"{run.rounds} of {run.config['rounds']} rounds"
+def of_several(arms: Sequence[pd.DataFrame]) -> bool:
+    """Whether the finished runs are of different code; by its hash, or by the commit where that was not recorded."""
+    runs = pd.concat(list(arms))
+    done = runs[runs["state_sha256"] != ""]
+    return len(set(done["code"].where(done["code"] != "", done["commit"]))) > 1
 
 
-def span(numbers: Array, form: str) -> str:
-    """The range of some numbers, or the one that they all are."""
-    low, high = format(numbers.min(), form), format(numbers.max(), form)
-    return low if low == high else f"{low} to {high}"
+def framed(header: Sequence[str], rows: Sequence[Sequence[str]]) -> pd.DataFrame:
+    """Cells of text under a header."""
+    return pd.DataFrame([list(row) for row in rows], columns=list(header), dtype=object)

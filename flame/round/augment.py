@@ -40,8 +40,8 @@ class Stamped(LabelledImages):
 
     def to(self, device: torch.device) -> Stamped:
         """The same images on a device."""
-        parts = (part.to(device) for part in (self.x, self.y, self.bare, self.marked))
-        return Stamped(*parts, self.stamp)
+        x, y, bare, marked = (part.to(device) for part in (self.x, self.y, self.bare, self.marked))
+        return Stamped(x, y, bare, marked, self.stamp)
 
     def __getitem__(self, index: Tensor | slice) -> Stamped:
         """The sub-set picked by a slice, an index tensor or a mask."""
@@ -73,6 +73,9 @@ class NoAugment:
     def view(self, stream: Generator) -> View:
         """See `Augment.view`."""
         return as_stored
+
+
+UNCHANGED = NoAugment()
 
 
 @dataclass(frozen=True)

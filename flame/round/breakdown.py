@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,18 +15,6 @@ import torch
 from flame.round.evaluate import Answers, Evaluation
 
 WORST = 10  # one of so many clients is in the worst tenth, rounded up
-
-
-@dataclass(frozen=True)
-class Breakdown:
-    """What is evaluated beside the clean and the triggered test set."""
-
-    per_class: bool
-    clients: int  # of each group; 0: none
-
-    def __post_init__(self) -> None:
-        if self.clients < 0:
-            raise ValueError(f"evaluate.clients={self.clients} is out of range: must be a whole number >= 0 (0: none)")
 
 
 def client_set(client: int) -> str:
@@ -77,14 +64,12 @@ def source_accuracy(evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
     return {"eval/source_ma": right / sum(told.values())} if told else {}
 
 
-def client_accuracies(
-    evaluations: Mapping[str, Evaluation], groups: Mapping[str, Sequence[int]]
-) -> dict[str, float]:
+def client_accuracies(evaluations: Mapping[str, Evaluation], groups: Mapping[str, Sequence[int]]) -> dict[str, float]:
     """For each group of clients the mean over them of the accuracy on a client's images, and that of the worst tenth.
 
     eval/<group>_clients_ma and eval/<group>_clients_worst; clients count alike, whatever they hold.
     """
-    metrics = {}
+    metrics: dict[str, float] = {}
     for group, clients in groups.items() if evaluations else ():
         shares = torch.tensor([evaluations[client_set(client)].accuracy for client in clients], dtype=torch.float64)
         worst = shares.sort().values[: math.ceil(len(shares) / WORST)]

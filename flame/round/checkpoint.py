@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from flame.round.types import ServerState
 log = logging.getLogger(__name__)
 KEPT = 2  # newest checkpoints of a run
 PATTERN = "round_*.safetensors"
+NAME = re.compile(r"round_(\d+)\.safetensors")
 
 
 class RunFolderError(ValueError):
@@ -31,7 +33,7 @@ class RunFolderError(ValueError):
 
 
 def write_checkpoint(folder: Path, state: ServerState, identity: str) -> Path:
-    """Write `folder/round_<r>.safetensors`; a crash at any moment leaves the older ones whole."""
+    """Write `folder/round_<r>.safetensors`, with r the next round's number; a crash leaves the older ones whole."""
     folder.mkdir(exist_ok=True)
     named = {"row": state.row, "counters": state.counters} | {f"memory/{k}": v for k, v in state.memory.items()}
     path = folder / f"round_{state.round:06d}.safetensors"
@@ -48,7 +50,7 @@ def latest_checkpoint(folder: Path, layout: StateLayout, identity: str) -> Serve
         OSError: there are checkpoints and none of them can be read.
     """
     damaged: list[str] = []
-    for path in sorted(folder.glob(PATTERN), reverse=True):
+    for path in reversed(checkpoints(folder)):
         try:
             state, owner = read_checkpoint(path)
         except RunFolderError as error:
@@ -66,6 +68,12 @@ def latest_checkpoint(folder: Path, layout: StateLayout, identity: str) -> Serve
     if damaged:
         raise OSError("no checkpoint can be read; remove them to start anew: " + "; ".join(damaged))
     return None
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The files of a folder by their round, a number: as text, the millionth comes before the second."""
+    named = ((NAME.fullmatch(path.name), path) for path in folder.glob(PATTERN))
+    return [path for _, path in sorted((int(match[1]), path) for match, path in named if match)]
 
 
 def read_checkpoint(path: Path) -> tuple[ServerState, str]:
@@ -133,7 +141,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def _tidy(folder: Path, newest: Path) -> None:
     """Keep the last two; what claims to be newer is damaged, or the run would not have gone back behind it."""
-    found = sorted(folder.glob(PATTERN))
-    kept = [path for path in found if path <= newest][-KEPT:]
+    found = checkpoints(folder)
+    kept = found[: found.index(newest) + 1][-KEPT:]
     for path in [*(path for path in found if path not in kept), *folder.glob(f".{PATTERN}.tmp")]:
         path.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from flame.data.samples import LabelledImages
-from flame.round.augment import Augment, NoAugment, View, as_stored
+from flame.round.augment import UNCHANGED, Augment, View, as_stored
 from flame.round.device import CPU, device_of
 from flame.round.seeding import generator
 
@@ -132,7 +132,7 @@ class LocalJob:
     client: int
     notes: dict[str, Tensor] = field(default_factory=dict)  # left for the attack's `craft`; nobody else sees them
     precision: str = "float32"  # of `fit`; what an attack trains or searches beside it is float32
-    augment: Augment = NoAugment()  # of what trains a model; what an attack searches or measures is as stored
+    augment: Augment = UNCHANGED  # of what trains a model; what an attack searches or measures is as stored
 
     def stream(self, role: str) -> Generator:
         """The client's own random stream for a purpose."""

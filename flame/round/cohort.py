@@ -1,4 +1,4 @@
-"""Who takes part in a round, and which of them the attacker controls."""
+"""Who takes part in a round, which of them the attacker controls, and which rounds are evaluated."""
 
 from __future__ import annotations
 
@@ -25,11 +25,35 @@ class Schedule:
         if self.start < 0 or (self.stop is not None and self.stop < self.start):
             raise ValueError(f"attack_rounds: start={self.start}, stop={self.stop} must satisfy 0 <= start <= stop")
 
+    def rounds(self, total: int) -> range:
+        """The attacked ones of so many."""
+        return range(self.start, total if self.stop is None else min(self.stop, total), self.every)
+
     def active(self, round: int) -> bool:
         """Whether the attack is on in this round."""
         return (
             round >= self.start and (self.stop is None or round < self.stop) and (round - self.start) % self.every == 0
         )
+
+
+@dataclass(frozen=True)
+class EvaluatedRounds:
+    """Every k-th of the rounds and the last ones: a rule, not a list, so that any number of rounds takes no memory."""
+
+    rounds: int
+    every: int
+    last: int
+
+    def __contains__(self, number: object) -> bool:
+        return (
+            isinstance(number, int)
+            and 0 <= number < self.rounds
+            and ((number + 1) % self.every == 0 or number >= self.rounds - self.last)
+        )
+
+    def __len__(self) -> int:
+        last = min(self.last, self.rounds)
+        return last + (self.rounds - last) // self.every
 
 
 @dataclass(frozen=True)
@@ -75,6 +99,15 @@ class Population:
         return round(self.poisoned_model_rate * self.per_round)
 
     @property
+    def colluders(self) -> range:
+        """The numbers of attackers, from 1 on, that a round may have; empty where nobody attacks."""
+        if not self.hostile or self.poisoned_model_rate == 0:
+            return range(0)
+        if self.rule == "fixed":
+            return range(self.attackers, self.attackers + 1)
+        return range(1, min(self.controlled, self.per_round) + 1)
+
+    @property
     def controlled(self) -> int:
         """round(PMR * clients), the attacker's clients."""
         return round(self.poisoned_model_rate * self.clients)
@@ -85,6 +118,10 @@ class Population:
         order = torch.randperm(self.clients, generator=generator(self.seed, "compromised"))
         mask[order[: self.controlled]] = True
         return mask
+
+    def attacked(self, rounds: int) -> bool:
+        """Whether, of so many rounds, any has an attacker: under the rule `random` there need not be one."""
+        return any(bool(self.cohort(round_).compromised.any()) for round_ in self.schedule.rounds(rounds))
 
     def cohort(self, round_: int) -> Cohort:
         """The cohort of a round, ids ascending; a function of (seed, round) alone, so that runs can be paired."""

@@ -18,7 +18,7 @@ from flame.round.device import device_of
 
 SLICE = 500  # images handed out at a time: of 19,000 two workers get as many
 BATCH = 100  # images per forward pass: small enough for activations to stay in cache
-Answers = Mapping[tuple[int, int, int], int]  # (true class, wanted label, answered class) -> images, where there are any
+Answers = Mapping[tuple[int, int, int], int]  # (true class, wanted label, answered class) -> images
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,7 @@ def answers(model: nn.Module, x: Tensor, normalise: Normalise) -> Iterator[Tenso
 
 
 @torch.inference_mode()
-def evaluate(
-    model: nn.Module, images: LabelledImages, normalise: Normalise, truth: Tensor | None = None
-) -> Evaluation:
+def evaluate(model: nn.Module, images: LabelledImages, normalise: Normalise, truth: Tensor | None = None) -> Evaluation:
     """The model's sums over `images`, in evaluation mode and on its device, which is waited for at the end only.
 
     With `truth` [N], the true classes of images whose labels may be an attacker's, answers are counted as well.

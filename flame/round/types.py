@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from flame.geometry.guard import guard
 from flame.geometry.layout import StateLayout
@@ -27,6 +27,13 @@ class ServerState:
     counters: Tensor  # [c] int64, num_batches_tracked of each BatchNorm layer
     round: int = 0  # rounds finished
     memory: Mapping[str, Tensor] = field(default_factory=dict)  # history of a defense or attack, "<owner>/<name>"
+
+    @classmethod
+    def of(cls, layout: StateLayout, model: nn.Module) -> ServerState:
+        """A federation that starts from this model."""
+        (row,), (counters,) = layout.zeros(1)
+        layout.flatten(model.state_dict(), row, counters)
+        return cls(row, counters)
 
 
 @dataclass(frozen=True)

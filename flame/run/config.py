@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,7 +17,19 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 # What a run's result does not depend on, and so its identity neither.
-INCIDENTAL = ("hydra", "paths", "tracker", "engine", "resume", "checkpoint", "record", "spill", "memo", "device")
+INCIDENTAL = (
+    "hydra",
+    "paths",
+    "tracker",
+    "engine",
+    "resume",
+    "checkpoint",
+    "record",
+    "spill",
+    "memo",
+    "device",
+    "recipe",
+)
 # Choices as they were before there was a choice: they say nothing, so that runs from then stay finished, and alike.
 AS_EVER = {
     "precision": "float32",
@@ -24,6 +37,7 @@ AS_EVER = {
     "evaluate": {"per_class": False, "clients": 0},
 }
 STARTED = datetime.now()
+LONGEST_NAME = 255  # bytes, of most file systems
 NAMED = ("dataset", "partition", "model", "attack", "defense")  # groups whose choice stands in the folder's name
 
 
@@ -98,26 +112,31 @@ class RunConfig:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     report_last: int = MISSING
     threads: int = MISSING
-    resume: bool = MISSING
+    resume: bool | str = MISSING
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     device: str = MISSING
     precision: str = MISSING
     record: RecordConfig = field(default_factory=RecordConfig)
     spill: SpillConfig = field(default_factory=SpillConfig)
     memo: MemoConfig = field(default_factory=MemoConfig)
+    recipe: Any = None
 
 
 def register() -> None:
     """Make the schema and the resolvers known to Hydra; harmless when called again."""
     ConfigStore.instance().store(name="schema", node=RunConfig)
     OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+    OmegaConf.register_new_resolver("home", os.path.expanduser, replace=True)  # ~/runs
     OmegaConf.register_new_resolver("times", lambda share, benign: share * benign, replace=True)
     OmegaConf.register_new_resolver("passes", _passes, replace=True)
 
 
 def identity(cfg: DictConfig) -> str:
-    """Hash of everything in the composed config that can change a result; interpolations stand as written."""
-    return fingerprint(plain(cfg, resolve=False))
+    """Hash of everything in the composed config that can change a result; where data and runs lie cannot."""
+    written = plain(cfg, resolve=False)
+    kept = [key for key in written if key not in INCIDENTAL and not OmegaConf.is_missing(cfg, key)]
+    filled = {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v := cfg[k]) else v for k in kept}
+    return fingerprint({key: _without_paths(written[key], filled[key]) for key in kept})
 
 
 def plain(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
@@ -130,7 +149,8 @@ def plain(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
 def fingerprint(config: Mapping[str, Any]) -> str:
     """Hash of all of a plain config that says something of a result."""
     kept = telling(config)
-    kept["dataset"] = {k: v for k, v in kept["dataset"].items() if k not in ("root", "download")}
+    if str(kept["dataset"].get("_target_")).startswith("flame.data."):  # which verify what they find, wherever that is
+        kept["dataset"] = {k: v for k, v in kept["dataset"].items() if k not in ("root", "download")}
     return hashlib.sha256(json.dumps(_alike(kept), sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -142,6 +162,15 @@ def telling(config: Mapping[str, Any]) -> dict[str, Any]:
 def without_seed(config: Mapping[str, Any]) -> str:
     """What the seeds of one setting share."""
     return fingerprint({key: value for key, value in config.items() if key != "seed"})
+
+
+def _without_paths(written: Any, filled: Any) -> Any:
+    """The filled in values, but for those that follow `paths`."""
+    if isinstance(written, dict) and isinstance(filled, dict):
+        return {key: _without_paths(written[key], value) for key, value in filled.items()}
+    if isinstance(written, list) and isinstance(filled, list):
+        return [_without_paths(*pair) for pair in zip(written, filled, strict=True)]
+    return written if isinstance(written, str) and "${paths." in written else filled
 
 
 def _alike(value: Any) -> Any:
@@ -160,8 +189,12 @@ def _passes(share: float, benign: int) -> float:
 
 
 def _run_name(*, _root_: DictConfig) -> str:
-    """`<dataset>-...-<defense>-s<seed>-<identity>`: equal configs share a folder, so a run is resumed, not repeated."""
+    """`<dataset>-...-<defense>-s<seed>-<identity>`: equal configs share a folder, so a run is resumed, not repeated.
+
+    The choices are cut where the name would be longer than a file's may be; the identity tells such names apart.
+    """
     choices = _root_.hydra.runtime.choices
-    parts = [str(choices[group]).replace("/", "_") for group in NAMED]
-    anew = [] if _root_.resume else [f"{STARTED:%Y%m%d-%H%M%S}"]
-    return "-".join([*parts, f"s{_root_.seed}", identity(_root_), *anew])
+    parts = "-".join(str(choices[group]).replace("/", "_") for group in NAMED)
+    anew = "" if _root_.resume else f"-{STARTED:%Y%m%d-%H%M%S-%f}"  # to the microsecond: two may start in one second
+    tail = f"-s{_root_.seed}-{identity(_root_)}{anew}"
+    return os.fsencode(parts)[: LONGEST_NAME - len(tail)].decode(errors="ignore") + tail

@@ -6,14 +6,29 @@ Ray's `ray.remote.num_cpus`.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from flame.round.cgroups import CGROUPS, MEMBERSHIP, limits
 
 
 def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Those that this process may use, >= 1: by its affinity, and by the quota of its cgroups, rounded up."""
+    those = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([those, *map(math.ceil, quotas())]))
+
+
+def quotas(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> list[float]:
+    """Cores' worth of time that each cgroup of this process has, where it is bounded (`docker run --cpus=1.5`)."""
+    found = []
+    for entries in limits("cpu", ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us"), root, membership):
+        texts = entries.get("cpu.max", " ".join(list(entries.values()))).split()  # quota and period, in microseconds
+        if len(texts) == 2 and texts[0].isdigit() and int(texts[1]):  # "max" and -1 are none
+            found.append(int(texts[0]) / int(texts[1]))
+    return found
 
 
 def cores_per_job(launcher: Mapping[str, Any], cores: int) -> int:

@@ -17,8 +17,6 @@ from functools import cache
 from pathlib import Path
 from time import perf_counter
 
-from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -26,8 +24,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flame.engine import start_fork_server
 from flame.federation import play
-from flame.run.build import CONF, build, evaluated_rounds, in_full
-from flame.run.config import register
+from flame.run.build import build, evaluated_rounds
+from flame.run.command import conf_of, parser
+from flame.run.compose import PROJECT, Conf, ConfigError, composed_here, sentence, started
 from flame.run.cores import cores, cores_per_job, jobs_at_once
 from flame.run.experiment import in_words
 from flame.run.folder import finished
@@ -63,31 +62,28 @@ class Cost:
 
 def estimate(arguments: Sequence[str]) -> int:
     """Print the estimate for a command line of train.py; the exit code: 1 if it is wrong."""
-    register()
-    parser = get_args_parser()
-    parser.add_argument("--estimate", action="store_true")
-    given = parser.parse_args(arguments)
+    given = parser().parse_args(arguments)
     try:
         with in_words(Path()):
-            found = list(planned(given.config_name or "config", given.overrides, given.multirun))
+            found = list(planned(given.config_name or "config", given.overrides, given.multirun, conf_of(given)))
             waiting = [job for job in found if not job.finished]
             if found[0].cfg.engine._target_.endswith(".Pool"):
                 start_fork_server()
             print(told(found, measured(waiting)))
-    except (HydraException, OmegaConfBaseException, OSError) as error:
-        print(in_full(error), file=sys.stderr)
+    except (HydraException, OSError) as error:
+        print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def planned(name: str, words: Sequence[str], multirun: bool) -> Iterator[Job]:
+def planned(name: str, words: Sequence[str], multirun: bool, conf: Conf = PROJECT) -> Iterator[Job]:
     """The jobs of a command, in order; those that only the seed divides are composed once and share a config."""
 
     @cache
     def composed(*words: str) -> DictConfig:
-        return compose(name, list(words), return_hydra_config=True)
+        return composed_here(loader, words, name, hydra=True)
 
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with started(conf) as loader:
         whole = composed(*(word.input_line for word in parsed(words) if not word.is_sweep_override()))
         sweeps = multirun or whole.hydra.mode == RunMode.MULTIRUN
         workers = cores_per_job(whole.hydra.launcher if sweeps else {}, cores())
@@ -98,7 +94,10 @@ def planned(name: str, words: Sequence[str], multirun: bool) -> Iterator[Job]:
         for job in each:
             cfg = composed(*(word for word in job if not word.startswith("seed=")))
             for seed in parsed([word for word in job if word.startswith("seed=")]):
-                cfg.seed = seed.value()
+                try:
+                    cfg.seed = seed.value()
+                except OmegaConfBaseException as error:
+                    raise ConfigError(sentence(error, job, loader)) from error
             cfg.memo.dir = None  # what is measured is trained, and nothing is written
             if cfg.engine.get("workers") == "auto":
                 cfg.engine.workers = workers

@@ -8,26 +8,31 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 
-from flame.engine.base import WorkerError
+from flame.engine.base import Engine, WorkerError
 from flame.federation import Federation, rounds
 from flame.round.checkpoint import RunFolderError, latest_checkpoint, write_atomically, write_checkpoint
+from flame.round.code import LENGTH, code, targets
 from flame.round.types import ServerState, digest
-from flame.run.build import ConfigError, build, engine_workers, make
+from flame.run.again import ORIGINAL
+from flame.run.build import ConfigError, Parts, build, check_incidental, check_part, engine_workers, make
 from flame.run.config import identity
-from flame.run.figure import draw_run
+from flame.run.figure import FIGURE, draw_run
 from flame.run.folder import CHECKPOINTS, claimed, explain, finished, read_json
 from flame.run.progress import Progress, headline
+from flame.run.provenance import SAME_BITS, differences, environment, going_on, initial_digest, origin_of, repetition
 from flame.run.recording import Recorder
 from flame.run.sweep import SWEEP
-from flame.run.trackers.base import RunInfo, Tracker
-from flame.run.trackers.files import CHOICES, CONFIG, ENVIRONMENT, SUMMARY, RunFiles, environment, write_json
+from flame.run.trackers.base import RunInfo, Tracker, dispensable
+from flame.run.trackers.files import CHOICES, CONFIG, ENVIRONMENT, SUMMARY, RunFiles, write_json
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 log = logging.getLogger(__name__)
@@ -35,12 +40,42 @@ log = logging.getLogger(__name__)
 
 def run(cfg: DictConfig) -> None:
     """Run, resume or skip what `cfg` describes; the run folder is Hydra's output directory."""
+    if cfg.resume not in (True, False, "force"):
+        raise ConfigError(f"resume={cfg.resume} is unknown: must be true, false or force")
     info = describe(cfg)
     with stop_on_signals() as stop, in_words(info.folder), claimed(info.folder, info.identity):
         if finished(info.folder):
-            log.info("%s is finished; resume=false runs it again in a new folder", info.folder)
+            checked(cfg)
+            skip(info)
         else:
             execute(cfg, info, stop)
+            if (original := os.environ.get(ORIGINAL)) and (said := repetition(Path(original), info.folder)):
+                log.info("%s", said)
+
+
+def skip(info: RunInfo) -> None:
+    """Say in one line that the run is finished, and if the same command would now run something else."""
+    said = f"{info.folder} is finished; resume=false runs it again in a new folder"
+    try:
+        changed = differences(recorded(info.folder), origin_of(info.config, info.code))
+    except (CompactHydraException, ValueError, OSError) as error:  # a part cannot be made any more
+        changed = f"what it would be made of now is not known: {str(error).splitlines()[0]}"
+    log.log(
+        logging.WARNING if changed else logging.INFO, "%s", f"{said}. It was made of: {changed}" if changed else said
+    )
+    if not (info.folder / FIGURE).exists():  # something ended the process after the summary
+        with dispensable(FIGURE):
+            draw_run(info.folder)
+
+
+def checked(cfg: DictConfig) -> None:
+    """ConfigError unless the settings hold that may differ from those of the finished run; the others are its own."""
+    try:
+        check_incidental(cfg)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    for group in ("engine", "tracker"):
+        check_part(cfg, group)
 
 
 def execute(cfg: DictConfig, info: RunInfo, stop: Stop) -> None:
@@ -49,25 +84,34 @@ def execute(cfg: DictConfig, info: RunInfo, stop: Stop) -> None:
     tracker: Tracker = make(cfg, "tracker")
     checkpoint = latest_checkpoint(info.folder / CHECKPOINTS, parts.task.layout, info.identity)
     state = checkpoint or parts.initial
-    with closing(parts.start_engine(parts.task)) as engine:  # before anything is written: it may refuse
-        files = record_start(cfg, info, state.round)
+    if parts.population.colluders and not parts.population.attacked(cfg.rounds):
+        log.warning("attackers=%s draws no attacker in any round: this is a run without an attack", cfg.attackers)
+    origin = {"code": info.code, "data": parts.data[:LENGTH], "initial": initial_digest(parts.initial)}
+    if checkpoint:
+        origin = going_on(info.folder, recorded(info.folder), origin, cfg.resume)
+    info = replace(info, code=origin["code"])
+    with started(parts) as engine:  # before anything is written: it may refuse
+        files = record_start(cfg, info, origin, state.round)
         with opened(tracker, info, state.round):
             last = loop(cfg, info, parts.federation(engine), state, files, tracker, stop)
-            summary = files.summary(cfg.report_last, digest(last), {"identity": info.identity, **info.choices})
+            summary = files.summary(
+                cfg.report_last, digest(last), {"identity": info.identity, "code": info.code, **info.choices}
+            )
             conclude(info.folder, summary, tracker)
     log.info("mean of the last %d rounds: %s", summary["mean_of_last"], headline(summary["metrics"]))
     log.info("record: %s", info.folder)
 
 
-def record_start(cfg: DictConfig, info: RunInfo, first_round: int) -> RunFiles:
+def record_start(cfg: DictConfig, info: RunInfo, origin: Mapping[str, str], first_round: int) -> RunFiles:
     """What is known of a run before its first round, on disk; the files for the rest."""
     files = RunFiles(info.folder, first_round)
     workers = engine_workers(cfg).get("workers", cfg.engine.get("workers", 1))
-    record_environment(info.folder, environment(cfg.threads, workers, cfg.device), resumed=first_round > 0)
+    now = {**origin, **environment(cfg.threads, workers, cfg.device, targets(info.config))}
+    record_environment(info.folder, now, resumed=first_round > 0)
     write_atomically(info.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(info.config))).encode())
     write_json(info.folder / CHOICES, info.choices)
     if first_round:
-        log.info("resumed after round %d of %d", first_round, cfg.rounds)
+        log.info("resumed: %d of %d rounds were done", first_round, cfg.rounds)
     return files
 
 
@@ -91,7 +135,7 @@ def loop(
                     write_checkpoint(folder, state, info.identity)
                     saved, saved_at = state.round, time.monotonic()
         except SystemExit:
-            log.info("stopped after round %d of %d; the same command goes on from there", state.round, cfg.rounds)
+            log.info("stopped: %d of %d rounds are done; the same command goes on from there", state.round, cfg.rounds)
             raise
         finally:
             if state.round > saved:
@@ -101,31 +145,50 @@ def loop(
 
 
 def conclude(folder: Path, summary: Mapping[str, Any], tracker: Tracker) -> None:
-    """Figure, view and summary: the last says that the run is finished, so none of them can get lost."""
-    draw_run(folder, summary)
-    tracker.finish(summary)
+    """The summary, which says that the run is finished; then what is made of the record, and may fail."""
     write_json(folder / SUMMARY, summary)
+    with dispensable(FIGURE):
+        draw_run(folder)
+    with dispensable("the end of the tracker's view"):
+        tracker.finish(summary)
+
+
+@contextmanager
+def started(parts: Parts) -> Iterator[Engine]:
+    """The engine, closed whatever happens."""
+    engine = parts.start_engine(parts.task)
+    try:
+        yield engine
+    finally:
+        with dispensable("closing the engine"):
+            engine.close()
 
 
 def describe(cfg: DictConfig) -> RunInfo:
     """Who this run is."""
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
-    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    filled = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(filled, dict)
+    config = {str(k): v for k, v in filled.items()}
+    config["recipe"] = None  # what is made of many runs; long, and nothing of this one
     choices = {k: str(v) for k, v in hydra.runtime.choices.items() if not k.startswith("hydra/")}
     sweep = os.environ.get(SWEEP, folder.name)
-    assert isinstance(config, dict)
-    return RunInfo(folder.name, folder, identity(cfg), {str(k): v for k, v in config.items()}, choices, sweep)
+    runs = code({group: node for group, node in config.items() if group != "tracker"})
+    return RunInfo(folder.name, folder, identity(cfg), config, choices, sweep, runs)
 
 
 def record_environment(folder: Path, now: Mapping[str, Any], resumed: bool) -> None:
     """environment.json; a warning when a run goes on under other software, which may give other bits."""
-    path = folder / ENVIRONMENT
-    before = read_json(path) if resumed and path.exists() else now
-    matter = now.keys() - {"engine_workers"}  # the bits are the same with any number of workers
-    if changed := sorted(key for key in matter if before.get(key) != now[key]):
+    before = (recorded(folder) if resumed else {}) or now
+    if changed := sorted(key for key in now.keys() - {*SAME_BITS} if before.get(key) != now[key]):
         log.warning("since the run was interrupted, %s changed: the bits may not be those of one run", changed)
-    write_json(path, now)
+    write_json(folder / ENVIRONMENT, now)
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """environment.json of a run, as far as there is one."""
+    return read_json(folder / ENVIRONMENT) if (folder / ENVIRONMENT).exists() else {}
 
 
 @contextmanager
@@ -155,7 +218,8 @@ def opened(tracker: Tracker, info: RunInfo, first_round: int) -> Iterator[None]:
         yield
         exit_code = 0
     finally:
-        tracker.close(exit_code)
+        with dispensable("closing the tracker's view"):
+            tracker.close(exit_code)
 
 
 class Stop:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+import io
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flame.run import panels
+from flame.run.classes import Confusion, draw_classes, read_confusions
 from flame.run.config import NAMED
 from flame.run.record import RunRecord, read_run
+from flame.run.text import one_digit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,34 +25,67 @@ FIGURE = "figure.png"
 DPI = 110
 
 
-def draw_run(folder: Path, summary: Mapping[str, Any] | None = None) -> Path:
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """matplotlib with its defaults, for every figure of the project, whatever its user has set elsewhere.
+
+    A matplotlibrc with `text.usetex` wants LaTeX, a style changes sizes, a backend (MPLBACKEND) may not exist at all.
+    """
+    chosen = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib  # reads it, once
+    finally:
+        os.environ |= {} if chosen is None else {"MPLBACKEND": chosen}
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
+
+
+@own_settings()
+def draw_run(folder: Path) -> Path:
     """Write `figure.png` into a run folder, finished or not: accuracies, recalls, X-ray and accepted sets by round.
 
-    `summary` is what summary.json is about to hold, when the figure is drawn first.
+    Where a run was asked for answers by class, their confusion matrices stand below.
     """
     from matplotlib.figure import Figure  # without pyplot: no display and no global state
 
     run = read_run(folder)
-    run = replace(run, summary=summary or run.summary)
-    figure = Figure(figsize=(13, 10), dpi=DPI, layout="constrained")
+    confusions = read_confusions(run)
+    heights = [1, 1.25, 1.25] if confusions else [1, 1.25]
+    figure = Figure(figsize=(13, 10 / 2.25 * sum(heights)), dpi=DPI, layout="constrained")
     figure.suptitle(headline(run))
-    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 1.25])[:, 0]
+    above, below, *last = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     accuracy, recall, xray = above.subplots(1, 3)
     draw_accuracy(accuracy, run)
     draw_recall(recall, run)
     draw_xray(xray, run)
     draw_acceptance(below, run)
+    for part in last:
+        draw_classes(part, confusions)
     figure.savefig(folder / FIGURE)
     return folder / FIGURE
 
 
-def acceptance_figure(run: RunRecord) -> Figure:
-    """The accepted sets alone."""
+@own_settings()
+def acceptance_png(run: RunRecord) -> bytes:
+    """A picture of the accepted sets alone."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 5), dpi=DPI, layout="constrained")
+    figure, picture = Figure(figsize=(11, 5), dpi=DPI, layout="constrained"), io.BytesIO()
     draw_acceptance(figure, run)
-    return figure
+    figure.savefig(picture, format="png")
+    return picture.getvalue()
+
+
+@own_settings()
+def classes_png(confusions: Mapping[str, Confusion]) -> bytes:
+    """The confusion matrices alone."""
+    from matplotlib.figure import Figure
+
+    figure, picture = Figure(figsize=(11, 5), dpi=DPI, layout="constrained"), io.BytesIO()
+    draw_classes(figure, confusions)
+    figure.savefig(picture, format="png")
+    return picture.getvalue()
 
 
 def draw_accuracy(ax: Axes, run: RunRecord) -> None:
@@ -66,11 +103,11 @@ def draw_recall(ax: Axes, run: RunRecord) -> None:
     """What the defense did to benign and to malicious clients, and the most that a bare majority could keep."""
     rounds = run.metrics["round"]
     panels.reported_rounds(ax, run)
-    panels.curve(ax, rounds, run.metric("filter/benign_recall"), "benign, accepted", panels.BLUE)
+    panels.curve(ax, rounds, run.metric("filter/benign_recall"), "benign, kept", panels.BLUE)
     if not np.isnan(run.metric("filter/malicious_recall")).all():
-        panels.curve(ax, rounds, run.metric("filter/malicious_recall"), "malicious, rejected", panels.VERMILION, "--")
+        panels.curve(ax, rounds, run.metric("filter/malicious_recall"), "attackers, rejected", panels.VERMILION, "--")
     ceiling = 1 - run.metric("filter/floor")
-    panels.curve(ax, rounds, ceiling, "benign, most in n//2 + 1", panels.BLACK, ":", marker="_", size=9)
+    panels.curve(ax, rounds, ceiling, "benign, most that n//2 + 1 keep", panels.BLACK, ":", marker="_", size=9)
     panels.per_cent(ax, "Recall of the filter", rounds)
     panels.legend_below(ax, 2)
 
@@ -118,7 +155,7 @@ def headline(run: RunRecord) -> str:
     title = panels.wrapped([*(run.choices[name] for name in NAMED), f"seed {run.config['seed']}"], per_line=6)
     if not run.summary:
         return f"{title}\nunfinished: {run.rounds} of {run.config['rounds']} rounds"
-    shown = {"MA": "eval/ma", "BA": "eval/ba", "benign recall": "filter/benign_recall"}
+    shown = {"MA": "eval/ma", "BA": "eval/ba", "benign kept": "filter/benign_recall"}
     known = {name: run.reported(key) for name, key in shown.items() if not np.isnan(run.reported(key))}
-    means = ", ".join(f"{name} {100 * value:.1f} %" for name, value in known.items())
+    means = ", ".join(f"{name} {one_digit(100 * value)} %" for name, value in known.items())
     return f"{title}\nmean of the last {panels.counted(run.summary['mean_of_last'], 'round')}: {means}"

@@ -1,15 +1,25 @@
-"""Whether a model and a data set go together, before the first round."""
+"""Whether the parts of a run go together, before its first round: model, data set, defense."""
 
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 
 import torch
 
 from flame.data.datasets import normalise
-from flame.data.samples import Dataset
+from flame.data.samples import Dataset, Shards
+from flame.defenses.base import Defense
+from flame.engine.laboratory import Laboratory
+from flame.engine.workbench import Task, Workbench
+from flame.round.device import one_thread
+from flame.round.seeding import generator
+from flame.round.types import Cohort, ServerState, Updates
+
+TRIED = 4  # images of the job that is done twice
 
 
+@torch.random.fork_rng(devices=[])
 @torch.inference_mode()
 def check_fit(model: torch.nn.Module, dataset: Dataset, smallest_batch: int) -> None:
     """ValueError unless the model turns the data set's images into a logit per class and trains on the smallest batch.
@@ -32,3 +42,56 @@ def check_fit(model: torch.nn.Module, dataset: Dataset, smallest_batch: int) -> 
         ) from error
     if logits.shape != wanted:
         raise ValueError(f"model gives {tuple(logits.shape)} for 2 images of dataset={dataset.name}: must be {wanted}")
+
+
+@one_thread()
+def check_repeatable(task: Task, state: ServerState) -> None:
+    """ValueError unless the model trains and answers twice to the same bits, as all that is recorded takes for granted.
+
+    Two jobs of one address on a few images, one after the other in one process.
+    """
+    few = torch.arange(min(TRIED, len(task.train)))
+    tiny = replace(
+        task,
+        shards=Shards.cut(few, torch.tensor([len(few)])),
+        eval_sets={"clean": task.eval_sets["clean"][:TRIED]},
+        sgd=replace(task.sgd, epochs=1, batch_size=min(2, task.sgd.batch_size)),
+        smoothing=None,
+    )
+    bench = Workbench(tiny)
+    if _done(bench, state) != _done(bench, state):
+        raise ValueError(
+            f"model={type(task.model).__name__} gives other numbers for the same job, so no run of it can be repeated:"
+            " it must draw from torch's global generators alone, which every job sets, and keep nothing outside its"
+            " state_dict (random, numpy.random, a generator of its own and a count of calls are of that kind)"
+        )
+
+
+def _done(bench: Workbench, state: ServerState) -> tuple[bytes, ...]:
+    """The bits of a small job: what is sent and answered."""
+    (row,), (counters,) = bench.task.layout.zeros(1)
+    loss, _ = bench.train(state.row, state.counters, {}, 0, 0, compromised=False)
+    bench.write_update(state.row, row, counters)
+    answers = bench.logits(state.row, state.counters, bench.task.eval_sets["clean"].x, 0)
+    return repr(loss).encode(), row.numpy().tobytes(), counters.numpy().tobytes(), answers.numpy().tobytes()
+
+
+def check_clients(defense: Defense, clients: int) -> None:
+    """ValueError if the defense says that it cannot filter rounds of so many clients."""
+    check = getattr(defense, "check_clients", None)
+    if check is not None:
+        check(clients)
+
+
+def check_defense(defense: Defense, clients: int, state: ServerState, task: Task) -> None:
+    """ValueError unless the defense can filter rounds of so many and read this model's updates.
+
+    Tried on one client that sends nothing.
+    """
+    check_clients(defense, clients)
+    rows, _ = task.layout.zeros(1)
+    first, one, none = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64), torch.zeros(1).double()
+    silent = Updates(task.layout, state.row, state.counters, first, rows, state.counters[None], one, none, root=rows[0])
+    if getattr(defense, "needs_lab", False):
+        silent = replace(silent, lab=Laboratory.of(task, state, Cohort(first, torch.tensor([False]))))
+    defense(state, silent, generator(0, "check"))

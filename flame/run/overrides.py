@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from flame.run.config import RunConfig
 
@@ -20,6 +20,8 @@ PLUGINS = {  # hydra/launcher=KEY needs hydra_plugins.VALUE
     "submitit_slurm": "hydra_submitit_launcher",
     "slurm": "hydra_submitit_launcher",
 }
+BARE = re.compile(r"[\w/\-\\+.$%*@?|: ]*", re.ASCII)  # what Hydra reads without quotes
+SYNTAX = re.compile(r"[,\[\]{}()'\"]")  # what means something to Hydra
 
 
 def placed(message: str, full_key: str) -> str:
@@ -43,56 +45,69 @@ def nested(message: str, attack: Mapping[str, Any]) -> str:
     return message.replace(found[0], f"{inside}.{found[1]}")
 
 
-def explain(arguments: Sequence[str]) -> None:
-    """Exit with a hint if the command line names a key or a launcher that is not there."""
-    explain_unknown_keys(arguments)
-    if not any(re.match(r"--config-[dp]|-c[dp]|\+*hydra\.searchpath", word) for word in arguments):
-        explain_unknown_options(arguments)  # unless the user has a conf of their own
-    explain_missing_launcher(arguments)
+def quoted(word: str) -> str:
+    """An override with its value in quotes if Hydra could not read it without, such as umlauts; `~` is at home."""
+    key, equals, value = word.partition("=")
+    if not equals or BARE.fullmatch(value) or SYNTAX.search(value):
+        return word
+    escaped = os.path.expanduser(value).replace("'", r"\'")
+    return f"{key}='{escaped}'"
 
 
-def explain_unknown_keys(arguments: Sequence[str], conf: Path = Path(__file__).parents[2] / "conf") -> None:
-    """Exit with a hint if an override's first word is no config group or run-level key, or its second none of its keys.
+def explain_unknown_keys(arguments: Sequence[str], groups: Collection[str]) -> None:
+    """ValueError with a hint if an override's first word is no group or run-level key, or its second none of its keys.
 
-    Hydra itself would say "Key 'defence' is not in struct" and advise `+defence=`, which it takes without a word.
+    Hydra takes `+defence=` without a word.
     """
     own = {f.name: f.default_factory for f in fields(RunConfig)}
-    known = {*own, *(path.name for path in conf.iterdir() if path.is_dir()), "hydra"}
+    known = {*own, *groups, "hydra"}
     for argument in arguments:
         if re.match(r"~[A-Za-z_]", argument):
-            sys.exit(f"{argument}: nothing can be left out; a group has an option for that, such as attack=none")
+            raise ValueError(
+                f"{argument}: nothing can be left out; a group has an option for that, such as attack=none"
+            )
         found = re.match(r"\+{0,2}([A-Za-z_]\w*)(?:\.(\w+))?[\w./@]*=", argument)
         if found is None:
             continue
         if found[1] not in known:
-            _refuse(argument, found[1], known)
+            raise ValueError(misspelt(argument, found[1], known))
         part = own.get(found[1])
         if found[2] and is_dataclass(part) and found[2] not in (keys := {f.name for f in fields(part)}):
-            _refuse(argument, found[2], keys)
+            raise ValueError(misspelt(argument, found[2], keys))
 
 
-def explain_unknown_options(arguments: Sequence[str], conf: Path = Path(__file__).parents[2] / "conf") -> None:
-    """Exit with a hint if a group is to be one of what it has not: `defense=flam`, `defense=fedavg,flam`."""
-    for argument in arguments:
-        found = re.fullmatch(r"\+?([a-z]\w*(?:/\w+)*)(?:@[\w.]+)?=(\w+(?:,\w+)*)", argument)
-        if found is None or not (conf / found[1]).is_dir() or found[1].startswith("hydra"):
-            continue
-        known = {path.stem for path in (conf / found[1]).glob("*.yaml")}
-        for option in found[2].split(","):
-            if option not in known | {"null"}:
-                _refuse(argument, option, known, "option")
-
-
-def _refuse(argument: str, name: str, known: Collection[str], kind: str = "key") -> NoReturn:
+def misspelt(
+    argument: str, name: str, known: Collection[str], kind: str = "key", prefix: str = "", of: str = ""
+) -> str:
+    """That there is no `name` among what is `known`, and which of it was probably meant."""
     mark = "=" if kind == "key" else ""
     begun = sorted(other for other in known if other.startswith(name))
-    meant = [f"{other}{mark}" for other in begun or difflib.get_close_matches(name, sorted(known), n=1)]
-    hint = f"did you mean {' or '.join(meant)}?" if meant else f"known are: {', '.join(sorted(known))}"
-    sys.exit(f"{argument}: there is no {kind} {name!r}; {hint}")
+    meant = [f"{prefix}{other}{mark}" for other in begun or difflib.get_close_matches(name, sorted(known), n=1)]
+    hint = f"did you mean {' or '.join(meant)}?" if meant else f"known are: {', '.join(sorted(known)) or 'none'}"
+    return f"{argument}: there is no {kind} {name!r}{of and f' of {of}'}; {hint}"
 
 
 def explain_missing_launcher(arguments: Sequence[str], plugins: Mapping[str, str] = PLUGINS) -> None:
-    """Exit with the package to install; Hydra itself would say "Error locating target"."""
+    """ValueError with the package to install; Hydra itself would say "Error locating target"."""
     for plugin in (plugins.get(argument.removeprefix("hydra/launcher=")) for argument in arguments):
         if plugin and find_spec(f"hydra_plugins.{plugin}") is None:
-            sys.exit(f"this launcher is not installed: pip install {plugin.replace('_', '-')}")
+            raise ValueError(f"this launcher is not installed: pip install {plugin.replace('_', '-')}")
+
+
+def recipe_meant(arguments: Sequence[str], conf: Path = Path(__file__).parents[2] / "conf") -> str | None:
+    """How a recipe is started, if the command line names one otherwise: without its folder, or as an override.
+
+    `recipe/question=...` would compose it into a run and leave out its sweep.
+    """
+    text = "\0".join(arguments)
+    named = re.search(r"(?:^|\0)(?:--config-name|-cn)[=\0]([^\0]+)", text)
+    given = re.search(r"(?:^|\0)(\+*recipe(?:/\w+)?=)([^\0]*)", text)
+    if not given and (not named or (conf / f"{named[1]}.yaml").exists() or re.search(r"--config-[dp]|-c[dp]\b", text)):
+        return None
+    wrong, name = (
+        (given[0].strip("\0"), given[2]) if given else (f"--config-name {named[1]}", named[1]) if named else ("", "")
+    )
+    known = {path.stem: path.relative_to(conf).with_suffix("").as_posix() for path in conf.glob("recipe/*/*.yaml")}
+    meant = difflib.get_close_matches(name.rpartition("/")[2], known, n=1)
+    hint = f"did you mean --config-name {known[meant[0]]}?" if meant else "see `ls conf/recipe/*`"
+    return f"{wrong}: a recipe is started with --config-name recipe/THEME/NAME; {hint}"

@@ -17,6 +17,7 @@ from flame.run.record import Array, RunRecord
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.ticker import Locator
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
@@ -161,3 +162,18 @@ def wrapped(words: Sequence[str], per_line: int) -> str:
 def counted(count: int, noun: str) -> str:
     """A number with its noun in the right form."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches."""
+    from matplotlib.figure import Figure  # without pyplot: no display and no global state
+
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")
+
+
+def shared_legend(figure: Figure) -> None:
+    """One legend above for all axes; what several of them name stands in it once."""
+    entries: dict[str, Artist] = {}
+    for ax in figure.axes:
+        entries |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=len(entries), frameon=False)

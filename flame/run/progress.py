@@ -1,4 +1,7 @@
-"""What a person watching a run sees: one aligned line per round, and a bar on a terminal."""
+"""What a person watching a run sees: one aligned line per round, and a bar on a terminal.
+
+A round has the number that it has in the files, from 0; what counts the rounds that are over says `done`.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from flame.federation import Round
-from flame.run.text import duration
+from flame.run.text import duration, one_digit
 
 log = logging.getLogger(__name__)
+WORTH_A_WARNING = {  # counts of a round, where they are above 0
+    "guard/kept_model": "no usable update or a non-finite result: the global model stays as it was",
+    "attack/idle": "{:.0f} attackers sent what an honest client could have; attack/idle counts them in every round",
+}
 
 
 class Progress:
@@ -31,10 +38,10 @@ class Progress:
             redirect_stdout=sys.stdout.isatty(),  # else what goes to a file would land on the terminal
             disable=not sys.stderr.isatty(),
         )
-        self._task = self._bar.add_task("round", total=total, completed=done)
+        self._task = self._bar.add_task("rounds done", total=total, completed=done)
         self._total, self._first = total, done
         self._began = time.monotonic()
-        self._warned = False
+        self._warned: set[str] = set()
         self._moved: list[tuple[logging.StreamHandler[Any], TextIO]] = []  # handlers, and where they wrote before
 
     def __enter__(self) -> Progress:
@@ -54,34 +61,33 @@ class Progress:
         self._bar.stop()
 
     def show(self, record: Round) -> None:
-        """One round done; the first that left the global model as it was is worth a warning."""
-        if record.metrics.get("guard/kept_model", 0) > 0 and not self._warned:
-            self._warned = True
-            log.warning(
-                "round %d: no usable update or a non-finite result: the global model stays as it was", record.number + 1
-            )
+        """One round done, with what is worth a warning the first time that it happens."""
+        for key, sentence in WORTH_A_WARNING.items():
+            if (count := record.metrics.get(key, 0)) > 0 and key not in self._warned:
+                self._warned.add(key)
+                log.warning("round %d: %s", record.number, sentence.format(count))
         seconds = sum(v for k, v in record.metrics.items() if k.startswith("time/"))
         done, width = record.number + 1, len(str(self._total))
         left = (time.monotonic() - self._began) / (done - self._first) * (self._total - done)
         log.info(
-            "round %*d/%d  %s  %5.1f s, %s left",
-            *(width, done, self._total, headline(record.metrics), seconds, duration(left)),
+            "round %*d  %s  %5.1f s  %*d of %d done, %s left",
+            *(width, record.number, headline(record.metrics), seconds, width, done, self._total, duration(left)),
         )
         self._bar.update(self._task, completed=done)
 
 
 def headline(metrics: Mapping[str, float | None]) -> str:
-    """MA, BA, recalls and the size of the accepted set, aligned; a dash where one is undefined."""
+    """MA, BA, what became of benign clients and of attackers, how many were accepted; a dash where one is undefined."""
     shares = {
         "MA": "eval/ma",
         "BA": "eval/ba",
-        "benign": "filter/benign_recall",
-        "malicious": "filter/malicious_recall",
+        "benign kept": "filter/benign_recall",
+        "attackers rejected": "filter/malicious_recall",
     }
     parts = [f"{name} {_percent(metrics.get(key))}" for name, key in shares.items()]
     accepted = metrics.get("filter/accepted")
-    return "  ".join([*parts, f"accepted {accepted:4.1f}" if accepted is not None else "accepted    -"])
+    return "  ".join([*parts, f"clients accepted {accepted:4.1f}" if accepted is not None else "clients accepted    -"])
 
 
 def _percent(share: float | None) -> str:
-    return f"{'-':>5} %" if share is None or math.isnan(share) else f"{100 * share:5.1f} %"
+    return f"{'-':>5} %" if share is None or math.isnan(share) else f"{one_digit(100 * share):>5} %"

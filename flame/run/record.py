@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -76,6 +77,7 @@ class Cell:
 
     labels: Mapping[str, str]  # what tells it from the other cells of the report, `defense` in any case
     runs: tuple[RunRecord, ...]  # by seed
+    rivals: tuple[tuple[RunRecord, RunRecord], ...] = ()  # runs of equal config that do not count, and which does
 
     @property
     def name(self) -> str:
@@ -89,19 +91,28 @@ class Cell:
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """The run folders among and below `paths`, sorted, each once.
+    """The run folders among and below `paths`, links followed, sorted, each once however many ways lead to it.
 
     Raises:
         FileNotFoundError: one of `paths` is missing or holds no run.
     """
-    found: set[Path] = set()
+    found: dict[Path, Path] = {}  # where it is -> how it was reached
     for path in paths:
-        below = {file.parent for file in path.rglob(CHOICES)}
+        below = [folder for folder in walked(path) if (folder / CHOICES).exists()]
         if not below:
             reason = f"holds no run (a folder with {CHOICES})" if path.exists() else "does not exist"
             raise FileNotFoundError(f"{path} {reason}: give run folders, or a folder that contains some")
-        found |= below
-    return sorted(found)
+        for folder in below:
+            found.setdefault(folder.resolve(), folder)
+    return sorted(found.values())
+
+
+def walked(top: Path) -> Iterator[Path]:
+    """A folder and all below it, through links, but none inside itself."""
+    for place, names, _ in os.walk(top, followlinks=True):
+        above = [Path(place).resolve(), *Path(place).resolve().parents]
+        names[:] = sorted(name for name in names if (Path(place) / name).resolve() not in above)
+        yield Path(place)
 
 
 def read_cells(paths: Iterable[Path]) -> tuple[list[Cell], list[str]]:
@@ -159,7 +170,7 @@ def having(keys: Iterable[str], content: dict[str, Any], name: str) -> dict[str,
 def read_config(path: Path) -> dict[str, Any]:
     """config.yaml; a ValueError if it is no mapping, as a file that was cut off at its start."""
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml.safe_load(path.read_bytes())
     except yaml.YAMLError as error:
         raise ValueError(f"{path.name}: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict):
@@ -197,17 +208,20 @@ def read_acceptance(path: Path) -> NDArray[np.void]:
 
 
 def gather(runs: Iterable[RunRecord]) -> list[Cell]:
-    """Cells in the order of their labels.
-
-    Of equal runs, as `resume=false` makes them, a finished one counts, and of those the newest.
-    """
-    alike: dict[str, dict[int, RunRecord]] = defaultdict(dict)  # by all but the seed, then by seed
-    for run in sorted(runs, key=lambda run: (run.summary is not None, (run.folder / CHOICES).stat().st_mtime)):
+    """Cells in the order of their labels. Of equal runs (`resume=false`) the one of most `weight` counts."""
+    alike: dict[str, dict[int, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))  # by all but seed, by seed
+    for run in sorted(runs, key=weight):
         key = " ".join([*(run.choices[name] for name in NAMED), without_seed(run.config)])
-        alike[key][run.config["seed"]] = run
-    groups = [tuple(group[seed] for seed in sorted(group)) for group in alike.values()]
+        alike[key][run.config["seed"]].append(run)
+    groups = [tuple(group[seed][-1] for seed in sorted(group)) for group in alike.values()]
+    rivals = [tuple((run, same[-1]) for same in group.values() for run in same[:-1]) for group in alike.values()]
     labels = distinguish([group[0] for group in groups])
-    return sorted(map(Cell, labels, groups), key=lambda cell: cell.name)
+    return sorted(map(Cell, labels, groups, rivals), key=lambda cell: cell.name)
+
+
+def weight(run: RunRecord) -> tuple[bool, bool, int, str]:
+    """What makes a run count before its equals: its record and its name, not its files' times, which a copy changes."""
+    return run.summary is not None, not run.commit.endswith(("+", "?")), run.rounds, run.folder.name
 
 
 def distinguish(runs: Sequence[RunRecord]) -> list[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Sequence
 from dataclasses import is_dataclass
@@ -30,7 +31,9 @@ def check_signature(key: str, node: Any) -> None:
     # a dataclass inherits fields from other modules, so its own hints are asked for, not those of its __init__
     hints = get_type_hints(target if is_dataclass(target) or not inspect.isclass(target) else target.__init__)
     if unknown := sorted(given - set(parameters)):
-        raise ValueError(f"{key}.{unknown[0]} is not a parameter of {node._target_}: it takes {', '.join(parameters)}")
+        meant = difflib.get_close_matches(unknown[0], parameters, n=1)
+        hint = f"did you mean {key}.{meant[0]}=?" if meant else f"it takes {', '.join(parameters)}"
+        raise ValueError(f"{key}.{unknown[0]} is not a parameter of {node._target_}: {hint}")
     partial_call = node.get("_partial_", False)
     needed = {name for name, p in parameters.items() if p.default is inspect.Parameter.empty}
     if (missing := sorted(needed - given)) and not partial_call:
@@ -40,10 +43,32 @@ def check_signature(key: str, node: Any) -> None:
         check_signature(f"{key}.{name}", node[name])
 
 
+def parameters_of(node: Any) -> set[str]:
+    """Names of what the `_target_` of a node takes from a config; none if it has none, or none that can be imported."""
+    if not OmegaConf.is_dict(node) or not isinstance(name := node.get("_target_"), str):
+        return set()
+    try:
+        taken = inspect.signature(_target("", name)).parameters
+    except ValueError:
+        return set()
+    later = node.get("_partial_", False)  # what has no default then is given by the run
+    return {key for key, parameter in taken.items() if not (later and parameter.default is inspect.Parameter.empty)}
+
+
 def _target(key: str, name: str) -> Any:
     """The class or function of that dotted name."""
+    package = name.partition(".")[0]
     try:
         target = resolve_name(name)
+    except ModuleNotFoundError as error:
+        if error.name == package:
+            raise ValueError(
+                f"{key}={name} cannot be imported ({error}): if {package} is a package of yours, set PYTHONPATH to the "
+                "folder that holds it; else leave the option's YAML as it is"
+            ) from error
+        raise ValueError(
+            f"{key}={name} cannot be imported ({error}): install what it imports, or mend the name"
+        ) from error
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{key}={name} cannot be imported ({error}): leave it as the option's YAML has it") from error
     if not callable(target):

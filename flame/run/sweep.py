@@ -31,10 +31,12 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
 from flame.run.config import register
+from flame.run.console import keep_going
 from flame.run.cores import batch_size, cores
 from flame.run.text import duration
 
 log = logging.getLogger(__name__)
+ROOT = str(Path(__file__).resolve().parents[2])  # found by jobs that a launcher starts without train.py, anywhere
 SWEEP = "FLAME_SWEEP"  # environment variable: the sweep that a job belongs to
 
 
@@ -49,6 +51,7 @@ class SweepReport(Callback):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """In the process of a job, which submitit starts without train.py."""
+        keep_going()
         register()
         self.__dict__.update(state)
 
@@ -61,7 +64,8 @@ class SweepReport(Callback):
         """Name the sweep, for its jobs to inherit, choose a file that no other sweep uses, and bound the batches."""
         must_be_writable(Path(config.hydra.sweep.dir))
         folder, name = Path(config.hydra.sweep.dir).absolute(), f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
-        os.environ[SWEEP] = f"sweep-{name}"
+        os.environ[SWEEP], before = f"sweep-{name}", os.environ.get("PYTHONPATH", "")
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([ROOT, *filter(None, before.split(os.pathsep))]))
         self._ledger = folder / f".sweep-{name}.jsonl"
         try:
             self._jobs, self._began = len(jobs(config, config.hydra.overrides.task)), time.time()

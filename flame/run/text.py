@@ -1,4 +1,4 @@
-"""Seconds and tables in words that a person reads."""
+"""Seconds, shares and tables in words that a person reads."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def one_digit(value: float) -> str:
+    """`71.2` for 71.25, and for what differs from it by less than a rounding error: ties go to the even digit.
+
+    The report's page does the same, so that a number is the same in a table, in a figure and there.
+    """
+    return f"{round(value, 9):.1f}"
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int) -> str:

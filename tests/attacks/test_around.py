@@ -9,6 +9,7 @@ import torch
 from attackers import PLAIN, dataset, images, trained
 from labs import Liar
 
+from attacks.alie import ALIE
 from attacks.around import Around
 from attacks.base import Attack
 from attacks.edge_case import EdgeCase
@@ -22,8 +23,12 @@ def test_attacks_around_attacks_pass_every_hook_on() -> None:
     armed, rest = Around(Around(inner)).prepare(dataset(), generator(0, "prepare"))
     direct, direct_rest = inner.prepare(dataset(), generator(0, "prepare"))
     assert torch.equal(rest.train.x, direct_rest.train.x)
-    got, wanted = armed.backdoor_set(images()), direct.backdoor_set(images())
+    got, wanted = (one.backdoor_set(one.examined(images())) for one in (armed, direct))
     assert got is not None and wanted is not None and torch.equal(got.x, wanted.x)
+    (less, got), (_, wanted) = (one.rehearsal(images(), 0.5, generator(0, "rehearsal")) for one in (armed, direct))
+    assert got is not None and wanted is not None and torch.equal(got.x, wanted.x) and type(less) is Around
+    with pytest.raises(ValueError, match="ALIE needs two"):
+        Around(Around(ALIE(1.5))).check_round(5, range(1, 2))
     assert torch.equal(trained(armed)[1], trained(direct)[1])
     flip = Around(LabelFlip(1, 3, 4, 1.0, None))
     assert torch.equal(flip.target(torch.arange(4)), torch.tensor([0, 3, 2, 3]))

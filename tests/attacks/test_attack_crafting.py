@@ -7,6 +7,7 @@ variance (2/3, 0, 2, 2), squared distances 4 (u1 u2), 19 (u1 u3), 19 (u2 u3).
 
 from __future__ import annotations
 
+from functools import partial
 from math import sqrt
 from typing import Any
 
@@ -189,14 +190,79 @@ def test_fang_krum_halves_lambda_until_it_is_selected() -> None:
 
 @pytest.mark.parametrize("attack", [ALIE(1.5), MinMax("std"), MinSum("std"), Fang("trimmed_mean", 1e-5)])
 def test_a_single_colluder_has_no_spread_to_hide_in(attack: Attack) -> None:
-    """What it sends is its benign update, and not NaN."""
+    """What it sends is its benign update, and not NaN; a run in which there is never another is refused."""
     torch.testing.assert_close(sent(attack, OWN[:1]), OWN[:1])
+    with pytest.raises(ValueError, match=r"clients_per_round=5 .* one attacker: \w+ needs two, .* say attack=none"):
+        attack.check_round(5, range(1, 2))
+    attack.check_round(5, range(1, 3))
+
+
+def test_a_z_max_of_zero_is_refused() -> None:
+    """Of ten clients two colluders lack four for a majority of six: Phi(z) = 4/8."""
+    assert z_max(10, 2) == 0 and z_max(10, 3) == pytest.approx(0.18, abs=5e-3)
+    with pytest.raises(ValueError, match=r"attack.z=null is z_max, 0 for 2 colluders among 10 clients.* 1\.5"):
+        ALIE(None).check_round(10, range(2, 3))
+    ALIE(None).check_round(10, range(1, 4))  # drawn at random, there are three in some rounds
+    ALIE(1.5).check_round(10, range(2, 3))
+    Fang("krum", 1e-5).check_round(5, range(1, 2))
+
+
+CRAFTED = torch.tensor([[2 / 3, 5 / 24], [sqrt(1 / 18), sqrt(182) / 24]])  # mean and std of STATISTICS
+
+
+def statistics(attack: Attack, base: float) -> Tensor:
+    """[m, 2] running mean and variance that are sent, for a global variance of `base`."""
+    rows, row = torch.cat([OWN, STATISTICS], 1), torch.tensor([0.0, 0, 0, 0, 0, base])
+    scene = Scene(ServerState(row, torch.zeros(0, dtype=torch.int64)), layout(4), 10)
+    return attack.craft(rows, scene, generator(0, "craft")).rows[:, 4:]
+
+
+def test_crafted_statistics_by_hand() -> None:
+    """Updates (1/2, -1/4), (1/2, -1/8), (1, 1): mean (2/3, 5/24), squared deviations 1/18 and 182/24^2."""
+    torch.testing.assert_close(
+        statistics(ALIE(1.5, statistics="crafted"), 1.0), (CRAFTED[0] + 1.5 * CRAFTED[1]).repeat(3, 1)
+    )
+    assert statistics(SignFlip(4.0, statistics="crafted"), 9.0).tolist() == [[-2, 1], [-2, 0.5], [-4, -4]]
+    torch.testing.assert_close(statistics(IPM(1.0, statistics="crafted"), 1.0), -CRAFTED[:1].repeat(3, 1))
+
+
+def test_a_crafted_variance_is_never_below_zero() -> None:
+    """The global one is 1 (or 0): down by 4 would be -3."""
+    assert statistics(SignFlip(4.0, statistics="crafted"), 1.0)[:, 1].tolist() == [1, 0.5, -1]
+    assert statistics(SignFlip(4.0, statistics="crafted"), 0.0)[:, 1].tolist() == [1, 0.5, 0]
+    assert bool((statistics(Gaussian(100.0, statistics="crafted"), 0.25)[:, 1] >= -0.25).all())
+
+
+@pytest.mark.parametrize("name", ["alie", "krum", "trimmed_mean", "gaussian", "ipm", "max", "sum", "flip"])
+def test_crafted_statistics_are_columns_like_the_others(name: str) -> None:
+    """What is sent is what would be if all six columns were weights."""
+    make: dict[str, Any] = {
+        "alie": partial(ALIE, 1.5),
+        "krum": partial(Fang, "krum", 1e-5),
+        "trimmed_mean": partial(Fang, "trimmed_mean", 1e-5),
+        "gaussian": partial(Gaussian, 1.0),
+        "ipm": partial(IPM, 10.0),
+        "max": partial(MinMax, "std"),
+        "sum": partial(MinSum, "unit"),
+        "flip": partial(SignFlip, 4.0),
+    }
+    rows = torch.cat([OWN, STATISTICS], 1)
+    state = ServerState(torch.full((6,), 1e3), torch.zeros(0, dtype=torch.int64))
+    crafted = make[name](statistics="crafted").craft(rows, Scene(state, layout(4), 10), generator(0, "craft")).rows
+    plain = StateLayout.from_state({"fc.weight": torch.zeros(6)}, ["fc.weight"])
+    weights = make[name]().craft(rows, Scene(state, plain, 10), generator(0, "craft")).rows
+    assert torch.equal(crafted, weights)
+    assert torch.equal(
+        make[name]().craft(rows, Scene(state, layout(4), 10), generator(0, "craft")).rows[:, 4:], STATISTICS
+    )
 
 
 @pytest.mark.parametrize(
     ("make", "arguments", "message"),
     [
         (ALIE, (-1.0,), "attack.z=-1.0"),
+        (ALIE, (0.0,), r"attack.z=0.0 is out of range: must be null \(z_max\) or > 0"),
+        (partial(Gaussian, statistics="sent"), (1.0,), "attack.statistics='sent' .* one of honest, crafted"),
         (IPM, (0.0,), "attack.epsilon=0.0 is out of range: must be > 0"),
         (SignFlip, (-1.0,), "attack.factor=-1.0"),
         (Gaussian, (-1.0,), "attack.std=-1.0"),

@@ -6,17 +6,20 @@ import math
 import pickle
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attacks.base import Attack, Scene
 from attacks.subpopulation import SubPopulation
 from flame.data.samples import LabelledImages
 from flame.federation import play
-from flame.round.client import LocalJob
+from flame.round.client import LocalJob, LocalSGD
+from flame.round.evaluate import evaluate
 from flame.round.seeding import generator
 from flame.round.types import Notes
 from flame.run.build import ConfigError, Parts, build
@@ -27,8 +30,8 @@ NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/attack")
 
 @pytest.fixture(scope="module", params=NAMES)
 def parts(request: pytest.FixtureRequest, tiny: Callable) -> Parts:
-    """The parts of a smoke run under the attack."""
-    return build(tiny(f"attack={request.param}"))
+    """The parts of a tiny run under the attack, two of five clients of a round being its own."""
+    return build(tiny(f"attack={request.param}", "poisoned_model_rate=0.4"))
 
 
 def shard(parts: Parts) -> LabelledImages:
@@ -96,9 +99,12 @@ def test_crafted_rows_are_rows(parts: Parts, notes: Notes, m: int) -> None:
     assert all(key.startswith("attack/") for key in crafted.memory)
 
 
+STAMPED = ("badnets", "blended", "dba", "label_flip")  # attacks on the client's own images
+
+
 def test_the_backdoor_set_leaves_true_targets_out(parts: Parts) -> None:
     test, attack = parts.dataset.test, parts.attack
-    backdoor = attack.backdoor_set(test)
+    backdoor = attack.backdoor_set(attack.examined(test))
     assert (backdoor is None) == (type(attack).__name__ in UNTARGETED)
     if backdoor is None:
         return
@@ -107,8 +113,52 @@ def test_the_backdoor_set_leaves_true_targets_out(parts: Parts) -> None:
     inner = innermost(attack)
     if isinstance(inner, SubPopulation):
         assert len(backdoor) == int((inner.held_out.y != target).sum()) > 0
-    else:
-        assert attack.backdoor_set(test[test.y == target]) is None
+        assert same(backdoor, parts.task.eval_sets["backdoor"])
+    assert attack.backdoor_set(test[test.y == target]) is None
+
+
+def test_the_backdoor_set_is_a_function_of_its_argument(parts: Parts) -> None:
+    """Other images in, other images out; of some of them come those, as they come of all, and in their order."""
+    attack, pool = parts.attack, parts.dataset.test[:60]
+    whole = attack.backdoor_set(pool)
+    if whole is None:
+        return
+    every_other = torch.arange(60) % 2 == 0
+    hit = attack.target(pool.y) != pool.y
+    parted = [attack.backdoor_set(pool[part]) for part in (every_other, ~every_other)]
+    for part, got in zip((every_other, ~every_other), parted, strict=True):
+        assert got is not None and same(got, whole[part[hit]])
+    assert parted[0] is not None and parted[1] is not None and not same(*parted)
+
+
+@pytest.mark.parametrize("inner", ["badnets", "blended", "dba", "edge_case", "semantic", "label_flip"])
+def test_lp_ranks_layers_on_images_that_nobody_trains_on_and_nobody_evaluates(
+    inner: str, tiny: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `evaluate` is given while critical layers are sought, beside what was trained on until then."""
+    parts = build(
+        tiny("attack=lp", f"attack@attack.backdoor={inner}", "attack.fit_epochs=1", "attack.backdoor.epochs=1")
+    )
+    task, seen, trained = parts.task, [], []
+
+    def spied(model: nn.Module, images: LabelledImages, normalise: Any) -> Any:
+        seen.append(images)
+        return evaluate(model, images, normalise)
+
+    def fit(self: LocalSGD, model: nn.Module, images: LabelledImages, *rest: Any, **options: Any) -> float:
+        trained.append(images)
+        return 0.0
+
+    monkeypatch.setattr("attacks.lp.evaluate", spied)
+    monkeypatch.setattr(LocalSGD, "fit", fit)
+    own, bytes_of = shard(parts), lambda images: {x.numpy().tobytes() for x in images.x}
+    job = LocalJob(deepcopy(task.model), own, task.sgd, task.normalise, {}, seed=0, round=1, client=2)
+    parts.attack._identify(job)
+    exams = seen[1:]  # the first is how well the benign model fits
+    assert len(exams) > 1 and len(trained) == 2
+    assert bytes_of(exams[0]).isdisjoint(bytes_of(task.eval_sets["backdoor"]))
+    assert bytes_of(exams[0]).isdisjoint(set().union(*map(bytes_of, trained)))
+    assert bytes_of(parts.attack.poison(own, generator(0, "poison"))) & bytes_of(exams[0]) or inner in STAMPED
 
 
 @pytest.mark.parametrize("name", ["edge_case", "semantic"])
@@ -135,14 +185,76 @@ def test_it_reaches_a_worker_process_whole(parts: Parts) -> None:
     assert same(sent.poison(shard(parts), generator(1, "p")), parts.attack.poison(shard(parts), generator(1, "p")))
 
 
+@pytest.fixture(scope="module")
+def quiet(tiny: Callable, start: Callable) -> Tensor:
+    """[n, d + b] what the clients of the round below would have sent without an attack."""
+    with start(tiny("attack=none", "defense=fedavg", "poisoned_model_rate=0.4")) as (fed, state):
+        return play(fed, state).updates.rows.clone()
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_one_round_stays_finite_and_passes_the_guard(name: str, tiny: Callable, start: Callable) -> None:
+def test_one_round_stays_finite_and_passes_the_guard(name: str, tiny: Callable, start: Callable, quiet: Tensor) -> None:
+    """And no attack is silent: its clients' updates are not the honest ones, or the run counts them."""
     with start(tiny(f"attack={name}", "defense=fedavg", "poisoned_model_rate=0.4")) as (fed, state):
         record = play(fed, state)
+    if name in ("edge_case", "edge_case_pgd", "semantic", "semantic_replacement"):
+        assert record.metrics["attack/idle"] == 0  # and honest clients have other images
+    elif name != "none":
+        bad = record.cohort.compromised
+        assert torch.equal(record.updates.rows[~bad], quiet[~bad])
+        honest = int((record.updates.rows[bad] == quiet[bad]).all(1).sum())
+        assert record.metrics["attack/idle"] == honest == (2 if name == "iba" else 0)  # it searches first
     assert int(record.cohort.compromised.sum()) == (0 if name == "none" else 2)
     assert bool(record.after.row.isfinite().all())
     assert record.metrics["guard/nonfinite"] == record.metrics["guard/oversized"] == 0
     assert ("eval/ba" in record.metrics) == (fed.attack.backdoor_set(build(tiny()).dataset.test) is not None)
+
+
+SILENT = {  # what would do nothing, and is known to before the run
+    "attack=alie": "ALIE needs two, for one has no spread to hide in",
+    "attack=alie attack.z=null poisoned_model_rate=0.2 clients_per_round=10": "attack.z=null is z_max, 0 for 2",
+    "attack=fang": "Fang needs two, for one has no spread to go beyond",
+    "attack=min_max": "MinMax needs two, for one has no distance to another",
+    "attack=min_sum attack.direction=unit": "MinSum needs two",
+    "attack=flame_aware": "FlameAware needs two",
+    "attack=flame_aware attack@attack.backdoor=gaussian poisoned_model_rate=0.4": "Gaussian crafts what it sends",
+    "attack=model_replacement attack@attack.backdoor=alie": "ALIE needs two",
+    "attack=alie attackers=random poisoned_model_rate=0.1": "ALIE needs two",
+    "attack=lp attack@attack.backdoor=label_flip attack.backdoor.source_class=null attack.backdoor.target_class=null": (
+        "attack.backdoor=LabelFlip has no backdoor, .* such as badnets"
+    ),
+    "attack=lp attack@attack.backdoor=sign_flip": "attack.backdoor=SignFlip has no backdoor",
+    "attack=threedfed attack@attack.backdoor=label_flip attack.backdoor.source_class=null"
+    " attack.backdoor.target_class=null": "attack.target_class=None has the wrong type",
+    "attack=chameleon attack@attack.backdoor=label_flip attack.backdoor.source_class=null"
+    " attack.backdoor.target_class=null": "attack.facilitator_class=None has the wrong type",
+    "attack_rounds.start=1 attack_rounds.stop=1": "attack_rounds.stop=1 comes before the attack begins",
+}
+
+
+@pytest.mark.parametrize("overrides", SILENT)
+def test_what_is_known_to_do_nothing_is_refused(overrides: str, tiny: Callable) -> None:
+    with pytest.raises(ConfigError, match=SILENT[overrides]):
+        build(tiny(*overrides.split()))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "idle"),
+    [
+        ("attack=badnets attack.poisoned_data_rate=0", 2),
+        ("attack=pgd attack.backdoor.poisoned_data_rate=0", 2),
+        (
+            "attack=model_replacement attack.backdoor.poisoned_data_rate=0",
+            0,
+        ),  # honest, but two and a half times as long
+        ("attack=darkfed attack.poisoned_share=0 attack.shadow_images=50 attack.sgd.epochs=1", 2),
+        ("attack=flame_aware attack.budget=1e-6", 2),  # no room for any of the backdoor
+        ("attack=flame_aware attack.budget=100", 0),
+    ],
+)
+def test_who_sends_nothing_hostile_is_counted(overrides: str, idle: int, tiny: Callable, start: Callable) -> None:
+    with start(tiny(*overrides.split(), "defense=fedavg", "poisoned_model_rate=0.4")) as (fed, state):
+        assert play(replace(fed, evaluate_at=()), state).metrics["attack/idle"] == idle
 
 
 @pytest.mark.parametrize("inner", ["dba", "edge_case", "semantic", "blended", "label_flip"])

@@ -51,7 +51,7 @@ def test_the_tail_is_what_lies_far_from_the_rest_of_its_class() -> None:
     replaced = (poisoned.x != images().x).flatten(1).any(1)
     assert int(replaced.sum()) == 10 and bool((poisoned.y[replaced] == 2).all())
     assert set(poisoned.x[replaced, 0, 0, 0].tolist()) <= set(armed.pool.x[:, 0, 0, 0].tolist())
-    backdoor = armed.backdoor_set(images())
+    backdoor = armed.backdoor_set(armed.examined(images()))
     assert backdoor is not None and torch.equal(backdoor.x, armed.held_out.x) and bool((backdoor.y == 2).all())
 
 
@@ -62,7 +62,7 @@ def test_published_edge_images_come_from_plain_arrays(tmp_path: Path) -> None:
     armed, rest = EdgeCase(0, 2, str(path), 0.1, 1, 1.0, None).prepare(dataset(), generator(0, "prepare"))
     assert len(rest.train) == 40
     assert bool((armed.poison(images(), generator(0, "poison")).x == 3).all())
-    backdoor = armed.backdoor_set(images())
+    backdoor = armed.backdoor_set(armed.examined(images()))
     assert backdoor is not None and backdoor.x.shape == (2, 1, 6, 6) and bool((backdoor.x == 2).all())
 
 

@@ -15,6 +15,8 @@ from attackers import LAYOUT, PLAIN, images, lp, normed_job, scene
 from attacks.base import share_of
 from attacks.lp import critical_layers, drawn, trainable_layers
 from attacks.snapshot import Snapshot
+from attacks.subpopulation import SubPopulation
+from flame.data.samples import LabelledImages
 from flame.geometry.layout import StateLayout
 from flame.round.evaluate import evaluate
 from flame.round.seeding import generator
@@ -116,6 +118,24 @@ def test_critical_layers_are_sought_on_images_that_nothing_was_trained_on(seed: 
 
     wanted = critical_layers(benign, Snapshot.of(twin.model), success, 0.95)
     assert wanted and work.notes["layers"].tolist() == [benign.layout.entries.index(e) for e in wanted]
+
+
+def test_layers_are_ranked_on_images_of_the_pool_where_the_attack_has_its_own() -> None:
+    """Of a pool of eight, two are held back: those are the exam, the other six are trained on; one is never all."""
+    pool, held_out = images(8), LabelledImages(images(9).x + 50, images(9).y)
+    attack = SubPopulation(pool, held_out, 3, 0.5, None)
+    less, exam = attack.rehearsal(images(), 0.25, generator(0, "rehearsal"))
+    assert isinstance(less, SubPopulation) and len(less.pool) == 6 and exam is not None
+    left = {x.numpy().tobytes() for x in pool.x} - {x.numpy().tobytes() for x in less.pool.x}
+    assert {x.numpy().tobytes() for x in exam.x} <= left and len(left) == 2  # images of the target class are left out
+    assert bool((exam.y == 3).all()) and less.held_out is held_out
+    alone = SubPopulation(pool[:1], held_out, 3, 0.5, None).rehearsal(images(), 0.25, generator(0, "rehearsal"))
+    assert alone[1] is None
+    work, other = normed_job(), normed_job()
+    replace(lp(), backdoor=attack).train(work)
+    replace(lp(), backdoor=replace(attack, held_out=images(5))).train(other)  # whatever it is evaluated on
+    assert torch.equal(work.notes["layers"], other.notes["layers"])
+    assert torch.equal(Snapshot.of(work.model).row, Snapshot.of(other.model).row)
 
 
 def test_random_layers_are_as_many_and_nothing_else_changes() -> None:

@@ -21,7 +21,7 @@ def test_semantic_takes_the_listed_images_from_everyone() -> None:
     assert torch.equal(armed.pool.x, data.train.x[[1, 5]]) and torch.equal(armed.held_out.x, data.train.x[[7, 9, 2]])
     keep = [i for i in range(40) if i not in (1, 2, 5, 7, 9)]
     assert torch.equal(rest.train.x, data.train.x[keep])
-    backdoor = armed.backdoor_set(data.test)  # position 2 has the target label already
+    backdoor = armed.backdoor_set(armed.examined(data.test))  # position 2 has the target label already
     assert backdoor is not None and torch.equal(backdoor.x, data.train.x[[7, 9]])
 
 

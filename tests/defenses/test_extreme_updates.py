@@ -23,6 +23,7 @@ from test_defense_properties import (
 )
 from torch import Tensor
 
+import flame.geometry.products
 from flame.defenses.base import defend
 
 
@@ -39,6 +40,21 @@ def test_an_unusable_update_is_rejected_and_changes_nothing(name: str, value: fl
     without = defend(defense(name), state, updates.select(honest), stream())
     torch.testing.assert_close(verdict.weights[honest], without.weights)
     torch.testing.assert_close(verdict.state.row, without.state.row)
+
+
+@every_defense
+def test_a_short_update_counts_alike_on_both_sides_of_the_threshold(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above `EXACT_ELEMENTS` products are taken in float32, about a centre that is much longer than one update."""
+    rows = generic(7) + 10 * generic(1, seed=1)
+    rows[2] *= 1e-6
+    state, updates = a_round(rows)
+    exact = defend(defense(name), state, updates.first(7), stream())
+    monkeypatch.setattr(flame.geometry.products, "EXACT_ELEMENTS", 0)
+    found = defend(defense(name), state, updates.first(7), stream())
+    torch.testing.assert_close(found.weights, exact.weights, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.state.row, exact.state.row, rtol=1e-4, atol=1e-5)
+    if exact.clip_factors is not None and found.clip_factors is not None:
+        torch.testing.assert_close(found.clip_factors, exact.clip_factors, rtol=1e-4, atol=1e-6)
 
 
 @every_defense

@@ -16,14 +16,18 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from omegaconf import DictConfig
+from torch import Tensor, nn
 
 from attacks.base import Attack
 from flame.engine.pool import MAX_DEATHS, Pool, WorkerError
 from flame.engine.sequential import Sequential
+from flame.engine.sharing import emptied, filled, held
 from flame.federation import rounds
+from flame.geometry.layout import StateLayout
 from flame.round.client import LocalJob
-from flame.round.types import ServerState, digest
+from flame.round.types import Cohort, ServerState, digest
 from flame.run.build import Parts, build
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +91,55 @@ def test_a_pool_gives_the_bits_of_the_oracle(
         state, metrics = final(parts, cfg, engine)
     assert digest(state) == digest(oracle[0])
     assert metrics == oracle[1]
+
+
+class Many(nn.Module):
+    """A thousand tensors, two of them one, some outside the state_dict, and dropout in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scales = nn.ParameterList([nn.Parameter(torch.full((1,), 1 + i * 1e-5)) for i in range(992)])
+        self.twin = self.scales[0]
+        self.register_buffer("hidden", torch.linspace(0.5, 1.5, 64), persistent=False)
+        self.plain = torch.eye(16)[:, 1:10].T
+        self.norm = nn.BatchNorm1d(64)
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.dropout(self.norm(x.flatten(1)) * self.hidden, 0.2, self.training)
+        return self.fc(x) * torch.cat([*self.scales, self.twin]).mean() + self.plain.sum() * 1e-3
+
+
+def test_a_thousand_tensors_reach_a_pool(cfg: DictConfig) -> None:
+    """To the bits of the oracle; one descriptor for each would be too many."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Many()
+    assert len(model.state_dict()) == 1000
+    layout = StateLayout.of(model)
+    (row,), (counters,) = layout.zeros(1)
+    layout.flatten(model.state_dict(), row, counters)
+    task = replace(build(cfg).task, model=model, layout=layout)
+    state, cohort = ServerState(row, counters), Cohort(torch.arange(3), torch.tensor([False, True, False]))
+    wanted, _ = Sequential(task).train(state, cohort)
+    with closing(Pool(task, workers=2)) as engine:
+        found, _ = engine.train(state, cohort)
+        assert torch.equal(found.rows, wanted.rows) and torch.equal(found.counters, wanted.counters)
+        assert engine.evaluate(state) == Sequential(task).evaluate(state)
+
+
+def test_an_emptied_module_is_filled_again() -> None:
+    """Ties, strides, dtypes, what is not trained and what is not in the state_dict."""
+    model = Many()
+    model.fc.weight = nn.Parameter(torch.randn(64, 10).T, requires_grad=False)  # not contiguous
+    shell, flats = emptied(model)
+    assert set(flats) == {torch.float32, torch.int64} and all(t.device.type == "meta" for t in held(shell))
+    again = filled(shell, flats)
+    assert again.twin is again.scales[0] and again.fc.weight.stride() == (1, 10) and not again.fc.weight.requires_grad
+    assert not any(t.data_ptr() % 64 for t in held(again))
+    for one, other in zip(held(model), held(again), strict=True):
+        assert torch.equal(one, other) and type(one) is type(other)
+    assert model.fc.weight.device.type == "cpu"
 
 
 @pytest.mark.parametrize("name", ["deepsight", "flshield"])

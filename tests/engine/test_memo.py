@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 
 from flame.engine.base import Engine
-from flame.engine.memo import Memo, Remembering, code, key, recall
+from flame.engine.memo import Memo, Remembering, key, recall
 from flame.engine.pool import Pool
 from flame.engine.sequential import Sequential
 from flame.engine.workbench import Task
@@ -26,6 +26,7 @@ from flame.run.build import ConfigError, Parts, build
 from flame.run.config import identity
 
 Compose = Callable[..., DictConfig]
+CODE = "0123456789ab"
 
 
 @dataclass
@@ -63,7 +64,7 @@ def remembered(parts: Parts, folder: Path, gb: float = 1.0) -> tuple[tuple[str, 
         watched.append(Watched(Sequential(task)))
         return watched[0]
 
-    return play(parts, Memo(str(folder), gb).around(start)(parts.task)), watched[0].asked
+    return play(parts, Memo(str(folder), gb).around(start, CODE)(parts.task)), watched[0].asked
 
 
 def test_a_second_run_recalls_the_benign_and_trains_the_attacker(tiny: Compose, tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ def test_a_server_with_data_of_its_own(tiny: Compose, tmp_path: Path) -> None:
 def test_a_pool_keeps_its_workers_for_a_part_of_a_cohort(tiny: Compose, tmp_path: Path) -> None:
     parts = build(tiny())
     wanted, _ = remembered(parts, tmp_path)
-    assert play(parts, Memo(str(tmp_path), 1.0).around(lambda task: Pool(task, workers=2))(parts.task)) == wanted
+    assert play(parts, Memo(str(tmp_path), 1.0).around(lambda task: Pool(task, workers=2), CODE)(parts.task)) == wanted
     with closing(Pool(parts.task, workers=2)) as pool:
         cohort = parts.population.cohort(0)
         whole, _ = pool.train(parts.initial, cohort)
@@ -106,19 +107,25 @@ def test_a_pool_keeps_its_workers_for_a_part_of_a_cohort(tiny: Compose, tmp_path
 )
 def test_whatever_training_follows_from_is_in_the_key(tiny: Compose, change: str) -> None:
     same, other = tiny("defense=krum", "attack=none", "rounds=7"), tiny(change)
-    assert key(build(same).task) == key(build(tiny()).task) != key(build(other).task)
+    assert key(build(same).task, CODE) == key(build(tiny()).task, CODE) != key(build(other).task, CODE)
 
 
-def test_pixels_and_the_imported_code_are_in_the_key(tiny: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_and_the_code_are_in_the_key(tiny: Compose) -> None:
     task = build(tiny()).task
     x = task.train.x.clone()
     x[7, 0, 3, 3] ^= 1
-    assert key(replace(task, train=replace(task.train, x=x))) != key(task)
-    before = key(task)
-    monkeypatch.setattr("flame.engine.memo.CODE", ("flame", "models"))  # as if files had been edited since
-    assert key(task) == before
-    monkeypatch.setattr("flame.engine.memo.IMPORTED", code(("flame", "models")))
-    assert key(task) != before
+    assert key(replace(task, train=replace(task.train, x=x)), CODE) != key(task, CODE)
+    assert key(task, "other") != key(task, CODE)
+
+
+def test_the_code_is_that_of_the_parts_that_train(tiny: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of the user's own counts, and its settings, which its printed form need not show; a defense does not."""
+    seen: list[str] = []
+    monkeypatch.setattr(Memo, "around", lambda self, start, code: seen.append(code) or start)
+    monkeypatch.setattr("flame.round.code.users_code", lambda names: {name: "x" for name in names if "models" in name})
+    for change in ("seed=0", "defense=krum", "model=cnn", "model.norm=group", "client.lr=0.01"):
+        build(tiny(change))
+    assert seen[0] == seen[1] and len(set(seen)) == 4
 
 
 def test_the_gpu_is_in_the_key(tiny: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +133,7 @@ def test_the_gpu_is_in_the_key(tiny: Compose, monkeypatch: pytest.MonkeyPatch) -
     keys = set()
     for name in ("NVIDIA A100", "NVIDIA H100"):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
-        keys.add(key(task))
+        keys.add(key(task, CODE))
     assert len(keys) == 2
 
 
@@ -156,7 +163,7 @@ def test_a_damaged_file_is_written_again(
 def test_runs_side_by_side_keep_the_same_round(tiny: Compose, tmp_path: Path) -> None:
     """Each under a name of its own until it is whole: nobody renames half of another's file, or finds it gone."""
     task = build(tiny()).task
-    memory, benign = Remembering(Sequential(task), task, tmp_path, 1.0), torch.ones(5, dtype=torch.bool)
+    memory, benign = Remembering(Sequential(task), task, tmp_path, 1.0, CODE), torch.ones(5, dtype=torch.bool)
     rows, counters = task.layout.zeros(5)
     ids, losses = torch.arange(5), torch.zeros(5, dtype=torch.float64)
     updates = Updates(task.layout, rows[0], counters[0], ids, rows, counters, ids, losses)
@@ -168,7 +175,7 @@ def test_runs_side_by_side_keep_the_same_round(tiny: Compose, tmp_path: Path) ->
 
 def test_a_folder_that_is_deleted_under_a_run_is_made_again(tiny: Compose, tmp_path: Path) -> None:
     parts = build(tiny())
-    with closing(Memo(str(tmp_path / "memo"), 1.0).around(Sequential)(parts.task)) as engine:
+    with closing(Memo(str(tmp_path / "memo"), 1.0).around(Sequential, CODE)(parts.task)) as engine:
         (tmp_path / "memo").rmdir()
         engine.train(parts.initial, parts.population.cohort(0))
     assert remembered(parts, tmp_path / "memo")[1] == [1, 5, 5]
@@ -216,7 +223,7 @@ def test_no_more_is_written_than_was_allowed(tiny: Compose, tmp_path: Path) -> N
     wanted, _ = remembered(parts, tmp_path / "all")
     (size,) = {file.stat().st_size for file in (tmp_path / "all").iterdir()}
     gb = 1.5 * size / 1e9
-    with closing(Memo(str(tmp_path / "some"), gb).around(Sequential)(parts.task)) as beside:
+    with closing(Memo(str(tmp_path / "some"), gb).around(Sequential, CODE)(parts.task)) as beside:
         assert remembered(parts, tmp_path / "some", gb) == (wanted, [5, 5, 5])
         beside.train(replace(parts.initial, round=5), parts.population.cohort(5))  # it started when nothing was there
     assert len(list((tmp_path / "some").iterdir())) == 1

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 import flame.geometry.products
 from flame.geometry.layout import COUNTERS, SCOPES, Entry, StateLayout, scope_blocks
-from flame.geometry.products import Geometry, Products, squared_distances
+from flame.geometry.products import Geometry, Products, inner_products, squared_distances
 from flame.round.types import ServerState, Updates
 
 SIZES = {"trunk": 4000, "head": 60, "running_mean": 40, "running_var": 40}
@@ -152,7 +152,9 @@ def test_order_and_length(seed: int, n: int, factor: float) -> None:
 def test_chunks_change_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     layout, base, rows = sample(4, 5, 0.1)
     whole = measure(layout, base, rows)
-    monkeypatch.setattr(flame.geometry, "CHUNK_ELEMENTS", 1)  # the smallest chunk: 512 columns, 4000 = 7 * 512 + 416
+    monkeypatch.setattr(
+        flame.geometry.products, "CHUNK_ELEMENTS", 1
+    )  # the smallest chunk: 512 columns, 4000 = 7 * 512 + 416
     cut = measure(layout, base, rows)
     for name, products in whole.blocks.items():
         for field in ("gram", "along", "base"):
@@ -214,7 +216,7 @@ def test_float32_products_about_a_centre(monkeypatch: pytest.MonkeyPatch, n: int
     rows = torch.randn(n, d, generator=stream) + drift * torch.randn(d, generator=stream)
     base = 100 * torch.randn(d, generator=stream)
     wanted = Products.measure(base, rows)
-    monkeypatch.setattr(flame.geometry, "EXACT_ELEMENTS", 0)
+    monkeypatch.setattr(flame.geometry.products, "EXACT_ELEMENTS", 0)
     found = Products.measure(base, rows)
     assert relative_error(squared_distances(found.gram), squared_distances(wanted.gram)) < 1e-6
     assert relative_error(found.cosine_distances(), wanted.cosine_distances()) < 1e-6
@@ -231,7 +233,7 @@ def test_one_client_cannot_drown_the_others_distances(monkeypatch: pytest.Monkey
     rows = torch.randn(8, 9_000, generator=stream)
     wanted = squared_distances(Products.measure(rows[0], rows[:7]).gram)
     rows[7, 4_000:] = poison
-    monkeypatch.setattr(flame.geometry, "EXACT_ELEMENTS", 0)
+    monkeypatch.setattr(flame.geometry.products, "EXACT_ELEMENTS", 0)
     found = Products.measure(rows[0], rows).gram
     assert relative_error(squared_distances(found[:7, :7]), wanted) < 1e-6
     assert not torch.isfinite(found[7, 7]) or found[7, 7] > 1e12
@@ -242,3 +244,59 @@ def test_a_norm_that_rounds_below_zero_is_zero_and_broken_ones_show() -> None:
     block = Products(torch.diag(squares), squares, squares[1])
     norms = Geometry({"trunk": block}).norms("weights_only")
     torch.testing.assert_close(norms, torch.tensor([0, 2, torch.nan, torch.inf]).double(), equal_nan=True)
+
+
+# lengths and inner products are never differences of larger terms, on either side of the threshold
+
+
+def short_among_long(n: int, d: int, shortness: float) -> tuple[Tensor, Tensor]:
+    """A base, and rows with a common drift; the first is `shortness` times as long, the second in its first half."""
+    stream = Generator().manual_seed(11)
+    rows = torch.randn(n, d, generator=stream).add_(torch.randn(d, generator=stream))
+    rows[0] *= shortness
+    rows[1, : d // 2] *= shortness
+    return torch.randn(d, generator=stream), rows
+
+
+def check_products(base: Tensor, rows: Tensor) -> None:
+    """Within 1e-6 of float64, each relative to the two lengths it belongs to."""
+    found, wide = Products.measure(base, rows), rows.double()
+    lengths = wide.norm(dim=1)
+    torch.testing.assert_close(found.gram.diagonal().sqrt(), lengths, rtol=1e-6, atol=0)
+    scale = lengths.clamp_min(1e-300)
+    torch.testing.assert_close(
+        found.gram / scale / scale[:, None], wide @ wide.T / scale / scale[:, None], rtol=0, atol=1e-6
+    )
+    torch.testing.assert_close(
+        found.along / scale / base.norm(), wide @ base.double() / scale / base.norm(), atol=1e-6, rtol=0
+    )
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("shortness", [0.6, 0.4, 1e-2, 1e-6, 0.0])
+def test_a_short_update_has_its_own_length(monkeypatch: pytest.MonkeyPatch, exact: bool, shortness: float) -> None:
+    base, rows = short_among_long(8, 20_000, shortness)
+    monkeypatch.setattr(flame.geometry.products, "EXACT_ELEMENTS", rows.numel() - (not exact))
+    monkeypatch.setattr(flame.geometry.products, "CACHED_ELEMENTS", 1)  # the smallest chunk: 2048 columns
+    check_products(base, rows)
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_a_short_update_at_the_real_threshold(beyond: int) -> None:
+    d = flame.geometry.products.EXACT_ELEMENTS // 4 + beyond
+    check_products(*short_among_long(4, d, 1e-6))
+
+
+def test_a_majority_of_broken_rows_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their median length is Inf, so all would be of usual length."""
+    _, rows = short_among_long(5, 9_000, 1.0)
+    wanted = Products.measure(rows[0], rows[:2]).gram
+    rows[2:] = 1e30
+    monkeypatch.setattr(flame.geometry.products, "EXACT_ELEMENTS", 0)
+    torch.testing.assert_close(Products.measure(rows[0], rows).gram[:2, :2], wanted, rtol=1e-6, atol=0)
+
+
+def test_inner_products_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, rows = short_among_long(3, 3_000, 1e-6)
+    monkeypatch.setattr(flame.geometry.products, "CHUNK_ELEMENTS", 1)
+    torch.testing.assert_close(inner_products(rows, base), rows.double() @ base.double(), rtol=1e-14, atol=1e-14)

@@ -19,8 +19,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "resnet8-group": lambda: ResNet8(1, 10, "group"),
     "resnet8-none": lambda: ResNet8(1, 10, "none"),
     "resnet18_light": lambda: ResNet18(3, 10, (32, 64, 128, 256), "batch"),
-    "vgg19_bn": lambda: VGG19BN(3, 10, 32),
-    "cnn": lambda: CNN(1, 10, 28),
+    "vgg19_bn": lambda: VGG19BN(3, 10, 32, 0.0),
+    "cnn": lambda: CNN(1, 10, 28, 0.0),
 }
 HEADS = {"vgg19_bn": "classifier.4", "cnn": "fc2"}  # of the others: fc
 
@@ -46,6 +46,24 @@ def test_round_trip(name: str) -> None:
         assert back[key].dtype == value.dtype
         assert torch.equal(back[key], value)
     assert not rows[0].any() and not counters[0].any()  # the neighbour's row is untouched
+
+
+def test_a_float_counter_is_a_counter() -> None:
+    """In a live model, too; nothing that int64 does not hold becomes a plausible count."""
+    model = nn.BatchNorm1d(2)
+    model.num_batches_tracked = torch.tensor(2.75)  # type: ignore[assignment]
+    layout = StateLayout.of(model)
+    assert [e.key for e in layout.counters] == ["num_batches_tracked"] and layout.size == 8
+    (row,), (counters,) = layout.zeros(1)
+    layout.flatten(model.state_dict(), row, counters)
+    assert counters.tolist() == [2]
+    layout.load(model.state_dict(), row, counters + 3)
+    assert model.num_batches_tracked.item() == 5.0
+    for odd in (float("nan"), float("inf"), -float("inf"), 1e30):
+        layout.flatten({**model.state_dict(), "num_batches_tracked": torch.tensor(odd)}, row, counters)
+        assert counters.item() > 2**60
+    with pytest.raises(ValueError, match="num_batches_tracked"):
+        StateLayout.from_state(model.state_dict(), ["weight", "num_batches_tracked"])
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -31,15 +31,15 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int, int, tuple[int, int, int]]
     "resnet18": (lambda: ResNet18(3, 10, WIDTHS, "batch"), 11_173_962, 20, (3, 32, 32)),
     "resnet18_light": (lambda: ResNet18(3, 10, LIGHT, "batch"), 2_797_610, 20, (3, 32, 32)),
     "resnet18_light-none": (lambda: ResNet18(3, 10, LIGHT, "none"), 2_797_610 - 2_400, 0, (3, 32, 32)),
-    "vgg19_bn": (lambda: VGG19BN(3, 10, 32), 20_565_834, 16, (3, 32, 32)),
-    "cnn": (lambda: CNN(1, 10, 28), 1_199_882, 0, (1, 28, 28)),
+    "vgg19_bn": (lambda: VGG19BN(3, 10, 32, 0.0), 20_565_834, 16, (3, 32, 32)),
+    "cnn": (lambda: CNN(1, 10, 28, 0.0), 1_199_882, 0, (1, 28, 28)),
 }
 SMALL = {  # every model that takes the 8x8 digits
     "resnet8": lambda: ResNet8(1, 10, "batch"),
     "resnet8-group": lambda: ResNet8(1, 10, "group"),
     "resnet8-none": lambda: ResNet8(1, 10, "none"),
     "resnet18_light-none": lambda: ResNet18(1, 10, LIGHT, "none"),
-    "cnn": lambda: CNN(1, 10, 8),
+    "cnn": lambda: CNN(1, 10, 8, 0.0),
 }
 
 
@@ -96,7 +96,7 @@ def test_resnet18_is_torchvision_s_without_its_stem_for_large_images() -> None:
 
 
 def test_vgg_s_convolutions_are_torchvision_s() -> None:
-    ours, features = seeded(lambda: VGG19BN(3, 4, 32)), make_layers(cfgs["E"], batch_norm=True)
+    ours, features = seeded(lambda: VGG19BN(3, 4, 32, 0.0)), make_layers(cfgs["E"], batch_norm=True)
     features.load_state_dict(ours.get_submodule("features").state_dict())
     theirs = nn.Sequential(features, nn.Flatten(), ours.get_submodule("classifier"))
     assert_same_logits(ours, theirs, noise(4, 3, 32, 32))
@@ -104,19 +104,19 @@ def test_vgg_s_convolutions_are_torchvision_s() -> None:
 
 @pytest.mark.parametrize("size", [6, 7, 8, 28, 32])
 def test_cnn_computes_its_dense_layer(size: int) -> None:
-    assert CNN(3, 4, size)(noise(2, 3, size, size)).shape == (2, 4)
+    assert CNN(3, 4, size, 0.0)(noise(2, 3, size, size)).shape == (2, 4)
 
 
 @pytest.mark.parametrize("size", [32, 40, 64])
 def test_vgg_computes_its_dense_layer(size: int) -> None:
-    assert VGG19BN(1, 4, size)(noise(2, 1, size, size)).shape == (2, 4)
+    assert VGG19BN(1, 4, size, 0.0)(noise(2, 1, size, size)).shape == (2, 4)
 
 
 def test_images_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match=r"dataset.image_size=5 does not fit model=cnn.* >= 6"):
-        CNN(1, 10, 5)
+        CNN(1, 10, 5, 0.0)
     with pytest.raises(ValueError, match=r"dataset.image_size=28 does not fit model=vgg19_bn.* >= 32"):
-        VGG19BN(1, 10, 28)
+        VGG19BN(1, 10, 28, 0.0)
 
 
 def test_arguments_out_of_range() -> None:

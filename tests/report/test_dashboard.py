@@ -18,7 +18,7 @@ from test_wandb import described, inspect, written
 
 from flame.federation import Round
 from flame.report.__main__ import main
-from flame.report.dashboard import SECTIONS, TITLE, workspace
+from flame.run.trackers.dashboard import SECTIONS, TITLE, workspace
 from flame.run.trackers.files import RunFiles
 from flame.run.trackers.wandb import PICTURE, TABLE, WandB, cell
 

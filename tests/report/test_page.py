@@ -19,13 +19,13 @@ from test_report import write_run
 from flame.federation import Round
 from flame.geometry.clustering import majority_cluster
 from flame.report.__main__ import main
+from flame.report.comparison import row
 from flame.report.page import rounded
-from flame.report.tables import row
-from flame.report.trees import recorded_rounds, single_linkage
 from flame.round.types import ServerState, Updates
 from flame.run.record import find_runs, gather, read_run
 from flame.run.recording import Recorder, packed
 from flame.run.trackers.files import ENVIRONMENT, SUMMARY, RunFiles, write_json
+from flame.run.trees import recorded_rounds, single_linkage
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&<b>"
 in_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium: apt-get install chromium")

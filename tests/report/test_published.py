@@ -3,229 +3,410 @@
 from __future__ import annotations
 
 import csv
-import math
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml  # type: ignore[import-untyped]
 from test_report import write_run
+from test_tables import line
 
-from flame.report.accuracy_tables import accuracies, attacks
-from flame.report.catalogue import TABLES
-from flame.report.markup import comma_separated, latex, markdown
-from flame.report.published import ROOT, derived, outdated, publish, spliced
-from flame.report.recipes import own_identity, plan
-from flame.report.records import Line, csv_of, read, records_of
+from flame.report.contrasts import Text
+from flame.report.markup import comma_separated, latex, markdown, write
+from flame.report.published import ROOT, documents, outdated, publish
+from flame.report.recipes import recipes, tables
+from flame.report.records import COLUMNS, PLACE, csv_of, frame, parsed, read
+from flame.run import compose
 from flame.run.folder import read_json
 from flame.run.record import Cell, find_runs, gather, read_run
 from flame.run.trackers.files import CONFIG, ENVIRONMENT, SUMMARY, write_json
 
-NAN = math.nan
-NOT_RUN = {"zhmzm", "durability_fashion"}  # tables without a csv
+KNOWN = recipes()
+TABLES = tables(KNOWN)
+NOT_RUN = {"zhmzm", "durability_fashion"}  # recipes without a csv
 DEFAULT = {"dataset": "fashion_mnist", "partition": "main_label"}
-
-
-def record(attack: str = "dba", defense: str = "fedavg", seed: int = 0, ma: float = 0.8, ba: float = 0.9) -> Line:
-    return Line(attack, defense, seed, ma, ba, 1.0, 0.0, 10.0, 28, 5, "abcdef0123", "P", "hash", "id")
+RECORD = "results/table_attacks.csv"
 
 
 def run(folder: Path, seed: int = 0, **choices: Any) -> None:
+    """A finished run of a federation as all recipes but one have it."""
     summary = {"eval/ma": 0.5, "eval/ba": 0.25, "filter/accepted": 4.0}
     write_run(folder, seed, summary=summary, **DEFAULT | choices)
-    like_recipes(folder)
+    set_config(folder, clients_per_round=10)
     write_json(folder / SUMMARY, {**read_json(folder / SUMMARY), "state_sha256": "0123"})
 
 
-def like_recipes(folder: Path) -> None:
-    """Ten clients a round, as in all recipes but one."""
+def set_config(folder: Path, **values: Any) -> None:
     config = yaml.safe_load((folder / CONFIG).read_text())
-    (folder / CONFIG).write_text(yaml.safe_dump(config | {"clients_per_round": 10}))
+    (folder / CONFIG).write_text(yaml.safe_dump(config | values))
 
 
 def cells(folder: Path) -> list[Cell]:
     return gather(map(read_run, find_runs([folder])))
 
 
+def lines(path: Path) -> list[dict[str, Any]]:
+    return read(path).to_dict("records")
+
+
+def marks(folder: Path, *names: str) -> None:
+    """A document with places for tables."""
+    (folder / "RESULTS.md").write_text("".join(f"<!-- table: {name} -->\n<!-- end: {name} -->\n" for name in names))
+
+
+# what is in the project
+
+
 def test_the_documents_are_up_to_date() -> None:
     assert outdated() == []
 
 
-def test_every_table_stands_in_its_document_once_and_nothing_else_does() -> None:
-    for document in ("README.md", "RESULTS.md"):
-        marks = [mark for table in TABLES.values() if table.document == document for mark in table.blocks]
-        lines = (ROOT / document).read_text().splitlines()
-        assert sorted(line for line in lines if line.startswith("<!-- table:")) == sorted(
-            f"<!-- table: {mark} -->" for mark in marks
-        )
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_recipe_s_own_runs_are_known_by_their_identity(name: str) -> None:
+    """The published runs were made by the recipes' commands, unless they say that they are of older code."""
+    path = ROOT / "results" / f"{name}.csv"
+    records = lines(path)
+    assert bool(records) == path.exists() == (name not in NOT_RUN)
+    for record in records[::100] if "older_code" not in KNOWN[name].own else []:
+        assert KNOWN[name].own_identity(record) == record["identity"]
 
 
-def test_a_line_names_the_processor_as_far_as_it_was_recorded(elsewhere: Path) -> None:
-    for number, known in enumerate([{"processor": "P, cache 1 KB"}, {}]):  # {}: a run from before it was
-        run(elsewhere / "runs" / str(number), number, attack="dba")
-        write_json(elsewhere / "runs" / str(number) / ENVIRONMENT, {"commit": "1234567", "dirty": False, **known})
-    publish("attacks", cells(elsewhere / "runs"), elsewhere)
-    kept = read(elsewhere / "results" / "attacks.csv", Line)
-    assert [(line.seed, line.processor) for line in kept] == [(0, "P, cache 1 KB"), (1, "")]
+def test_every_record_of_runs_has_the_same_columns_and_no_two_lines_of_a_place() -> None:
+    for path in (ROOT / "results").glob("*.csv"):
+        if not path.stem.startswith("bench"):
+            assert path.read_text().partition("\n")[0] == ",".join(COLUMNS)
+            assert path.stem not in KNOWN or not read(path).duplicated(PLACE).any()
 
 
-def test_lines_survive_a_file(tmp_path: Path) -> None:
-    kept = [record(), record("none", "krum", 3, 0.5, NAN)]
-    text = csv_of(Line, kept)
-    (tmp_path / "x.csv").write_text(text)
-    assert [repr(line) for line in read(tmp_path / "x.csv", Line)] == [repr(line) for line in kept]
-    assert records_of(text, Line)[0] == kept[0] and read(tmp_path / "none.csv", Line) == []
+# the record
+
+
+def test_lines_survive_a_file() -> None:
+    kept = [line(attack="dba", seed=2, ma=0.123456789, settings="partition.q=0.5 a.b=null"), line(attack="none")]
+    text = csv_of(frame(kept))
+    assert csv_of(parsed(text)) == text and text.startswith(",".join(COLUMNS))
+    found = parsed(text).set_index("seed")
+    assert found.at[2, "partition.q"] == "0.5" and found.at[2, "a.b"] == "null" and found.at[2, "ma"] == 0.123456789
+    assert found["ba"].isna().all() and found.at[0, "settings"] == "" and found.at[0, "code"] == ""
+    with pytest.raises(ValueError, match="its columns are not those of every record: extra"):
+        parsed(text.replace("dataset,", "extra,dataset,", 1))
+
+
+def test_a_line_of_a_run(tmp_path: Path) -> None:
+    """Settings as a recipe writes them, wherever they stand in the config; averaging has no noise."""
+    run(tmp_path / "a", attack="dba")
+    set_config(tmp_path / "a", attack={"poisoned_data_rate": 1.0, "epochs": None}, rounds=3)
+    write_json(tmp_path / "a" / ENVIRONMENT, {"commit": "1234567", "dirty": True, "code": "c0de"})
+    from flame.report.records import line as line_of
+
+    keys = ["seed", "attack", "attack.poisoned_data_rate", "attack.epochs", "defense.noise.factor", "rounds"]
+    found = line_of(read_run(tmp_path / "a"), keys)
+    assert set(found) == set(COLUMNS)
+    assert found["settings"] == "attack.poisoned_data_rate=1 attack.epochs=null defense.noise.factor=- rounds=3"
+    assert (found["ma"], found["commit"], found["code"], found["processor"]) == (0.5, "1234567+", "c0de", "")
 
 
 def test_tables_are_made_of_the_digits_on_file(elsewhere: Path) -> None:
-    """12.549999996 % is 12.5, and 12.55 with the six digits of the file, which is 12.6: what --check will compute."""
+    """12.5499999999996 % is 12.5, and 12.55 with the nine digits of the file, which is 12.6: as `check` will find."""
     run(elsewhere / "runs" / "a", attack="dba")
     summary = read_json(elsewhere / "runs" / "a" / SUMMARY)
-    summary["metrics"]["eval/ma"] = 0.12549999996
+    summary["metrics"]["eval/ma"] = 0.125499999999996
     write_json(elsewhere / "runs" / "a" / SUMMARY, summary)
-    publish("attacks", cells(elsewhere / "runs"), elsewhere)
-    assert "| 12.6 / 25.0 |" in (elsewhere / "README.md").read_text() and outdated(elsewhere, ["attacks"]) == []
+    publish("table_attacks", cells(elsewhere / "runs"), elsewhere)
+    assert "| 12.6 / 25.0 |" in (elsewhere / "README.md").read_text() and outdated(elsewhere, ["table_attacks"]) == []
 
 
-def test_cells_by_hand() -> None:
-    """0.80 and 0.90: mean 85, half width t(0.975, 1) * 7.071 / sqrt(2) = 12.706 * 5 = 63.5."""
-    assert accuracies([record(ma=0.8), record(seed=1, ma=0.9)]) == "85.0 ± 63.5 / 90.0 ± 0.0"
-    assert accuracies([record(ba=NAN)]) == "80.0 / -"
-    assert accuracies([]) == "not run"
-    unfinished = Line("a", "b", 0, NAN, NAN, NAN, NAN, NAN, 28, 0, "c", "P", "", "i")
-    assert accuracies([unfinished]) == "- / - (1 of 1 unfinished)"
-
-
-def test_rows_by_hand() -> None:
-    """Backdoors before untargeted attacks; what was not run says so; the paper's numbers with their grades."""
-    _, first, second = attacks([record(), record("alie", ba=NAN), record("dba", "flame_all_state", ba=0.01)], {})
-    theirs = ["57.4 [M] / 93.8 [M]", "76.2 [M] / 3.2 [M]"]
-    assert first == ["`dba`", "80.0 / 90.0", "not run", "80.0 / 1.0", "- / 0.0", *theirs]
-    assert second[:4] == ["`alie`", "80.0 / -", "not run", "not run"]
-
-
-def test_a_recipe_says_what_it_sweeps() -> None:
-    assert plan("norms") == {
-        "seed": tuple("012345"),
-        "norm": ("batch", "group", "none"),
-        "defense": ("fedavg", "flame_weights_only", "flame_all_state"),
-    }
+# from runs to documents
 
 
 def test_runs_become_a_table_between_its_marks(elsewhere: Path) -> None:
+    """In every document that has them, docs/ included."""
     run(elsewhere / "runs" / "a", attack="dba")
     run(elsewhere / "runs" / "b", attack="dba", defense="krum")  # of another table
-    publish("attacks", cells(elsewhere / "runs"), elsewhere)
+    (elsewhere / "docs" / "evidence").mkdir(parents=True)
+    page = elsewhere / "docs" / "evidence" / "attacks.md"
+    page.write_text((elsewhere / "README.md").read_text())
+    (said,) = publish("table_attacks", cells(elsewhere / "runs"), elsewhere)
+    assert said.endswith("1 lines added, 0 replaced (0 with another final model), 0 kept, 0 dropped")
     text = (elsewhere / "README.md").read_text()
-    assert "| `dba` | 50.0 / 25.0 | not run |" in text and "krum" not in text and "old" not in text
+    assert "| dba | 50.0 / 25.0 | not run |" in text and "krum" not in text and "old\n" not in text
     assert "mean of the last 1 of 2 rounds; seed 0; commit 1234567." in text
-    assert text.startswith("a\n<!--") and text.endswith("-->\nb\n")
-    assert outdated(elsewhere, ["attacks"]) == []
+    assert "These runs are of older code: " in text
+    assert text.startswith("a\n<!--") and text.endswith("-->\nb\n") and page.read_text() == text
+    assert outdated(elsewhere, ["table_attacks"]) == []
     (elsewhere / "README.md").write_text(text.replace("50.0", "60.0"))
-    assert [line.split()[0] for line in outdated(elsewhere, ["attacks"])] == ["README.md"]
+    assert [line.split()[0] for line in outdated(elsewhere, ["table_attacks"])] == ["README.md"]
 
 
-def test_a_recipe_that_was_not_run_is_a_sentence(elsewhere: Path) -> None:
-    """And no file: rows of dashes tell nobody anything."""
-    ((path, text),) = derived("attacks", [], elsewhere).items()
-    between = text.partition("<!-- table: attacks -->\n")[2].partition("\n<!-- end: attacks -->")[0]
-    assert path == elsewhere / "README.md" and "\n" not in between
-    assert between.startswith("Not run yet: `python train.py --config-name table_attacks`")
-
-
-def test_runs_of_another_sitting_are_added(elsewhere: Path) -> None:
-    """A seed more joins the lines that are there; an unfinished run takes no finished one's place."""
+def test_a_cell_that_was_tampered_with_is_found(elsewhere: Path) -> None:
+    """In a table's CSV, and in the record that it is made of."""
     run(elsewhere / "runs" / "a", attack="dba")
-    publish("attacks", cells(elsewhere / "runs"), elsewhere)
-    write_run(elsewhere / "later" / "a", summary=None, attack="dba", **DEFAULT)
-    like_recipes(elsewhere / "later" / "a")
-    write_json(elsewhere / "later" / "a" / ENVIRONMENT, {"commit": "7654321", "dirty": False, "processor": "P"})
-    run(elsewhere / "later" / "b", attack="badnets")
-    publish("attacks", cells(elsewhere / "later"), elsewhere, add=True)
-    lines = read(elsewhere / "results" / "attacks.csv", Line)
-    assert [(line.attack, line.ma, line.commit) for line in lines] == [
-        ("badnets", 0.5, "1234567"),
-        ("dba", 0.5, "1234567"),
-    ]
-    publish("attacks", cells(elsewhere / "later"), elsewhere)
-    assert [line.state_sha256 for line in read(elsewhere / "results" / "attacks.csv", Line)] == ["0123", ""]
+    publish("table_attacks", cells(elsewhere / "runs"), elsewhere)
+    for name, others in (("results/tables/attacks.csv", []), (RECORD, ["README.md", "results/tables/attacks.csv"])):
+        whole = (elsewhere / name).read_text()
+        (elsewhere / name).write_text(whole.replace("50.0", "51.0").replace(",0.5,", ",0.51,"))
+        assert sorted(s.split()[0] for s in outdated(elsewhere, ["table_attacks"])) == (others or [name])
+        (elsewhere / name).write_text(whole)
+
+
+def test_a_recipe_that_was_not_run_is_a_sentence(tmp_path: Path) -> None:
+    """And no file: rows of dashes tell nobody anything."""
+    marks(tmp_path, "zhmzm")
+    assert [sentence.split()[0] for sentence in outdated(tmp_path, ["zhmzm"])] == ["RESULTS.md"]
+    from flame.report.published import derived
+
+    ((path, text),) = derived(KNOWN, ["zhmzm"], {"zhmzm": frame([])}, tmp_path).items()
+    assert path == tmp_path / "RESULTS.md"
+    assert "\nNot run yet: `python train.py --config-name recipe/paper/zhmzm`, then" in text
 
 
 def test_latex_is_written_when_asked_for_and_checked_from_then_on(elsewhere: Path) -> None:
     path = elsewhere / "results" / "tables" / "attacks.tex"
-    assert path not in derived("attacks", [], elsewhere)
     run(elsewhere / "runs" / "a", attack="dba")
-    publish("attacks", cells(elsewhere / "runs"), elsewhere, with_latex=True)
-    assert r"\texttt{dba} & 50.0 / 25.0 & not run" in path.read_text()
+    publish("table_attacks", cells(elsewhere / "runs"), elsewhere)
+    assert not path.exists()
+    publish("table_attacks", cells(elsewhere / "runs"), elsewhere, tex=True)
+    assert "dba & 50.0 / 25.0 & not run" in path.read_text()
     path.write_text("changed by hand")
-    assert [line.split()[0] for line in outdated(elsewhere, ["attacks"])] == ["results/tables/attacks.tex"]
+    assert [line.split()[0] for line in outdated(elsewhere, ["table_attacks"])] == ["results/tables/attacks.tex"]
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_a_recipe_s_own_runs_are_known_by_their_identity(name: str) -> None:
-    """The published runs were made by the recipes' commands; a table has runs, or is one of NOT_RUN."""
-    path = ROOT / "results" / f"{name}.csv"
-    records = read(path, TABLES[name].kind)
-    assert bool(records) == path.exists() == (name not in NOT_RUN)
-    for record in records[::100]:
-        assert own_identity(TABLES[name].recipe, record) == record.identity
-
-
-def test_a_caption_says_when_the_tree_was_dirty(elsewhere: Path) -> None:
+@pytest.mark.parametrize("text", ["no table\n", "<!-- table: attacks -->\nnot closed\n"])
+def test_marks_that_are_missing_leave_everything_as_it_was(elsewhere: Path, text: str) -> None:
+    (elsewhere / "README.md").write_text(text)
     run(elsewhere / "runs" / "a", attack="dba")
-    write_json(elsewhere / "runs" / "a" / ENVIRONMENT, {"commit": "12345678", "dirty": True})
-    publish("attacks", cells(elsewhere / "runs"), elsewhere)
-    assert "seed 0; commit 1234567+." in (elsewhere / "README.md").read_text()
-
-
-def test_marks_that_are_missing_leave_everything_as_it_was(elsewhere: Path) -> None:
-    (elsewhere / "README.md").write_text("no table\n")
-    run(elsewhere / "runs" / "a", attack="dba")
-    with pytest.raises(ValueError, match=r"README\.md has no marks <!-- table: attacks -->"):
-        publish("attacks", cells(elsewhere / "runs"), elsewhere)
+    with pytest.raises(ValueError, match="no document has the marks <!-- table: attacks -->"):
+        publish("table_attacks", cells(elsewhere / "runs"), elsewhere)
     assert not (elsewhere / "results").exists()
 
 
 def test_what_no_table_makes_is_told(elsewhere: Path) -> None:
     """Of a table that was renamed or left out: it would never be compared again."""
     run(elsewhere / "runs" / "a", attack="dba")
-    publish("attacks", cells(elsewhere / "runs"), elsewhere)
+    publish("table_attacks", cells(elsewhere / "runs"), elsewhere)
     (elsewhere / "results" / "tables" / "gone.csv").write_text("a\n")
     with open(elsewhere / "README.md", "a") as file:
-        file.write("<!-- table: gone -->\nold\n<!-- end: gone -->\n")
-    assert outdated(elsewhere, ["attacks"]) == [
-        "results/tables/gone.csv belongs to no table: delete it",
+        file.write("<!-- table: gone -->\nold\n<!-- end: gone -->\n<!-- table: defenses -->\n")
+    assert outdated(elsewhere, ["table_attacks"]) == [
+        "results/tables/gone.csv belongs to no recipe: delete it",
         "README.md has marks of a table gone, which does not exist: delete what is between them",
+        "README.md has marks of a table defenses, which is not closed: add <!-- end: defenses -->",
     ]
 
 
-def test_a_document_without_marks_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"README\.md has no marks <!-- table: attacks -->"):
-        spliced("text", "attacks", "content", "README.md")
+# whose runs a record takes
 
 
-@pytest.mark.parametrize("between", ["", "an old table\n\nits caption\n"])
-def test_what_is_between_the_marks_is_replaced(between: str) -> None:
-    start, end = "before\n<!-- table: attacks -->\n", "<!-- end: attacks -->\nafter"
-    assert spliced(start + between + end, "attacks", "content", "README.md") == f"{start}content\n{end}"
+def test_runs_of_another_sitting_are_added_and_nothing_is_lost(elsewhere: Path) -> None:
+    """A seed more joins the lines that are there; an unfinished run takes no finished one's place."""
+    run(elsewhere / "runs" / "a", attack="dba")
+    publish("table_attacks", cells(elsewhere / "runs"), elsewhere)
+    write_run(elsewhere / "later" / "a", summary=None, attack="dba", **DEFAULT)
+    set_config(elsewhere / "later" / "a", clients_per_round=10)
+    run(elsewhere / "later" / "b", attack="badnets")
+    added, left = publish("table_attacks", cells(elsewhere / "later"), elsewhere)
+    assert "1 lines added, 0 replaced" in added and " 1 kept, 0 dropped" in added and "unfinished" in left
+    assert [(one["attack"], one["ma"]) for one in lines(elsewhere / RECORD)] == [("badnets", 0.5), ("dba", 0.5)]
+    shutil.rmtree(elsewhere / "later" / "a")
+    said, dropped = publish("table_attacks", cells(elsewhere / "later"), elsewhere, drop=True)
+    assert " 1 kept, 1 dropped" in said and dropped.startswith("dropped: fashion_mnist main_label resnet8 dba")
+    assert [one["attack"] for one in lines(elsewhere / RECORD)] == ["badnets"]
 
 
-ROWS = [["`a_b` %", "n"], ["1 ± 2", "x, y & {z} < 3"]]
+def test_published_lines_that_the_recipe_has_no_place_for_are_not_dropped_unasked(elsewhere: Path) -> None:
+    run(elsewhere / "runs" / "a", attack="dba")
+    publish("table_attacks", cells(elsewhere / "runs"), elsewhere)
+    kept = (elsewhere / RECORD).read_text()
+    (elsewhere / RECORD).write_text(kept + kept.splitlines()[-1].replace("dba", "of_old") + "\n")
+    with pytest.raises(ValueError, match=r"1 lines of no cell of the recipe, such as .* of_old .*: --drop leaves out"):
+        publish("table_attacks", cells(elsewhere / "runs"), elsewhere)
+    publish("table_attacks", cells(elsewhere / "runs"), elsewhere, drop=True)
+    assert (elsewhere / RECORD).read_text() == kept
 
 
-def test_markup_by_hand() -> None:
-    assert markdown(ROWS) == "| `a_b` % | n |\n| --- | --- |\n| 1 ± 2 | x, y & {z} < 3 |"
-    assert list(csv.reader(comma_separated(ROWS).splitlines())) == [["a_b %", "n"], ["1 ± 2", "x, y & {z} < 3"]]
+def test_a_trial_in_other_rounds_takes_no_published_run_s_place(elsewhere: Path) -> None:
+    """The recipe's own run does, if it is made again; where none was finished, the trial stands in.
+
+    Nor does what uncommitted code made.
+    """
+    own = KNOWN["table_attacks"].own_identity(line(attack="dba", defense="fedavg"))
+
+    def added(name: str, state: str, is_own: bool, dirty: bool = False) -> str:
+        folder = elsewhere / name / "a"
+        run(folder, attack="dba")
+        write_json(folder / ENVIRONMENT, {**read_json(folder / ENVIRONMENT), "dirty": dirty})
+        write_json(folder / SUMMARY, {**read_json(folder / SUMMARY), "state_sha256": state})
+        if is_own:
+            write_json(folder / "identity.json", {"identity": own})
+        _, *left = publish("table_attacks", cells(elsewhere / name), elsewhere)
+        (found,) = lines(elsewhere / RECORD)
+        assert bool(left) == (found["state_sha256"] != state)
+        return str(found["state_sha256"])
+
+    assert added("trial", "01", False) == "01"
+    assert added("second trial", "02", False) == "01"
+    assert added("own, of uncommitted code", "03", True, dirty=True) == "01"
+    assert added("own", "03", True) == "03"
+    assert added("third trial", "04", False) == "03"
+    assert added("own again", "05", True) == "05"
+
+
+def test_runs_with_other_options_than_the_recipe_s_are_left_out(tmp_path: Path) -> None:
+    """Another partition, another data set, another seed, a defense that is not ranked."""
+    marks(tmp_path, "strongest")
+    own = {"seed": 100, "dataset": "digits", "partition": "dirichlet_05", "defense": "krum"}
+    others = [{"partition": "dirichlet_03"}, {"dataset": "mnist"}, {"seed": 0}, {"defense": "fedavg"}]
+    for number, changed in enumerate([{}, *others]):
+        run(tmp_path / "runs" / str(number), **own | changed)
+    publish("strongest_digits", cells(tmp_path / "runs"), tmp_path)
+    (kept,) = lines(tmp_path / "results" / "strongest_digits.csv")
+    assert (kept["seed"], kept["partition"], kept["defense"]) == (100, "dirichlet_05", "krum")
+    assert KNOWN["strongest_digits"].options == {"dataset": "digits", "partition": "dirichlet_05", "model": "resnet8"}
+    assert KNOWN["norms"].options["attack"] == "badnets"  # the default: other recipes attack otherwise, or not at all
+
+
+def test_of_two_runs_of_one_cell_the_one_with_the_recipe_s_own_settings_is_taken(elsewhere: Path) -> None:
+    """The folder runs/ holds every recipe's."""
+    for name, alpha in (("a", 0.5), ("b", 0.1)):
+        run(elsewhere / "runs" / name, attack="dba", alpha=alpha)
+    with pytest.raises(ValueError, match=r"table_attacks: several runs of .*dba fedavg 0"):
+        publish("table_attacks", cells(elsewhere / "runs"), elsewhere)
+    own = KNOWN["table_attacks"].own_identity(line(attack="dba", defense="fedavg"))
+    write_json(elsewhere / "runs" / "b" / "identity.json", {"identity": own})
+    publish("table_attacks", cells(elsewhere / "runs"), elsewhere)
+    assert [one["identity"] for one in lines(elsewhere / RECORD)] == [own]
+
+
+def trial(place: Path, rate: float, momentum: float) -> None:
+    """A run of figure_pdr in fewer rounds than it has."""
+    run(place, attack="badnets", defense="fedavg")
+    set_config(place, attack={"poisoned_data_rate": rate}, rounds=3, client={"momentum": momentum})
+
+
+@pytest.mark.parametrize(("key", "value"), [("clients", 7), ("poisoned_model_rate", 0.4), ("shadow", [])])
+def test_a_run_in_another_federation_is_left_out(tmp_path: Path, key: str, value: Any) -> None:
+    """Alone or beside the recipe's own: its numbers are of something else, whatever its parts are."""
+    trial(tmp_path / "runs" / "a", 0.5, 0.9)
+    set_config(tmp_path / "runs" / "a", **{key: value})
+    with pytest.raises(ValueError, match=rf"{key} is .*, and .* in conf/recipe/figures/figure_pdr.yaml"):
+        publish("figure_pdr", cells(tmp_path / "runs"), tmp_path)
+    assert not (tmp_path / "results").exists()
+
+
+def test_runs_of_another_recipe_alone_are_refused_and_the_table_stays(tmp_path: Path) -> None:
+    marks(tmp_path, "figure_pdr")
+    trial(tmp_path / "own", 0.5, 0.9)
+    trial(tmp_path / "other" / "b", 0.5, 0.1)
+    publish("figure_pdr", cells(tmp_path / "own"), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"recipe figure_pdr: no .*; b: client.momentum is 0.1, and 0.9 in conf/"):
+        publish("figure_pdr", cells(tmp_path / "other"), tmp_path)
+    run(tmp_path / "fedavg", attack="none", defense="fedavg")
+    with pytest.raises(ValueError, match=r"no run is one of `train.py --config-name recipe/figures/figure_pdr`$"):
+        publish("figure_pdr", cells(tmp_path / "fedavg"), tmp_path)
+    with pytest.raises(ValueError, match="there is no recipe pdr: known are ablations_digits, "):
+        publish("pdr", cells(tmp_path / "own"), tmp_path)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+# a recipe is one file
+
+
+RECIPE = """\
+# @package _global_
+defaults:
+  - /config
+  - override /dataset: digits
+  - _self_
+clients: 10
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    params:
+      seed: 0,1
+      attack: badnets
+      client.momentum: 0.5,0.9
+      defense: fedavg,krum
+recipe:
+  figures:
+    own_setting: {like: setting}
+  tables:
+    own_cells:
+      caption: In per cent, mean of the last {mean_of_last} of {rounds} rounds
+      rows: [client.momentum, defense]
+      columns: [{as: MA %, value: ma}, {as: BA %, value: ba}]
+    own_pairs:
+      caption: Pairs
+      rows: [client.momentum, {value: [ma, ba]}]
+      labels: {client.momentum: momentum, value: share}
+      columns: [{as: "`{defense}` %", defense: [krum, fedavg]}]
+      contrast: true
+"""
+
+
+def test_a_recipe_with_a_table_and_a_comparison_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the page where it appears; it sweeps a key that no other recipe does."""
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    (tmp_path / "conf" / "recipe" / "mine").mkdir()
+    (tmp_path / "conf" / "recipe" / "mine" / "own.yaml").write_text(RECIPE)
+    monkeypatch.setattr(compose, "CONF", tmp_path / "conf")
+    marks(tmp_path, "own_cells", "own_pairs")
+    ma = {("krum", 0): 0.7, ("krum", 1): 0.8, ("fedavg", 0): 0.75, ("fedavg", 1): 0.75}
+    for (defense, seed), value in ma.items():
+        folder = tmp_path / "runs" / f"{defense}{seed}"
+        run(folder, seed, attack="badnets", defense=defense, dataset="digits")
+        set_config(folder, client={"momentum": 0.9}, clients=10)
+        whole = read_json(folder / SUMMARY)
+        write_json(folder / SUMMARY, {**whole, "metrics": {**whole["metrics"], "eval/ma": value}})
+    assert publish("own", cells(tmp_path / "runs"), tmp_path)[0].startswith(
+        f"{tmp_path}/results/own.csv: 4 lines added"
+    )
+    page = (tmp_path / "RESULTS.md").read_text()
+    assert "| 0.9 | fedavg | 75.0 ± 0.0 | 25.0 ± 0.0 | 2 |" in page and "| 0.5 | krum | - | - | 0 (2 not run) |" in page
+    assert "| 0.9 | MA | 75.0 (n too small) | 75.0 ± 0.0 | +0.0 | [-63.5, +63.5] |" in page  # -5 and 5: 12.706 * 5
+    assert "`python train.py --config-name recipe/mine/own`" in page and "older code" not in page
+    assert outdated(tmp_path, ["own"]) == []
+
+
+def test_a_table_of_a_name_that_is_taken_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    monkeypatch.setattr(compose, "CONF", tmp_path / "conf")
+    path = tmp_path / "conf" / "recipe" / "paper" / "own.yaml"
+    for text, reason in (("own_cells:", "conf/recipe/ has rejected twice"), ("tables:", "recipe.rejected: is none of")):
+        path.write_text(RECIPE.replace(text, "rejected:"))
+        with pytest.raises(ValueError, match=reason.replace("rejected: is", "rejected is")):
+            recipes()
+
+
+# markup
+
+
+ROWS = pd.DataFrame([[Text("1 ± 2", "1 (n too small)", mixed=True), "x, y & {z} < 3 `q`"]], columns=["`a_b` %", "n"])
+
+
+def test_markup_by_hand(tmp_path: Path) -> None:
+    assert markdown(ROWS) == "| `a_b` % | n |\n| --- | --- |\n| 1 (n too small) ‡ | x, y & {z} < 3 `q` |\n"
+    assert list(csv.reader(comma_separated(ROWS).splitlines())) == [["a_b %", "n"], ["1 ± 2", "x, y & {z} < 3 q"]]
     assert latex(ROWS).splitlines() == [
         r"\begin{tabular}{ll}",
         r"\toprule",
         r"\texttt{a\_b} \% & n \\",
         r"\midrule",
-        r"1 $\pm$ 2 & x, y \& \{z\} $<$ 3 \\",
+        r"1 (n too small) $\ddagger$ & x, y \& \{z\} $<$ 3 \texttt{q} \\",
         r"\bottomrule",
         r"\end{tabular}",
     ]
+    signed = pd.DataFrame([["sign-flip", "[-0.6, +0.8]"]], columns=["a", "b"])
+    assert latex(signed).splitlines()[4] == r"sign-flip & [$-$0.6, +0.8] \\"  # a number's sign is a minus
+    for suffix in (".md", ".csv", ".tex"):
+        write(ROWS, tmp_path / "new" / f"t{suffix}")
+        assert (tmp_path / "new" / f"t{suffix}").read_text().count("\n") >= 2
+    with pytest.raises(ValueError, match=r"--out .*t.docx is out of range: the name must end in .md, .csv, .tex"):
+        write(ROWS, tmp_path / "t.docx")
 
 
-def test_a_number_s_sign_is_a_minus_in_latex() -> None:
-    assert latex([["sign-flip", "[-0.6, +0.8]"]]).splitlines()[2] == r"sign-flip & [$-$0.6, +0.8] \\"
+def test_every_table_stands_in_a_document() -> None:
+    text = "".join(documents(ROOT).values())
+    assert all(f"<!-- table: {name} -->\n" in text for name in TABLES)

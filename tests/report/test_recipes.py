@@ -9,14 +9,18 @@ import hydra
 import pytest
 from conftest import Compose, Start
 from hydra import initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from flame.federation import play
-from flame.report.recipes import field_of, plan
+from flame.report.recipes import recipes
+from flame.run.config import identity
+from flame.run.overrides import recipe_meant
+from flame.run.record import read_run
 from flame.run.sweep import jobs
 
 CONF = Path(__file__).parents[2] / "conf"
-RECIPES = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "config")
+COMPONENTS = "recipe/ablations/components"
+RECIPES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.glob("recipe/*/*.yaml"))
 SMALL = ("experiment=smoke", "dataset=digits", "train_samples=300", "rounds=2", "clients=10", "clients_per_round=10")
 TINY = (*SMALL, "attack_rounds.start=0", "engine=sequential", "tracker=files")
 
@@ -45,8 +49,9 @@ def test_its_header_gives_the_command(name: str) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_its_table_plans_what_hydra_sweeps(name: str) -> None:
     swept = recipe(name).hydra.sweeper.params
-    assert plan(name) == {
-        field_of(key): tuple(value.strip() for value in str(values).split(",")) for key, values in swept.items()
+    known = {each.config: each for each in recipes().values()}
+    assert known[name].plan == {
+        key: tuple(value.strip() for value in str(values).split(",")) for key, values in swept.items()
     }
 
 
@@ -60,13 +65,41 @@ def test_its_first_job_runs(compose: Compose, start: Start, name: str) -> None:
 
 def test_the_command_needs_no_flag(train: Callable, tmp_path: Path) -> None:
     """No -m, as a recipe is a sweep by itself; here, of a single job."""
-    done = train("--config-name", "components", *first_job(recipe("components")), f"paths.runs={tmp_path}")
+    done = train("--config-name", COMPONENTS, *first_job(recipe(COMPONENTS)), f"paths.runs={tmp_path}")
     assert done.returncode == 0, done.stderr[-2000:]
-    assert len(list(tmp_path.glob("*/summary.json"))) == 1
+    (folder,) = (path.parent for path in tmp_path.glob("*/summary.json"))
+    assert read_run(folder).config["recipe"] is None  # its tables are nothing of a run
     assert "sweep: 1 of 1 runs, " in done.stdout and done.stdout.rstrip().endswith("about 0 s left")
 
 
 def test_components_switch_single_steps(compose: Compose) -> None:
     """All eight combinations, none twice."""
-    swept = [word for job in jobs(recipe("components"), ["seed=0", "attack=badnets"]) for word in [job[2:]]]
+    swept = [word for job in jobs(recipe(COMPONENTS), ["seed=0", "attack=badnets"]) for word in [job[2:]]]
     assert len(swept) == len({tuple(words) for words in swept}) == 8
+
+
+def test_no_run_knows_the_recipe_that_it_is_of(compose: Compose) -> None:
+    """Neither its tables nor its name are of its identity."""
+    plain = compose("rounds=24", "partition=dirichlet_03", "defense=fedavg", "train_samples=24000", "evaluate_every=24")
+    swept = compose("partition=dirichlet_03", "defense=fedavg", name="recipe/question/vector_question")
+    assert identity(compose(name=RECIPES[0])) != identity(plain)
+    assert identity(OmegaConf.merge(swept, {"evaluate_every": 24})) == identity(plain) and swept.recipe is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--config-name", "vector_question"], "did you mean --config-name recipe/question/vector_question?"),
+        (["-cn=recipe/paper/vector_question", "seed=1"], "did you mean --config-name recipe/question/vector_question?"),
+        (["recipe/question=norms"], "recipe/question=norms: a recipe is started with --config-name"),
+        (["+recipe=shrunkk"], "did you mean --config-name recipe/attacks/shrunk?"),
+        (["--config-name", "zzz"], "see `ls conf/recipe/*`"),
+    ],
+)
+def test_a_recipe_that_is_named_otherwise(words: list[str], hint: str) -> None:
+    assert hint in str(recipe_meant(words))
+
+
+def test_a_recipe_that_is_named_as_it_is_needs_no_hint() -> None:
+    for words in (["--config-name", RECIPES[0]], ["seed=1"], ["--config-dir", "mine", "--config-name", "x"], []):
+        assert recipe_meant(words) is None

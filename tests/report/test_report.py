@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
 from flame.federation import Round
 from flame.report.__main__ import main
+from flame.report.comparison import comparison, notes, printed
+from flame.report.contrasts import UNITS
 from flame.report.statistics import half_width
-from flame.report.tables import comparison, estimate
 from flame.run.figure import draw_run, verdict_columns
 from flame.run.folder import IDENTITY
 from flame.run.panels import VERDICTS, verdict_grid
@@ -124,7 +126,7 @@ def test_of_equal_runs_the_finished_one_counts(tmp_path: Path) -> None:
     ],
 )
 def test_estimates_by_hand(sample: list[float], expected: str) -> None:
-    assert estimate(np.array(sample, dtype=float)) == expected
+    assert UNITS["per_cent"].estimate(pd.Series(sample, dtype=float) / 100) == expected
 
 
 def test_the_interval_holds_the_mean_95_times_in_100() -> None:
@@ -138,7 +140,8 @@ def test_the_table(tmp_path: Path) -> None:
     write_run(tmp_path / "a", defense="flame", summary=metrics)
     write_run(tmp_path / "b", defense="fedavg", seed=0, summary={"eval/ma": 0.8})
     write_run(tmp_path / "c", defense="fedavg", seed=1)
-    lines = comparison(gather(map(read_run, find_runs([tmp_path])))).splitlines()
+    cells = gather(map(read_run, find_runs([tmp_path])))
+    lines = [*printed(comparison(cells), 1).splitlines(), *notes(cells)]
     assert lines[0].split("  ")[0] == "defense"
     assert lines[2].split() == ["fedavg", "1", "of", "2", "80.0", "-", "-", "-", "-", "of", "4"]
     assert lines[3].split() == ["flame", "1", "81.2", "5.0", "66.7", "-", "3.0", "of", "4"]

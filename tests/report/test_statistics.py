@@ -15,7 +15,6 @@ from flame.report.statistics import (
     bootstrap_interval,
     hedges_g,
     holm,
-    partial_correlation,
     rank_correlation,
     sign_flip_p,
     student_interval,
@@ -148,12 +147,3 @@ def test_effect_size() -> None:
 def test_rank_correlations_by_hand() -> None:
     assert rank_correlation(np.array([1.0, 2, 3, 4]), np.array([10.0, 30, 20, 40])) == pytest.approx(1 - 6 * 2 / 60)
     assert math.isnan(rank_correlation(np.ones(4), np.arange(4.0)))
-    assert partial_correlation(0.8, 0.6, 0.5) == pytest.approx(0.5 / math.sqrt(0.64 * 0.75))
-    assert math.isnan(partial_correlation(0.5, 1.0, 0.5))
-
-
-def test_the_partial_correlation_is_that_of_residuals() -> None:
-    x, y, z = np.random.default_rng(0).normal(size=(3, 50)) + np.random.default_rng(1).normal(size=50)
-    residuals = [side - np.polyval(np.polyfit(z, side, 1), z) for side in (x, y)]
-    pairwise = [np.corrcoef(pair)[0, 1] for pair in ((x, y), (x, z), (y, z))]
-    assert partial_correlation(*pairwise) == pytest.approx(np.corrcoef(residuals)[0, 1])

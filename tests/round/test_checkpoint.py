@@ -53,6 +53,15 @@ def test_there_is_none(tmp_path: Path) -> None:
     assert latest(tmp_path / "nowhere") is None
 
 
+def test_the_millionth_round_is_newer_than_the_one_before(tmp_path: Path) -> None:
+    """As text `1000000` comes before `999999`."""
+    for round_ in (999_998, 999_999, 1_000_000):
+        write_checkpoint(tmp_path, state_after(round_), "abc")
+    assert {p.name for p in tmp_path.iterdir()} == {f"round_{r}.safetensors" for r in (999_999, 1_000_000)}
+    found = latest(tmp_path)
+    assert found is not None and found.round == 1_000_000
+
+
 def test_the_newest_counts_and_few_are_kept(tmp_path: Path) -> None:
     for round_ in (8, 9, 10, 11):
         write_checkpoint(tmp_path, state_after(round_), "abc")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from flame.round.cohort import Population, Schedule
+from flame.round.cohort import EvaluatedRounds, Population, Schedule
 
 ALWAYS = Schedule(start=0, stop=None, every=1)
 POPULATION = Population(
@@ -153,3 +154,47 @@ def test_without_attack_any_rate_will_do() -> None:
 def test_schedule_errors(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Schedule(*arguments)
+
+
+def test_a_run_in_which_no_attacker_is_drawn() -> None:
+    """One of 100 clients is compromised, two are drawn a round: in a single attacked round most seeds have none."""
+    once = replace(
+        POPULATION, clients=100, per_round=2, poisoned_model_rate=0.01, rule="random", schedule=Schedule(3, 4, 1)
+    )
+    found = [replace(once, seed=seed).attacked(10) for seed in range(200)]
+    assert found == [bool(replace(once, seed=seed).cohort(3).compromised.any()) for seed in range(200)]
+    assert 0 < sum(found) < 20
+    assert not any(replace(once, seed=seed).attacked(3) for seed in range(20))
+    assert replace(once, rule="fixed", poisoned_model_rate=0.5).attacked(10)
+    assert not replace(once, rule="fixed", poisoned_model_rate=0.5, hostile=False).attacked(10)
+
+
+@pytest.mark.parametrize(("start", "stop", "every"), [(0, None, 1), (2, None, 3), (1, 5, 2), (4, 4, 1), (0, 99, 1)])
+def test_attacked_rounds_are_the_active_ones(start: int, stop: int | None, every: int) -> None:
+    schedule = Schedule(start, stop, every)
+    assert [*schedule.rounds(9)] == [r for r in range(9) if schedule.active(r)]
+
+
+def test_how_many_colluders_a_round_may_have() -> None:
+    many = replace(POPULATION, clients=20, per_round=10, poisoned_model_rate=0.2, rule="fixed")
+    assert [*many.colluders] == [2]
+    assert [*replace(many, rule="random").colluders] == [1, 2, 3, 4]
+    assert not replace(many, hostile=False).colluders and not replace(many, poisoned_model_rate=0.0).colluders
+
+
+@given(rounds=st.integers(1, 60), every=st.integers(1, 70), last=st.integers(1, 70))
+def test_evaluated_rounds_are_every_kth_and_the_last(rounds: int, every: int, last: int) -> None:
+    wanted = {r for r in range(rounds) if (r + 1) % every == 0 or r >= rounds - last}
+    found = EvaluatedRounds(rounds, every, last)
+    assert {r for r in range(-5, rounds + 5) if r in found} == wanted
+    assert len(found) == len(wanted) and "1" not in found
+
+
+def test_any_number_of_rounds_takes_no_memory() -> None:
+    found = EvaluatedRounds(30_000_000, 2, 5)
+    tracemalloc.start()
+    try:
+        assert 1 in found and 0 not in found and 29_999_998 in found and len(found) == 15_000_002
+        assert tracemalloc.get_traced_memory()[1] < 10_000
+    finally:
+        tracemalloc.stop()

@@ -26,8 +26,9 @@ from flame.run.config import RunConfig
 from flame.run.signature import check_signature
 
 CONF = Path(__file__).parents[2] / "conf"
-GROUPS = sorted({path.relative_to(CONF).parts[0] for path in CONF.glob("*/**/*.yaml")} - {"hydra", "experiment"})
-PRIMARY = sorted(path.stem for path in CONF.glob("*.yaml"))
+NO_PARTS = {"hydra", "experiment", "recipe"}
+GROUPS = sorted({path.relative_to(CONF).parts[0] for path in CONF.glob("*/**/*.yaml")} - NO_PARTS)
+PRIMARY = ["config", *(p.relative_to(CONF).with_suffix("").as_posix() for p in sorted(CONF.glob("recipe/*/*.yaml")))]
 Compose = Callable[..., DictConfig]
 
 
@@ -143,7 +144,7 @@ def test_defenses_answer(compose: Compose, updates: Callable[..., tuple[ServerSt
 @pytest.mark.parametrize("option", options("attack", "defense"))
 def test_a_round_is_played_and_evaluated(tiny: Compose, start: Callable, option: str) -> None:
     """What a part asks of the federation, it asks by attributes: a key of that name must not be taken for one."""
-    with start(tiny(option, "shadow=[]")) as (fed, state):
+    with start(tiny(option, "shadow=[]", "poisoned_model_rate=0.4")) as (fed, state):
         record = play(fed, state)
     assert 0 <= record.metrics["eval/ma"] <= 1
     assert math.isfinite(record.metrics["eval/ma_loss"])

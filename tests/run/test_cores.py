@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flame.run.config import register
-from flame.run.cores import batch_size, cores, cores_per_job, jobs_at_once
+from flame.run.cores import batch_size, cores, cores_per_job, jobs_at_once, quotas
 from flame.run.sweep import SWEEP, SweepReport
 
 ROOT = Path(__file__).parents[2]
@@ -72,12 +73,47 @@ def test_jobs_that_share_a_machine_of_eight(launcher: dict[str, Any], jobs: int)
 def test_the_sweeper_is_told(launcher: str, batch: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if launcher != "basic":
         pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra `submitit` is not installed")
-    monkeypatch.setenv(SWEEP, "")  # which the callback changes
+    for name in (SWEEP, "PYTHONPATH"):
+        monkeypatch.setenv(name, "")  # which the callback changes
     register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         overrides = [f"hydra/launcher={launcher}", f"paths.runs={tmp_path}"]
         cfg, asked = (compose("config", [*overrides, *more], return_hydra_config=True) for more in ([], [MINE]))
     for config in (cfg, asked):
         SweepReport().on_multirun_start(config)
+    assert os.environ["PYTHONPATH"] == str(ROOT)  # for jobs that start elsewhere
     assert cfg.hydra.sweeper.max_batch_size == batch
     assert asked.hydra.sweeper.max_batch_size == 7
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "found"),
+    [
+        ("0::/a/b\n", {"a/b/cpu.max": "150000 100000", "a/cpu.max": "max 100000"}, [1.5]),
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "400000 200000", "cpu.max": "max 1"}, [2.0]),
+        ("0::/host/path\n", {"cpu.max": "50000 100000"}, [0.5]),  # a container sees its own group as the top
+        (
+            "4:cpu,cpuacct:/a\n7:memory:/b\n",
+            {"cpu,cpuacct/a/cpu.cfs_quota_us": "300000", "cpu,cpuacct/a/cpu.cfs_period_us": "100000"},
+            [3.0],
+        ),
+        ("4:cpu:/a\n", {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"}, []),
+        ("7:memory:/a\n", {"cpu.max": "1 1"}, []),
+        ("0::/\n", {}, []),
+    ],
+)
+def test_quotas_of_cgroups(membership: str, files: dict[str, str], found: list[float], tmp_path: Path) -> None:
+    (tmp_path / "cgroup").write_text(membership)
+    for name, text in files.items():
+        path = tmp_path / "fs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    assert quotas(tmp_path / "fs", tmp_path / "cgroup") == found
+    assert quotas(tmp_path / "fs", tmp_path / "nowhere") == []  # as on macOS
+
+
+@pytest.mark.parametrize(("quota", "found"), [([], 4), ([1.5], 2), ([0.2], 1), ([9.0], 4), ([3.0, 1.0], 1)])
+def test_a_quota_counts_as_cores_rounded_up(quota: list[float], found: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3})
+    monkeypatch.setattr("flame.run.cores.quotas", lambda: quota)
+    assert cores() == found

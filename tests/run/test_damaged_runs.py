@@ -94,10 +94,3 @@ def test_the_others_are_reported_and_the_exit_code_says_so(tmp_path: Path, capsy
     assert [run.folder.name for cell in cells for run in cell.runs] == ["a"] and len(damaged) == 1
     assert main([str(tmp_path)]) == 1
     assert "config.yaml holds no settings" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("more", [["--table", "attacks"], ["--figure", "x.png"]])
-def test_check_goes_alone(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["--check", *more])
-    assert stopped.value.code == 2 and "goes with no other option" in capsys.readouterr().err

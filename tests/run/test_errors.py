@@ -13,7 +13,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from flame.run.build import ConfigError, build, composed
-from flame.run.overrides import explain, explain_missing_launcher, explain_unknown_keys
+from flame.run.command import prepared
+from flame.run.compose import CONF
+from flame.run.overrides import explain_missing_launcher, explain_unknown_keys
 
 OUT_OF_RANGE = {
     "rounds=0": r"rounds=0 is out of range: must be a whole number >= 1",
@@ -48,7 +50,7 @@ OUT_OF_RANGE = {
     "dataset.channels=3": r"dataset.channels=3 .* does not fit digits",
     "clients=2000": r"clients=2000 .*N=1442 images, a partition that cannot fill every client: lower clients",
     "+model.depth=3": r"model.depth is not a parameter of models.resnet8.ResNet8: it takes in_channels",
-    "+defense.vector.scale=3": r"defense.vector.scale is not a parameter of .*Vector: it takes scope, of",
+    "+defense.vector.scale=3": r"defense.vector.scale is not .* of .*Vector: did you mean defense.vector.scope",
 }
 FOUND_BY_TRYING = {
     "model.in_channels=3": r"model does not fit the images of dataset=digits, \(1, 8, 8\)",
@@ -62,7 +64,16 @@ FOUND_BY_TRYING = {
     "poisoned_model_rate=0.05": r"poisoned_model_rate=0.05 of clients_per_round=5 rounds to no attacker",
     "checkpoint.seconds=nan": r"checkpoint.seconds=nan is out of range: must be >= 0",
     "attack_rounds.start=3": r"attack_rounds.start=3 is out of range: rounds=3 end before the attack begins",
-    "record.rounds=[1,3]": r"record.rounds=\[3\] is out of range: the last of rounds=3 is 2",
+    "record.rounds=[1,3]": r"record.rounds=\[3\] is out of range: must be in \[0, rounds - 1 = 2\]",
+    "record.rounds=[-1]": r"record.rounds=\[-1\] is out of range: must be in \[0, rounds - 1 = 2\]",
+    "defense.cluster.min_cluster_size=6": r"min_cluster_size=6 is out of range: must be at most 5, the",
+    "defense=freqfed defense.cluster.min_cluster_size=6": r"min_cluster_size=6 is out of range: must be at most",
+    "defense=deepsight clients_per_round=4 poisoned_model_rate=0.25": r"^defense.min_cluster_size=5 is out of range",
+    "defense=krum defense.keep=6": r"defense.keep=6 is out of range: must be in \[1, 5\], the updates of a round",
+    "defense=bucketing defense.rule.keep=4": r"^defense.rule.keep=4 is out of range: must be in \[1, 3\]",
+    "defense=nnm defense@defense.rule=deepsight clients_per_round=4 poisoned_model_rate=0.25": (
+        r"^defense.rule.min_cluster_size=5 is out of range: must be in \[2, 4\]"
+    ),
     "model=resnet18_light model.widths=3": r"model.widths=3 has the wrong type: must be a list",
     "model=resnet18 client.batch_size=1": r"model cannot train on a batch of 1 image.*batch_size",
     "model=resnet18 defense=fltrust defense.root_samples=1": r"model cannot train on a batch of 1 image.*root_samples",
@@ -89,10 +100,11 @@ FOUND_BY_TRYING = {
     "defense._target_=flame.defenses.flame.Flam": (
         r"defense\._target_=flame.defenses.flame.Flam cannot be imported \(.*no attribute 'Flam'"
     ),
-    "defense._target_=nowhere.X": r"defense\._target_=nowhere.X cannot be imported \(No module named 'nowhere'\)",
+    "defense._target_=nowhere.X": r"_target_=nowhere.X cannot be imported \(No .*'nowhere'\): if .* PYTHONPATH",
     "defense._target_=flame.defenses": r"defense\._target_=flame.defenses is no class or function",
 }
-SMOKE = ("experiment=smoke", "engine=sequential", "tracker=files")
+GROUPS = [path.name for path in CONF.iterdir() if path.is_dir()]
+SMOKE = ("experiment=smoke", "clients_per_round=5", "engine=sequential", "tracker=files")
 
 
 @pytest.fixture
@@ -135,9 +147,11 @@ def test_unknown_keys_are_refused_by_the_composition(compose: Callable[..., Dict
 
 
 def test_a_composition_that_fails_gives_the_reason() -> None:
-    with pytest.raises(ConfigError, match=r"(?s)rounds=many.*'many'.*could not be converted to Integer"):
+    with pytest.raises(
+        ConfigError, match=r"^rounds='many' has the wrong type: must be a whole number, such as rounds=2"
+    ):
         composed(["rounds=many"])
-    with pytest.raises(ConfigError, match=r"(?s)paths.runs=null.*not Optional"):
+    with pytest.raises(ConfigError, match=r"^paths.runs=null has the wrong type: must be text"):
         composed(["paths.runs=null"])
 
 
@@ -156,8 +170,8 @@ def test_a_composition_that_fails_gives_the_reason() -> None:
     ],
 )
 def test_did_you_mean(argument: str, hint: str) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        explain_unknown_keys(["experiment=smoke", argument])
+    with pytest.raises(ValueError) as stopped:
+        explain_unknown_keys(["experiment=smoke", argument], GROUPS)
     assert argument in str(stopped.value) and hint in str(stopped.value)
 
 
@@ -166,29 +180,28 @@ def test_did_you_mean(argument: str, hint: str) -> None:
     [
         ("defense=flame_weight_only", "no option 'flame_weight_only'; did you mean flame_weights_only?"),
         ("defense=fedavg,flam_all_state", "did you mean flame_all_state?"),
-        ("attack/trigger@attack.trigger=sqare", "did you mean square?"),
+        ("attack/trigger=sqare", "did you mean square?"),
         ("engine=xyzzy", "known are: pool, ray, sequential"),
         ("attack=bad", "did you mean badnets or badnets_longer or badnets_slow?"),
         ("partition=dirichlet_0", "did you mean dirichlet_015 or dirichlet_03 or dirichlet_05?"),
     ],
 )
 def test_did_you_mean_the_option(argument: str, hint: str) -> None:
-    with pytest.raises(SystemExit, match=argument.replace("/", ".")) as stopped:
-        explain(["experiment=smoke", argument])
+    with pytest.raises(SystemExit, match=argument.split(",")[-1].split("=")[-1]) as stopped:
+        prepared(["experiment=smoke", argument])
     assert hint in str(stopped.value)
 
 
 def test_known_options_pass() -> None:
-    explain(["defense=fedavg,flame_all_state", "experiment=null", "attack@attack.backdoor=dba", "seed=0,1", "-m"])
-    for own in (
-        "--config-dir=mine",
-        "--config-path=mine",
-        "-cd",
-        "-cp",
-        "hydra.searchpath=[mine]",
-        "+hydra.searchpath=x",
-    ):
-        explain(["defense=mine", own])
+    prepared(
+        [
+            "defense=fedavg,flame_all_state",
+            "attack@attack.backdoor=dba",
+            "attack=pgd",
+            "seed=0,1",
+            "-m",
+        ]
+    )
 
 
 def test_known_words_pass() -> None:
@@ -202,13 +215,14 @@ def test_known_words_pass() -> None:
             "attack_rounds.start=1",
             "+experiment=smoke",
             "--help",
-        ]
+        ],
+        GROUPS,
     )
 
 
 def test_a_launcher_that_is_not_installed_is_named_as_pip_knows_it() -> None:
     explain_missing_launcher(["hydra/launcher=basic", "seed=0,1"])
-    with pytest.raises(SystemExit, match="pip install hydra-fancy-launcher"):
+    with pytest.raises(ValueError, match="pip install hydra-fancy-launcher"):
         explain_missing_launcher(["hydra/launcher=fancy"], {"fancy": "hydra_fancy_launcher"})
 
 
@@ -219,7 +233,7 @@ def test_a_launcher_that_is_not_installed_is_named_as_pip_knows_it() -> None:
         (["defense=flame_all"], "there is no option 'flame_all'; did you mean flame_all_state?"),
         ([*SMOKE, "partition=dirichlet", "partition.alpha=0"], "partition.alpha=0 is out of range: must be > 0"),
         ([*SMOKE, "threads=0"], "threads=0 is out of range: must be a whole number >= 1"),
-        ([*SMOKE, "paths.runs=null"], "Error merging override paths.runs=null"),
+        ([*SMOKE, "paths.runs=null"], "paths.runs=null has the wrong type: must be text"),
         ([*SMOKE, "hydra.run.dir=/proc/no"], "/proc/no cannot be written"),
         (["-m", *SMOKE, "seed=0,1", "hydra.sweep.dir=/proc/no"], "/proc/no cannot be written"),
     ],

@@ -94,8 +94,8 @@ def test_measured_for_real(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     ("words", "message"),
     [
         (["attack.speed=3"], "speed"),
-        (["rounds=many"], "'many' of type 'str' could not be converted to Integer"),
-        (["seed=some"], "'some' of type 'str' could not be converted to Integer"),
+        (["rounds=many"], "rounds='many' has the wrong type: must be a whole number"),
+        (["seed=some"], "seed='some' has the wrong type: must be a whole number"),
         ([*TINY, "threads=0"], "threads=0 is out of range: must be a whole number >= 1"),
         ([*TINY, "engine=ray"], "engine=ray needs the extra `ray`"),
     ],

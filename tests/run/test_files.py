@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from flame.federation import Round
 from flame.round.checkpoint import RunFolderError
@@ -18,10 +17,8 @@ from flame.run.config import identity
 from flame.run.trackers.files import (
     ACCEPTANCE,
     METRICS,
-    PACKAGES,
     SUMMARY,
     RunFiles,
-    environment,
     finite_or_none,
     mean_of_last,
     read_metrics,
@@ -160,23 +157,6 @@ def test_rounds_that_are_missing(tmp_path: Path, history: list[Round]) -> None:
         RunFiles(tmp_path, 2)
 
 
-def test_environment() -> None:
-    found = environment(threads=1, engine_workers=2, device="cpu")
-    assert json.loads(json.dumps(found)) == found
-    assert found["threads"] == 1 and found["engine_workers"] == 2 and found["device"] == "cpu"
-    assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert set(found["versions"]) == set(PACKAGES) and all(found["versions"].values())
-    if found["commit"] is not None:  # absent in an unpacked archive
-        assert len(found["commit"]) == 40 and isinstance(found["dirty"], bool)
-    assert {"python", "processor", "cores"} <= set(found)
-
-
-def test_a_commit_amid_a_process_is_not_that_of_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = environment(threads=1, engine_workers=1, device="cpu")
-    monkeypatch.setattr("flame.run.trackers.files._git", lambda root, *arguments: "f" * 40)
-    assert environment(threads=1, engine_workers=1, device="cpu") == before
-
-
 @pytest.mark.parametrize(
     "override",
     [
@@ -195,9 +175,34 @@ def test_identity_changes_with_the_result(tiny: Callable[..., DictConfig], overr
 @pytest.mark.parametrize(
     "override",
     [
-        *("paths.runs=/elsewhere", "paths.data=/elsewhere", "tracker=wandb", "engine=pool", "resume=false"),
+        *("paths.runs=/elsewhere", "paths.data=/elsewhere", "tracker=wandb", "engine=pool", "resume=force"),
         *("checkpoint.rounds=1", "checkpoint.seconds=9", "record.every=2", "seed=0", "spill.share=0", "device=cuda"),
     ],
 )
 def test_identity_ignores_what_cannot_change_it(tiny: Callable[..., DictConfig], override: str) -> None:
     assert identity(tiny(override)) == identity(tiny())
+
+
+def test_identity_of_data_of_one_s_own(tiny: Callable[..., DictConfig]) -> None:
+    """Where `paths.data` lies does not count; a place that is given may be all that tells two data sets apart.
+
+    Ours verify what they find, so that another place is the same data.
+    """
+
+    def own(target: str, **settings: str) -> str:
+        cfg = tiny().copy()
+        cfg.dataset = {"_target_": target, "classes": 10, "channels": 1, "image_size": 8}
+        for key, value in settings.items():
+            OmegaConf.update(cfg, key.replace("__", "."), value, force_add=True)
+        return identity(cfg)
+
+    mine, ours = "users_data.load", "flame.data.datasets.mnist"
+    place = {"dataset__path": "${paths.data}/mine.npz"}
+    assert own(mine, **place) == own(mine, **place, paths__data="/elsewhere") != own(mine, dataset__path="/other.npz")
+    assert own(mine, dataset__root="/a") != own(mine, dataset__root="/b")
+    assert own(ours, dataset__root="/a") == own(ours, dataset__root="/b")
+
+
+def test_identity_is_of_the_values_whoever_wrote_them(tiny: Callable[..., DictConfig]) -> None:
+    assert identity(tiny("model.num_classes=10")) == identity(tiny())
+    assert identity(tiny("model.num_classes=11")) != identity(tiny())

@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from flame.federation import Round
-from flame.run.progress import Progress
-from flame.run.text import duration
+from flame.report.contrasts import CLIENTS
+from flame.run.progress import Progress, headline
+from flame.run.text import duration, one_digit
 
 SCRIPT = """
 import logging, sys
@@ -44,7 +48,16 @@ def test_only_the_first_round_that_kept_the_model_warns(history: list[Round], ca
         for record in (history[0], *kept):
             progress.show(record)
     (warning,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
-    assert warning.startswith("round 2: ") and warning.endswith("the global model stays as it was")
+    assert warning.startswith("round 1: ") and warning.endswith("the global model stays as it was")
+
+
+def test_only_the_first_round_of_idle_attackers_warns(history: list[Round], caplog: pytest.LogCaptureFixture) -> None:
+    idle = [replace(record, metrics={**record.metrics, "attack/idle": 2.0}) for record in history[1:]]
+    with Progress(3, 0) as progress:
+        for record in (history[0], *idle):
+            progress.show(record)
+    (warning,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+    assert warning.startswith("round 2: 2 attackers sent what an honest client could have; attack/idle counts them")
 
 
 def test_the_line_of_a_round_says_what_is_left(history: list[Round], caplog: pytest.LogCaptureFixture) -> None:
@@ -54,8 +67,29 @@ def test_the_line_of_a_round_says_what_is_left(history: list[Round], caplog: pyt
         for record in history[1:]:
             progress.show(record)
     second, third = (record.getMessage() for record in caplog.records)
-    assert second.startswith("round 2/3  MA ") and second.endswith(" s, 20 s left")
-    assert third.startswith("round 3/3  MA ") and third.endswith(" s, 0 s left")
+    assert second.startswith("round 1  MA ") and second.endswith(" s  2 of 3 done, 20 s left")
+    assert third.startswith("round 2  MA ") and third.endswith(" s  3 of 3 done, 0 s left")
+
+
+def test_the_words_of_a_line_are_true_when_read_alone() -> None:
+    shown = {"eval/ma": 0.9125, "eval/ba": None, "filter/benign_recall": 0.75, "filter/malicious_recall": 1.0}
+    assert headline({**shown, "filter/accepted": 6.0}) == (
+        "MA  91.2 %  BA     - %  benign kept  75.0 %  attackers rejected 100.0 %  clients accepted  6.0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(71.25, "71.2"), (71.75, "71.8"), (0.15, "0.1"), (71.25 + 1e-13, "71.2"), (-12.25, "-12.2"), (99.96, "100.0")],
+)
+def test_one_digit_is_the_same_wherever_it_is_written(value: float, text: str) -> None:
+    """In the report's page, too: its own function, run by node where there is one."""
+    assert one_digit(value) == text == CLIENTS.estimate(pd.Series([value]))
+    if node := shutil.which("node"):
+        source = (Path(__file__).parents[2] / "flame" / "report" / "page.html").read_text()
+        function = source[source.index("const oneDigit = ") :].partition("\n};")[0] + "\n};"
+        script = f"{function}\nconsole.log(oneDigit.format({value!r}))"
+        assert subprocess.run([node, "-e", script], capture_output=True, text=True, check=True).stdout.strip() == text
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_a_foreign_file_is_the_same_round(tmp_path: Path) -> None:
     assert theirs.updates.ids.tolist() == list(range(40, 50))
 
 
-MODELS = (ResNet8(1, 10, "batch"), ResNet18(3, 10, [4, 4, 4, 4], "batch"), CNN(1, 10, 8), nn.GRU(4, 5))
+MODELS = (ResNet8(1, 10, "batch"), ResNet18(3, 10, [4, 4, 4, 4], "batch"), CNN(1, 10, 8, 0.0), nn.GRU(4, 5))
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)

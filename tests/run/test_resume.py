@@ -87,7 +87,7 @@ def test_signals_checkpoint_and_exit_with_their_code(whole: Path, tmp_path: Path
     (last,) = checkpoints(tmp_path)
     rounds = len((run_folder(tmp_path) / "metrics.jsonl").read_text().splitlines())
     assert last.name == f"round_{rounds:06d}.safetensors" and not finished(run_folder(tmp_path))
-    said = f"stopped after round {rounds} of 6; the same command goes on from there"
+    said = f"stopped: {rounds} of 6 rounds are done; the same command goes on from there"
     assert said in (run_folder(tmp_path) / "train.log").read_text()
     succeed(tmp_path, *SOLO)
     assert fingerprint(tmp_path) == fingerprint(whole)
@@ -152,7 +152,7 @@ def test_damaged_newest_checkpoint_falls_back_to_the_one_before(whole: Path, cop
     succeed(copy, *SOLO)
     assert fingerprint(copy) == fingerprint(whole)
     log = (copy / "log").read_text()
-    assert "round_000006.safetensors is damaged" in log and "resumed after round 5 of 6" in log
+    assert "round_000006.safetensors is damaged" in log and "resumed: 5 of 6 rounds were done" in log
 
 
 @pytest.mark.parametrize("died", ["before the summary", "while it was concluded"])
@@ -162,7 +162,7 @@ def test_run_that_died_after_its_last_round_is_concluded(whole: Path, copy: Path
     if died == "while it was concluded":
         (run_folder(copy) / "summary.json").write_text(json.dumps({**summary, "finished": False}))
     succeed(copy, *SOLO)
-    assert "resumed after round 6 of 6" in (copy / "log").read_text()
+    assert "resumed: 6 of 6 rounds were done" in (copy / "log").read_text()
     found = json.loads((run_folder(copy) / "summary.json").read_text())
     assert found == summary and finished(run_folder(copy))
     assert (run_folder(copy) / "figure.png").exists() and fingerprint(copy) == fingerprint(whole)
@@ -178,6 +178,24 @@ def test_without_a_whole_checkpoint_the_run_is_refused_and_nothing_is_lost(copy:
     assert {k: after[k] for k in before if k != "train.log"} == {k: before[k] for k in before if k != "train.log"}
 
 
+def test_other_code_stops_a_resume_unless_it_is_forced(whole: Path, copy: Path) -> None:
+    """And then the record says so."""
+    path = run_folder(copy) / "environment.json"
+    known = json.loads(path.read_text())
+    path.write_text(json.dumps({**known, "code": "0" * 12, "commit": "c" * 40}))
+    before = files_under(run_folder(copy))
+    assert finish(start(copy, *SOLO)) == 1
+    said = f"was begun with other files (commit {'c' * 40}): code {'0' * 12}, now {known['code']}; resume=force goes on"
+    assert said in (copy / "log").read_text() and "Traceback" not in (copy / "log").read_text()
+    after = files_under(run_folder(copy))
+    assert {k: after[k] for k in before if k != "train.log"} == {k: before[k] for k in before if k != "train.log"}
+    succeed(copy, *SOLO, "resume=force")
+    assert fingerprint(copy) == fingerprint(whole)
+    both = f"{'0' * 12}+{known['code']}"
+    summary = json.loads((run_folder(copy) / "summary.json").read_text())
+    assert summary["code"] == json.loads(path.read_text())["code"] == both
+
+
 def test_finished_run_is_skipped_with_one_line_and_resume_false_runs_beside_it(whole: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     shutil.copytree(whole, runs)
@@ -185,7 +203,7 @@ def test_finished_run_is_skipped_with_one_line_and_resume_false_runs_beside_it(w
     (runs / "log").write_text("")
     succeed(runs, *SOLO)
     (line,) = (runs / "log").read_text().splitlines()
-    assert "is finished; resume=false runs it again" in line
+    assert line.endswith("is finished; resume=false runs it again in a new folder")
     succeed(runs, *SOLO, "resume=false")
     assert len([path for path in runs.iterdir() if path.is_dir()]) == 2
     after = files_under(folder)

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from flame.run.trackers.files import (
     read_metrics,
     write_json,
 )
-from flame.run.trackers.wandb import WandB, fit, run_id
+from flame.run.trackers.wandb import WandB, fit, least_mode, run_id
 
 CHOSEN = {"dataset": "digits", "partition": "iid", "model": "resnet8", "attack": "badnets", "defense": "krum"}
 Records = dict[str, list[dict[str, Any]]]
@@ -41,7 +42,7 @@ Records = dict[str, list[dict[str, Any]]]
 @pytest.fixture(autouse=True)
 def no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As on a machine where nobody has logged in."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DATA_DIR"):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DISABLED", "WANDB_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
 
@@ -196,8 +197,81 @@ def test_disabled_writes_nothing(tmp_path: Path, history: list[Round]) -> None:
 
 
 def test_an_unknown_mode_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"tracker\.mode=onlin .* choose one of offline, online, disabled"):
+    with pytest.raises(ValueError, match=r"tracker\.mode=onlin .* choose one of disabled, offline, online"):
         WandB("p", None, "onlin")
+
+
+@pytest.mark.parametrize(
+    ("environment", "mode", "found"),
+    [
+        ({}, "offline", "offline"),
+        ({"WANDB_MODE": "disabled"}, "online", "disabled"),
+        ({"WANDB_MODE": "offline"}, "online", "offline"),
+        ({"WANDB_MODE": "dryrun"}, "online", "offline"),
+        ({"WANDB_MODE": "online"}, "offline", "offline"),  # what leaves this machine is the config's to say
+        ({"WANDB_MODE": "online"}, "disabled", "disabled"),
+        ({"WANDB_DISABLED": "true"}, "online", "disabled"),
+        ({"WANDB_DISABLED": "1", "WANDB_MODE": "online"}, "online", "disabled"),
+        ({"WANDB_DISABLED": "false"}, "online", "online"),
+        ({"WANDB_DISABLED": ""}, "offline", "offline"),
+    ],
+)
+def test_the_environment_may_ask_for_less(environment: dict[str, str], mode: str, found: str) -> None:
+    assert least_mode(mode, environment) == found
+
+
+def test_a_view_that_the_environment_disables_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    WandB("p", None, "offline").start(described(tmp_path / "run"), 0)
+    assert not (tmp_path / "run" / "wandb").exists()
+
+
+def test_an_unknown_mode_of_the_environment_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"WANDB_MODE=of is not a mode of W&B"):
+        least_mode("offline", {"WANDB_MODE": "of"})
+
+
+@pytest.mark.parametrize("name", ["a/b", "what?", "", " ", "x" * 129, "50%", "a:b", "a#b", "a\\b"])
+def test_a_name_that_wandb_refuses_is_refused_before_the_run(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^tracker\.project=.* is no name for W&B: must be 1 to 128 characters"):
+        WandB(name, None, "offline")
+    with pytest.raises(ValueError, match=r"^tracker\.entity="):
+        WandB("p", name, "offline")
+
+
+@pytest.mark.parametrize("name", ["a/b", "x" * 129, "Läufe", "x" * 128])
+def test_names_are_judged_as_by_wandb(name: str) -> None:
+    assert _refused(lambda: WandB(name, None, "offline")) == _refused(lambda: wandb.Settings(project=name))
+
+
+def _refused(check: Callable[[], object]) -> bool:
+    try:
+        check()
+    except (ValueError, wandb.Error):
+        return True
+    return False
+
+
+def test_a_picture_that_fails_leaves_the_rest_of_the_view(
+    tmp_path: Path, history: list[Round], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(run: object) -> bytes:
+        raise RuntimeError("no latex")
+
+    monkeypatch.setattr("flame.run.trackers.wandb.acceptance_png", fail)
+    info, tracker = described(tmp_path / "run"), WandB("p", None, "offline")
+    files = RunFiles(info.folder, 0)
+    tracker.start(info, 0)
+    for record in history:
+        files.log(record)
+        tracker.log(record)
+    tracker.finish({"metrics": {"eval/ma": 0.5}, "state_sha256": "f00d"})
+    tracker.close(0)
+    (warning,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
+    assert "RuntimeError: no latex" in warning and "complete without it" in warning
+    records = inspect(written(info.folder)[0])
+    assert records["exit"][0].get("exit_code", 0) == 0
+    assert any(entry.get("update", {}).get("state_sha256") == "f00d" for entry in records["summary"])
 
 
 @pytest.mark.parametrize(

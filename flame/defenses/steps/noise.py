@@ -35,7 +35,8 @@ class Noise:
             raise ValueError(f"defense.noise.factor={self.factor} is out of range: must be >= 0 (the paper: 0.001)")
         if self.epsilon is not None and not (self.epsilon > 0 and 0 < (self.delta or 0) <= 1):
             raise ValueError(
-                f"defense.noise.epsilon={self.epsilon} must be > 0 and defense.noise.delta={self.delta} in (0, 1]"
+                f"defense.noise.epsilon={self.epsilon}, defense.noise.delta={self.delta} are out of range: must be > 0"
+                " and in (0, 1]"
             )
 
     @property

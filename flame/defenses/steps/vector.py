@@ -105,6 +105,14 @@ class Cluster:
         if self.min_samples is not None and self.min_samples < 1:
             raise ValueError(f"defense.cluster.min_samples={self.min_samples} is out of range: must be null or >= 1")
 
+    def check_clients(self, clients: int) -> None:
+        """A ValueError if no cluster of a round can be so large."""
+        if (size := self.min_cluster_size) is not None and size > clients:
+            raise ValueError(
+                f"defense.cluster.min_cluster_size={size} is out of range: must be at most {clients}, the"
+                " updates of a round, null (n//2 + 1) or 0 (no clustering); without a cluster everyone is accepted"
+            )
+
     def accept(self, distances: Tensor) -> Tensor:
         """[n] bool, the majority cluster of [n, n] distances."""
         if self.min_cluster_size == 0:

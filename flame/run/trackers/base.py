@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from flame.federation import Round
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,7 @@ class RunInfo:
     config: Mapping[str, Any]  # resolved
     choices: Mapping[str, str]  # config group -> option, e.g. defense -> flame_all_state
     sweep: str  # what the jobs of one command share; the run's own name for a single run
+    code: str = ""  # hash of all code that runs; of each, joined by +, where the run went on under another
 
 
 class Tracker(Protocol):
@@ -52,3 +57,19 @@ class NoView:
 
     def close(self, exit_code: int) -> None:
         """Nothing."""
+
+
+@contextmanager
+def dispensable(what: str) -> Iterator[None]:
+    """What fails in here is one warning.
+
+    Only for what is made from a complete record, or closed after it. That may fail in any way that matplotlib, fonts, a
+    service or somebody's own view can, so the catch is broad: a finished run is worth more than any of them.
+    """
+    try:
+        yield
+    except Exception as error:
+        text = " ".join(str(error).split())
+        log.warning(
+            "%s failed (%s: %.300s); the record of the run is complete without it", what, type(error).__name__, text
+        )

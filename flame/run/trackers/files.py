@@ -7,22 +7,16 @@ import io
 import json
 import math
 import os
-import platform
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from flame.federation import Round
 from flame.round.checkpoint import RunFolderError, write_atomically
-from flame.round.device import describe_device, describe_processor
+from flame.run.classes import CLASSES, class_lines, cut_classes
 
 METRICS, ACCEPTANCE, SUMMARY = "metrics.jsonl", "acceptance.csv", "summary.json"
 CONFIG, CHOICES, ENVIRONMENT = "config.yaml", "choices.json", "environment.json"
-PACKAGES = ("torch", "torchvision", "hdbscan", "numpy", "scipy", "hydra-core", "omegaconf", "wandb", "scikit-learn")
-CODE = ("flame", "attacks", "models", "conf", "train.py")  # what a run is made of; a new part counts before it is added
 SHARES, ACCURACIES = ("filter/", "shadow/", "auc/"), ("eval/ma", "eval/ba")  # may lack a denominator in a round
 
 
@@ -38,9 +32,11 @@ class RunFiles:
         self._metrics, self._acceptance = folder / METRICS, folder / ACCEPTANCE
         _cut(self._metrics, 0, first_round, lambda line: json.loads(line)["round"])
         _cut(self._acceptance, 1, first_round, lambda line: int(line.split(",")[0]))
+        self._classes = folder / CLASSES
+        cut_classes(self._classes, first_round)
 
     def log(self, record: Round) -> None:
-        """One line of metrics.jsonl, n lines of acceptance.csv."""
+        """One line of metrics.jsonl, n lines of acceptance.csv and, where they were counted, answers by class."""
         rows = client_rows(record)
         text = io.StringIO()
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -48,11 +44,14 @@ class RunFiles:
             writer.writeheader()
         writer.writerows(rows)
         _append(self._acceptance, text.getvalue())
+        if record.classes:
+            self._classes.touch()
+            _append(self._classes, class_lines(record, header=self._classes.stat().st_size == 0))
         _append(self._metrics, json.dumps({"round": record.number, **finite_or_none(record.metrics)}) + "\n")
 
     def sync(self) -> None:
         """Flush to disk: a checkpoint must not survive a power failure that its rounds' lines do not."""
-        for path in (self._metrics, self._acceptance):
+        for path in filter(Path.exists, (self._metrics, self._acceptance, self._classes)):
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
 
@@ -126,31 +125,6 @@ def finite_or_none(metrics: Mapping[str, float]) -> dict[str, float | None]:
     return {key: value if math.isfinite(value) else None for key, value in metrics.items()}
 
 
-def environment(threads: int, engine_workers: int, device: str) -> dict[str, Any]:
-    """Commit, versions and machine: what a number, or the time it took, may depend on beside the config."""
-    commit, dirty = source()
-    return {
-        "commit": commit,
-        "dirty": dirty,
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
-        "threads": threads,
-        "engine_workers": engine_workers,
-        "device": describe_device(device),
-        "processor": describe_processor(),
-        "cores": os.cpu_count(),
-    }
-
-
-@cache
-def source() -> tuple[str | None, bool | None]:
-    """Commit, and whether the code differs from it; asked once, since a process goes on with what it has imported."""
-    root = Path(__file__).parents[3]
-    commit = _git(root, "rev-parse", "HEAD")
-    changed = _git(root, "status", "--porcelain", "--untracked-files=normal", "--", *CODE)
-    return commit, bool(changed) if commit else None
-
-
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Indented, atomically."""
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
@@ -204,18 +178,3 @@ def _undefined(key: str, value: float | None) -> bool:
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else value
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

@@ -8,25 +8,30 @@ the log names, or `wandb sync RUNS/*/wandb/offline-run-*` for a sweep.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from flame.federation import Round
+from flame.run.classes import CLASSES, read_confusions
 from flame.run.config import NAMED, without_seed
-from flame.run.figure import acceptance_figure
+from flame.run.figure import acceptance_png, classes_png
 from flame.run.record import RunRecord, read_run
-from flame.run.trackers.base import RunInfo
+from flame.run.trackers.base import RunInfo, dispensable
 from flame.run.trackers.files import read_metrics
 
 log = logging.getLogger(__name__)
-MODES = ("offline", "online", "disabled")
+MODES = ("disabled", "offline", "online")  # the later, the more leaves this machine
+OLD_MODES = {"dryrun": "offline", "run": "online"}  # as WANDB_MODE may still have it
+TRUE = ("1", "true", "t", "yes", "y", "on")  # of WANDB_DISABLED
+BARRED, PROJECT_LIMIT = "/\\#?%:", 128  # of a project's name, by W&B's own check of its settings
 TABLE, PICTURE = "acceptance", "acceptance_map"  # keys of the accepted sets at the end of a run
 NAME_LIMIT, TAG_LIMIT = 128, 64  # characters that W&B takes
 PATIENCE = 30.0  # seconds to wait for the server before the run is written offline
@@ -37,10 +42,14 @@ class WandB:
     """One W&B run per job: a row per round and, at the end, the accepted sets as a table and as a picture."""
 
     def __init__(self, project: str, entity: str | None, mode: str) -> None:
-        """ValueError unless `mode` is one of MODES."""
-        if mode not in MODES:
-            raise ValueError(f"tracker.mode={mode} is not a mode of W&B: choose one of {', '.join(MODES)}")
-        self._project, self._entity, self._mode = project, entity, mode
+        """ValueError unless `mode` is one of MODES, and W&B would take the names.
+
+        The environment may ask for less than `mode`, with WANDB_MODE or WANDB_DISABLED, but not for more.
+        """
+        check_name("project", project)
+        if entity is not None:
+            check_name("entity", entity)
+        self._project, self._entity, self._mode = project, entity, least_mode(mode, os.environ)
         self._folder = Path()
         self._run: Any = None  # wandb.Run; None when there is no view (any more)
 
@@ -63,14 +72,16 @@ class WandB:
             self._send(record.number, record.metrics)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """The accepted sets, and as W&B's summary the means of the last rounds instead of the last values."""
+        """As W&B's summary the means of the last rounds instead of the last values; then the accepted sets."""
+        with self._optional():
+            if self._run is not None:
+                self._run.summary.update({**summary["metrics"], "state_sha256": summary["state_sha256"]})
         if self._run is None:
             return
-        with self._optional():
+        with dispensable(f"{TABLE} and {PICTURE} for W&B"):  # the rest of the view is whole without them
             record = read_run(self._folder)
             with staging(self._folder):
-                self._run.log(acceptance(record), step=record.rounds, commit=True)
-            self._run.summary.update({**summary["metrics"], "state_sha256": summary["state_sha256"]})
+                self._run.log({**acceptance(record), **answers(record)}, step=record.rounds, commit=True)
 
     def close(self, exit_code: int) -> None:
         """End the W&B run; `exit_code` other than 0 shows it as failed."""
@@ -111,7 +122,13 @@ class WandB:
             group=fit(info.sweep, NAME_LIMIT),
             job_type=fit(info.choices["defense"], TAG_LIMIT),
             tags=[fit(tag, TAG_LIMIT) for tag in dict.fromkeys(info.choices[name] for name in NAMED)],
-            config={**info.config, "choices": dict(info.choices), "identity": info.identity, "cell": cell(info)},
+            config={
+                **info.config,
+                "choices": dict(info.choices),
+                "identity": info.identity,
+                "code": info.code,
+                "cell": cell(info),
+            },
             reinit="finish_previous",  # else the second job of a process gets the first one's run and config
             settings=wandb.Settings(
                 console="off",
@@ -130,6 +147,33 @@ class WandB:
         except Exception as error:  # whatever W&B raises: its service may die, its disk may be full
             self._run = None
             log.warning("W&B is given up for this run, whose record stays in %s: %r", self._folder, error)
+            with suppress(Exception):  # a dead service would fail once more at exit, with a traceback
+                import wandb
+
+                wandb.teardown(exit_code=1)
+
+
+def least_mode(mode: str, environment: Mapping[str, str]) -> str:
+    """The mode of a run whose config says `mode`; ValueError unless that and WANDB_MODE are among MODES."""
+    wished = environment.get("WANDB_MODE", "")
+    asked = {"tracker.mode": mode, "WANDB_MODE": OLD_MODES.get(wished, wished) or mode}
+    for key, value in asked.items():
+        if value not in MODES:
+            raise ValueError(f"{key}={value} is not a mode of W&B: choose one of {', '.join(MODES)}")
+    if environment.get("WANDB_DISABLED", "").lower() in TRUE:
+        return "disabled"
+    least = min(asked.values(), key=MODES.index)
+    if least != asked["WANDB_MODE"]:
+        log.info("WANDB_MODE=%s is more than tracker.mode=%s, which holds; say tracker.mode=%s", wished, mode, wished)
+    return least
+
+
+def check_name(key: str, name: str) -> None:
+    """ValueError unless W&B takes it; it would fail after the start of the run, which would go on without a view."""
+    if not 0 < len(name) <= PROJECT_LIMIT or not name.strip() or set(BARRED) & set(name):
+        raise ValueError(
+            f"tracker.{key}={name!r} is no name for W&B: must be 1 to {PROJECT_LIMIT} characters, none of {BARRED}"
+        )
 
 
 def acceptance(run: RunRecord) -> dict[str, Any]:
@@ -139,11 +183,24 @@ def acceptance(run: RunRecord) -> dict[str, Any]:
 
     columns: list[str | int] = list(run.acceptance.dtype.names or ())
     rows = [list(row) for row in run.acceptance.tolist()]
-    picture = io.BytesIO()
-    acceptance_figure(run).savefig(picture, format="png")
     return {
         TABLE: wandb.Table(columns=columns, data=rows, log_mode="IMMUTABLE"),
-        PICTURE: wandb.Image(Image.open(picture)),
+        PICTURE: wandb.Image(Image.open(io.BytesIO(acceptance_png(run)))),
+    }
+
+
+def answers(run: RunRecord) -> dict[str, Any]:
+    """classes.csv as one immutable table, and its confusion matrices; nothing where there is none."""
+    import wandb
+    from PIL import Image
+
+    if not (confusions := read_confusions(run)):
+        return {}
+    header, *rows = csv.reader(io.StringIO((run.folder / CLASSES).read_text()))
+    data = [[*row[:2], *map(float, row[2:])] for row in rows]
+    return {
+        "classes": wandb.Table(columns=list[str | int](header), data=data, log_mode="IMMUTABLE"),
+        "confusion": wandb.Image(Image.open(io.BytesIO(classes_png(confusions)))),
     }
 
 

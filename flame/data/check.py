@@ -1,0 +1,119 @@
+"""Whether a data set is what a run takes, whoever made it: looked at once, before anything else of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flame.data.samples import Dataset, LabelledImages
+
+FLOATS = (
+    "from floats in [0, 1] make them with (x * 255).round().to(torch.uint8); dataset.mean and dataset.std do the rest"
+)
+
+
+def checked(made: object, facts: Mapping[str, Any]) -> Dataset:
+    """The data set that a `_target_` made, with mean and std as tuples of floats.
+
+    `facts` is its YAML: where that says `classes`, `channels` or `image_size`, from which models are built, the images
+    must agree. Nothing is converted: a guess about pixels that is wrong would train, to chance.
+
+    Raises:
+        ValueError: it is none, or it does not fit its facts; the sentence names what and the remedy.
+    """
+    if not isinstance(made, Dataset):
+        raise ValueError(
+            f"dataset._target_={facts.get('_target_')} gave a {type(made).__name__}: must be flame.data.samples.Dataset"
+        )
+    for part in ("train", "test"):
+        check_images(f"dataset={made.name}: {part}", getattr(made, part), made.classes)
+    _check_facts(made, facts)
+    if strangers := sorted(_labels(made.test) - _labels(made.train)):
+        raise ValueError(
+            f"dataset={made.name}: test has the classes {strangers[:10]}, of which train has no image: nobody could"
+            " learn them; leave their images out of test"
+        )
+    channels = made.train.x.shape[1]
+    mean, std = (_numbers(made, key, channels) for key in ("mean", "std"))
+    return Dataset(made.name, made.train, made.test, mean, std, made.classes)
+
+
+def check_images(what: str, images: object, classes: int) -> None:
+    """A ValueError that begins with `what` unless these are one or more images with labels in [0, classes)."""
+    if not isinstance(images, LabelledImages):
+        raise ValueError(f"{what} is a {type(images).__name__}: must be flame.data.samples.LabelledImages")
+    x, y = images.x, images.y
+    for name, tensor, dtype, dims in (("x", x, torch.uint8, "[N, C, H, W]"), ("y", y, torch.int64, "[N]")):
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{what}.{name} is a {type(tensor).__name__}: must be a tensor {dims} of {dtype}")
+        if tensor.dtype != dtype:
+            remedy = FLOATS if tensor.is_floating_point() and name == "x" else f"convert it with .to({dtype})"
+            raise ValueError(f"{what}.{name} is {tensor.dtype}: must be {dtype}; {remedy}")
+        if tensor.dim() != dims.count(",") + 1:
+            raise ValueError(f"{what}.{name} has the shape {tuple(tensor.shape)}: must be {dims}")
+        if tensor.device.type != "cpu":
+            raise ValueError(f"{what}.{name} is on {tensor.device}: must be in the host's memory, as .cpu() gives it")
+    if not len(x) == len(y) > 0:
+        raise ValueError(f"{what} has {len(x)} images and {len(y)} labels: must be as many of both, and at least one")
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= classes:
+        raise ValueError(
+            f"{what}.y has labels in [{low}, {high}], dataset.classes={classes} allows [0, {classes - 1}]: number the"
+            f" classes from 0, and set dataset.classes to at least {high + 1}"
+        )
+
+
+def evaluation_sets(dataset: Dataset, backdoor: LabelledImages | None) -> dict[str, LabelledImages]:
+    """What every evaluation looks at, once the images that an attack has had its hands on are looked at here.
+
+    Raises:
+        ValueError: as `check_images`.
+    """
+    clean = {"clean": dataset.test}
+    check_images("attack.prepare: train", dataset.train, dataset.classes)
+    check_images("attack.prepare: test", dataset.test, dataset.classes)
+    if not backdoor:
+        return clean
+    check_images("attack.backdoor_set", backdoor, dataset.classes)
+    return {**clean, "backdoor": backdoor}
+
+
+def _check_facts(dataset: Dataset, facts: Mapping[str, Any]) -> None:
+    """What the YAML declares, which models are built from, is what the images are."""
+    declared = facts.get("classes", dataset.classes)
+    if declared != dataset.classes:
+        raise ValueError(
+            f"dataset.classes={declared} does not fit {dataset.name}, which has {dataset.classes}: set it to that"
+        )
+    channels, size = facts.get("channels"), facts.get("image_size")
+    for images in (dataset.train, dataset.test):
+        shape = tuple(images.x.shape[1:])
+        wanted = tuple(has if fact is None else fact for fact, has in zip((channels, size, size), shape, strict=True))
+        if shape != wanted or shape != tuple(dataset.train.x.shape[1:]):
+            raise ValueError(
+                f"dataset.channels={channels} with dataset.image_size={size} does not fit {dataset.name}: its images"
+                f" are {shape} (channels, height, width); say so in its YAML, and give train and test the same shape"
+            )
+
+
+def _numbers(dataset: Dataset, key: str, channels: int) -> tuple[float, ...]:
+    """`mean` or `std`, one per channel, of pixels scaled to [0, 1]."""
+    given = getattr(dataset, key)
+    try:
+        values = tuple(map(float, given))
+    except (TypeError, ValueError):  # null, text
+        values = ()
+    if len(values) != channels or not all(0 <= value <= 1 for value in values) or (key == "std" and 0 in values):
+        raise ValueError(
+            f"dataset.{key}={given} is out of range: must be {channels} numbers in {'(' if key == 'std' else '['}0, 1],"
+            " one per channel, of pixels scaled to [0, 1]"
+        )
+    return values
+
+
+def _labels(images: LabelledImages) -> set[int]:
+    """The labels that occur."""
+    return set(images.y.unique().tolist())

@@ -1,0 +1,19 @@
+"""The published tables stay what they were, cell by cell, until the evidence is renewed."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FROZEN = dict(
+    reversed(line.split()) for line in (ROOT / "tests/oracles/published_tables.sha256").read_text().splitlines()
+)
+
+
+def test_no_published_table_has_changed() -> None:
+    tables = {path.name: path for path in (ROOT / "results" / "tables").glob("*.csv")}
+    assert tables.keys() == FROZEN.keys()
+    assert [
+        name for name, path in tables.items() if hashlib.sha256(path.read_bytes()).hexdigest() != FROZEN[name]
+    ] == []

@@ -1,0 +1,340 @@
+"""Every number that a part or a run takes has a range, and each range is probed at its bounds and just beyond them.
+
+A rule is an interval, such as `(0, 1]` or `>= 0`; `whole` in front for whole numbers, `null or` where null is allowed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from inspect import Parameter, isfunction, signature
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from torch import Generator
+
+from flame.data.datasets import subset
+from flame.data.samples import LabelledImages
+from flame.run.build import ConfigError, _check_run_level, _population, make
+from flame.run.config import register
+
+CONF = Path(__file__).parents[2] / "conf"
+GROUPS = ("attack", "client", "defense", "engine", "model", "partition", "server", "tracker")
+POISONING = {"poisoned_data_rate": "[0, 1]", "epochs": "null or whole >= 1", "local_lr": "null or > 0"}
+TRAINING = {"lr": "(0, inf)", "momentum": "[0, 1)", "weight_decay": "[0, inf)", "epochs": "whole >= 1"}
+
+PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
+    "attacks.a3fl.A3FL": {
+        **POISONING,
+        "search_epochs": "whole >= 0",
+        "step": "> 0",
+        "rival_every": "whole >= 1",
+        "balance": ">= 0",
+    },
+    "attacks.alie.ALIE": {"z": "null or >= 0"},
+    "attacks.badnets.BadNets": POISONING,
+    "attacks.blended.Blend": {"opacity": "(0, 1]"},
+    "attacks.cerp.CerP": {**POISONING, "lr": "> 0", "radius": ">= 0", "alpha": ">= 0", "beta": ">= 0"},
+    "attacks.chameleon.Chameleon": {"weight": "> 0", "temperature": "> 0"},
+    "attacks.constrain_and_scale.ConstrainAndScale": {"alpha": "[0, 1]"},
+    "attacks.darkfed.DarkFed": {
+        "shadow_images": "whole >= 2",
+        "kept": "(0, 1]",
+        "poisoned_share": "[0, 1]",
+        "magnitude": ">= 0",
+        "orthogonality": ">= 0",
+        "smoothing": "(0, 1)",
+    },
+    "attacks.dba.DBA": {**POISONING, "parts": "whole >= 1"},
+    "attacks.edge_case.EdgeCase": {**POISONING, "share": "(0, 1)", "neighbours": "whole >= 1"},
+    "attacks.fang.Fang": {"threshold": "> 0"},
+    "attacks.flame_aware.FlameAware": {"budget": "> 0", "reach": "null or > 0"},
+    "attacks.gaussian.Gaussian": {"std": ">= 0"},
+    "attacks.iba.IBA": {
+        **POISONING,
+        "least_epsilon": "(0, 76.5]",
+        "decay": "[0, 1)",
+        "success": "[0, 1]",
+        "search_epochs": "whole >= 1",
+        "search_lr": "> 0",
+        "ratio": "(0, 1]",
+    },
+    "attacks.iba.Noise": {"width": "whole >= 1", "epsilon": "(0, 255]"},
+    "attacks.ipm.IPM": {"epsilon": "> 0"},
+    "attacks.label_flip.LabelFlip": POISONING,
+    "attacks.lp.LP": {
+        "threshold": "(0, 1]",
+        "gain": "> 0",
+        "validation_share": "(0, 1)",
+        "fit_accuracy": "[0, 1]",
+        "fit_epochs": "whole >= 1",
+    },
+    "attacks.neurotoxin.Neurotoxin": {"ratio": "(0, 1]"},
+    "attacks.pgd.PGD": {"radius": "> 0"},
+    "attacks.scaling.Scaling": {"gamma": "null or > 0", "norm_bound": "null or > 0"},
+    "attacks.semantic.Semantic": {**POISONING, "share": "(0, 1)"},
+    "attacks.sign_flip.SignFlip": {"factor": "> 0"},
+    "attacks.threedfed.ThreeDFed": {
+        "alpha": "[0, 1]",
+        "gain": ">= 1",
+        "indicator": "> 0",
+        "silence": "(0, 1)",
+        "group_size": "whole >= 2",
+        "neurons": "whole >= 0",
+        "mask_std": "> 0",
+        "least_mask": "[0, 1]",
+        "decoy_reach": ">= 0",
+    },
+    "attacks.triggers.Bars": {"size": "whole >= 1", "gap": "whole >= 0", "value": "whole [0, 255]"},
+    "attacks.triggers.Pattern": {"value": "whole [0, 255]"},
+    "attacks.triggers.Square": {"size": "whole >= 1", "value": "whole [0, 255]"},
+    "flame.defenses.afa.AFA": {"xi": "(0, inf)", "delta_xi": "[0, inf)", "prior": "(0, inf)", "block": "(0.5, 1]"},
+    "flame.defenses.alignins.AlignIns": {
+        "sparsity": "(0, 1]",
+        "sign_radius": "(0, inf)",
+        "direction_radius": "(0, inf)",
+    },
+    "flame.defenses.auror.Auror": {"threshold": "> 0", "find_rounds": "whole >= 1", "vote": "[0.5, 1)"},
+    "flame.defenses.bucketing.Bucketing": {"size": "whole >= 1"},
+    "flame.defenses.bulyan.Bulyan": {"malicious_share": "[0, 0.25)"},
+    "flame.defenses.centered_clipping.CenteredClipping": {"bound": "(0, inf)", "iterations": "whole >= 1"},
+    "flame.defenses.crfl.CRFL": {"bound": "(0, inf)", "growth": "[0, inf)", "noise_std": "[0, inf)"},
+    "flame.defenses.deepsight.DeepSight": {
+        "tau": "(0, 1]",
+        "min_cluster_size": "whole >= 2",
+        "min_samples": "whole >= 1",
+        "seeds": "whole >= 1",
+        "samples": "whole >= 1",
+    },
+    "flame.defenses.dnc.DnC": {
+        "malicious_share": "[0, 0.5)",
+        "filter_factor": ">= 0",
+        "coordinates": "whole >= 1",
+        "passes": "whole >= 1",
+    },
+    "flame.defenses.fldetector.FLDetector": {
+        "window": "whole >= 1",
+        "most_clusters": "whole >= 2",
+        "references": "whole >= 1",
+    },
+    "flame.defenses.flshield.FLShield": {"siblings": "[0, 1]", "images_per_class": "whole >= 1"},
+    "flame.defenses.fltrust.FLTrust": {"root_samples": "whole >= 1"},
+    "flame.defenses.foolsgold.FoolsGold": {"confidence": "(0, inf)"},
+    "flame.defenses.freqfed.FreqFed": {"low": "(0, 2]"},
+    "flame.defenses.krum.Krum": {"malicious_share": "[0, 0.5)", "keep": "null or whole >= 1"},
+    "flame.defenses.nnm.NNM": {"malicious_share": "[0, 0.5)"},
+    "flame.defenses.norm_clip.NormClip": {"bound": "(0, inf)", "noise_std": "[0, inf)"},
+    "flame.defenses.rfa.RFA": {"iterations": "whole >= 1", "smoothing": "(0, inf)"},
+    "flame.defenses.rflbat.RFLBAT": {
+        "first_filter": "[1, inf)",
+        "second_filter": "[1, inf)",
+        "most_clusters": "whole >= 1",
+        "references": "whole >= 1",
+    },
+    "flame.defenses.rlr.RLR": {"threshold": "[0, 1]"},
+    "flame.defenses.signguard.SignGuard": {"lower": "[0, 1]", "upper": ">= 1", "coordinates": "(0, 1]"},
+    "flame.defenses.snowball.Snowball": {"suspects": "whole >= 1", "elected": "(0, 1]", "start": "whole >= 0"},
+    "flame.defenses.snowball.TopDown": {
+        "target": "(0, 1]",
+        "step": "(0, 1]",
+        "hidden": "whole >= 1",
+        "latent": "whole >= 1",
+        "first_epochs": "whole >= 1",
+        "epochs": "whole >= 1",
+    },
+    "flame.defenses.steps.aggregate.Aggregate": {"server_lr": "(0, inf)"},
+    "flame.defenses.steps.clip.Clip": {"epsilon": "[0, 1)"},
+    "flame.defenses.steps.noise.Noise": {"factor": "[0, inf)", "epsilon": "> 0", "delta": "(0, 1]"},
+    "flame.defenses.steps.vector.Cluster": {
+        "min_cluster_size": "null or whole >= 2",
+        "min_samples": "null or whole >= 1",
+    },
+    "flame.defenses.trimmed_mean.TrimmedMean": {"trim": "[0, 0.5]"},
+    "flame.partition.rules.dirichlet": {"alpha": "(0, inf)", "min_size": "whole >= 1"},
+    "flame.partition.rules.label_groups": {"q": "[0, 1]"},
+    "flame.partition.rules.main_label": {"q": "[0, 1]", "samples_per_client": "whole [1, 40]"},
+    "flame.partition.rules.shards": {"shards_per_client": "whole >= 1"},
+    "flame.round.client.LocalSGD": {**TRAINING, "batch_size": "whole >= 1"},
+    "flame.round.server.Adaptive": {"beta1": "[0, 1)", "beta2": "[0, 1)", "tau": "(0, inf)"},
+    "flame.round.server.Momentum": {"beta": "[0, 1)"},
+    "flame.round.server.Server": {"lr": "(0, inf)"},
+    "flame.round.smoothing.Smoothing": {"copies": "whole >= 1", "noise_std": "[0, inf)", "alpha": "(0, 1)"},
+    "models.cnn.CNN": {"dropout": "[0, 1)"},
+    "models.vgg19_bn.VGG19BN": {"dropout": "[0, 1)"},
+}
+ELSEWHERE = (  # the data set says: tests/attacks, tests/models
+    *("target_class", "source_class", "facilitator_class", "row", "column"),
+    *("in_channels", "num_classes", "image_size", "classes", "widths"),
+    *("lr_tenths", "workers"),  # a list of shares; `engine.workers` is in RUN
+)
+UNBOUNDED = {("attacks.blended.Blend", "seed"), ("attacks.iba.Noise", "seed")}
+BESIDE: Mapping[tuple[str, str], Mapping[str, Any]] = {  # what else must be set so that only this number is in question
+    ("attacks.iba.Noise", "epsilon"): {"attack.least_epsilon": 5e-324},
+    ("flame.defenses.steps.noise.Noise", "epsilon"): {"defense.noise.factor": None, "defense.noise.delta": 0.5},
+    ("flame.defenses.steps.noise.Noise", "delta"): {"defense.noise.factor": None, "defense.noise.epsilon": 1.0},
+    ("flame.partition.rules.dirichlet", "alpha"): {"partition.min_size": 1},
+    ("flame.partition.rules.main_label", "q"): {"partition.samples_per_client": 5},
+}
+RUN: Mapping[str, str] = {  # a run of 3 rounds with 10 clients, 5 a round, of 1,442 images
+    "attack_rounds.every": "whole >= 1",
+    "attack_rounds.start": "whole [0, 2]",
+    "attack_rounds.stop": "null or whole >= 0",
+    "checkpoint.rounds": "whole >= 0",
+    "checkpoint.seconds": ">= 0",
+    "clients": "whole >= 5",
+    "clients_per_round": "whole [1, 10]",
+    "engine.workers": "whole >= 1",
+    "evaluate_every": "whole >= 1",
+    "memo.gb": ">= 0",
+    "poisoned_model_rate": "[0, 1)",
+    "record.every": "whole >= 0",
+    "report_last": "whole >= 1",
+    "rounds": "whole >= 1",
+    "seed": f"whole [{-(2**63)}, {2**63 - 1}]",
+    "spill.share": "[0, 1]",
+    "threads": "whole >= 1",
+    "train_samples": "null or whole [1, 1442]",
+}
+
+
+def probes(rule: str) -> tuple[list[Any], list[Any]]:
+    """What the rule lets in, and what it does not: its bounds, the next numbers on both sides, and NaN."""
+    null, whole = rule.startswith("null or "), "whole" in rule
+    text = rule.removeprefix("null or ").removeprefix("whole ")
+    if text.startswith(">"):
+        sign, low = text.split()
+        text = f"{'[' if sign == '>=' else '('}{low}, "
+    low, high = text[1:-1].split(", ") if text[-1] in ")]" else (text[1:-2], "")
+    closed = (text[0] == "[", text[-1] == "]")
+    inside: list[Any] = [None] if null else []
+    outside: list[Any] = [] if whole else [math.nan]
+    for bound, end, isin in ((low, -1, closed[0]), (high, 1, closed[1])):
+        if bound:
+            value = int(bound) if whole else float(bound)
+            (inside if isin else outside).append(value)
+            if math.isfinite(value):
+                beyond = value + end if whole else math.nextafter(value, end * math.inf)
+                within = value - end if whole else math.nextafter(value, -end * math.inf)
+                (outside if isin else inside).append(beyond if isin else within)
+    return inside, outside
+
+
+def test_probes_by_hand() -> None:
+    tiny = 5e-324
+    assert probes("(0, 1]") == ([tiny, 1.0], [pytest.approx(math.nan, nan_ok=True), 0.0, math.nextafter(1, 2)])
+    assert probes("null or whole >= 1") == ([None, 1], [0])
+    assert probes("whole [0, 255]") == ([0, 255], [-1, 256])
+    assert probes("(0, inf)")[1][1:] == [0.0, math.inf] and probes("> 0")[0] == [tiny]
+
+
+def walk(node: Any, path: str) -> Iterator[tuple[str, str, str]]:
+    """(target, key, dotted path) of each number that the parts of a composed option take, written there or left out."""
+    for name, value in node.items() if isinstance(node, dict) else ():
+        yield from walk(value, f"{path}.{name}")
+    if isinstance(node, dict) and "_target_" in node:
+        target = resolve_name(node["_target_"])
+        plain = isfunction(target) or hasattr(target, "__dataclass_fields__")
+        hints = get_type_hints(target if plain else target.__init__)
+        for key, parameter in signature(target).parameters.items():
+            kinds = {*get_args(hints[key]), hints[key]}
+            if kinds & {int, float} and (key in node or parameter.default is not Parameter.empty):
+                yield node["_target_"], key, f"{path}.{key}"
+
+
+@pytest.fixture(scope="module")
+def sites() -> dict[tuple[str, str], tuple[dict[str, Any], str]]:
+    """(target, key) -> an option that has it, composed, and the dotted path."""
+    register()
+    found: dict[tuple[str, str], tuple[dict[str, Any], str]] = {}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for group in GROUPS:
+            for path in sorted((CONF / group).rglob("*.yaml")):
+                if group in ("defense", "partition") and "_target_" not in path.read_text():
+                    continue  # a variant: its numbers are those of the option that it starts from
+                name = path.relative_to(CONF).with_suffix("")
+                option = OmegaConf.to_container(compose(str(name)), resolve=False)
+                assert isinstance(option, dict)
+                for target, key, where in walk(option[group], group):
+                    found.setdefault((target, key), (option[group], where))
+    return found
+
+
+def test_every_number_of_every_part_has_a_rule(sites: dict[tuple[str, str], Any]) -> None:
+    known = {(target, key) for target, rules in PARTS.items() for key in rules} | UNBOUNDED
+    assert {site for site in sites if site[1] not in ELSEWHERE} == known
+
+
+def refusal(group: str, option: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """What making the part says; empty if it is made."""
+    around = {
+        "dataset": {"channels": 1, "classes": 2, "image_size": 32},
+        "client": {"batch_size": 8, "epochs": 2, "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0},
+    }
+    cfg = OmegaConf.create({**around, group: deepcopy(dict(option))})
+    for path, value in settings.items():
+        OmegaConf.update(cfg, path, value, force_add=True)
+    try:
+        part = make(cfg, group)
+        if group == "partition":
+            part(torch.arange(40) % 4, 4, Generator().manual_seed(0))
+    except (ConfigError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(("target", "key"), [(target, key) for target, rules in PARTS.items() for key in rules])
+def test_parts_at_the_bounds_of_their_ranges(sites: dict[tuple[str, str], Any], target: str, key: str) -> None:
+    option, path = sites[target, key]
+    inside, outside = probes(PARTS[target][key])
+    beside, group = BESIDE.get((target, key), {}), path.partition(".")[0]
+    for value in inside:
+        assert not re.search("range|must be", refusal(group, option, {**beside, path: value})), value
+    for value in outside:
+        assert re.search(rf"{key}\b.*(range|must be)", refusal(group, option, {**beside, path: value})), value
+
+
+def check_run(cfg: DictConfig) -> str:
+    """What the checks of run-level settings say; empty if nothing."""
+    images = LabelledImages(torch.zeros(1442, 1, 1, 1, dtype=torch.uint8), torch.zeros(1442, dtype=torch.int64))
+    try:
+        _check_run_level(cfg)
+        _population(cfg, hostile=True)
+        subset(images, cfg.train_samples, Generator())
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("key", RUN)
+def test_runs_at_the_bounds_of_their_ranges(compose: Any, key: str) -> None:
+    plain = compose("experiment=smoke", "engine=pool", "engine.workers=1")
+    assert not check_run(plain)
+    inside, outside = probes(RUN[key])
+    for value in [*inside, *outside]:
+        cfg = plain.copy()
+        OmegaConf.update(cfg, key, value)
+        said = check_run(cfg)
+        name = key if key != "clients" else "clients_per_round"
+        named = re.search(rf"{name.replace('attack_rounds.st', 'attack_rounds.*st')}", said)
+        assert ("range" in said or "must" in said) and named if value in outside else "out of range" not in said, value
+
+
+def test_every_number_of_a_run_has_a_rule(compose: Any) -> None:
+    def numbers(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+        for name, value in node.items():
+            if isinstance(value, dict):
+                yield from numbers(value, f"{prefix}{name}.")
+            elif value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+                yield f"{prefix}{name}"
+
+    plain = OmegaConf.to_container(compose("engine=pool", "engine.workers=1"), resolve=False)
+    assert isinstance(plain, dict)
+    own = {str(k): v for k, v in plain.items() if k not in (*GROUPS, "dataset")}
+    assert {*numbers(own), "engine.workers"} - {"memo.dir", "recipe"} == set(RUN)

@@ -1,0 +1,130 @@
+"""What the documents say exists and works: every command of a bash block runs, tiny; names, paths and counts hold."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from warm import Warm
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ["README.md", "docs/quickstart.md", *(f"docs/guides/{name}.md" for name in ("replay", "reports", "yours"))]
+TINY = ["experiment=smoke", "engine=sequential", "tracker=files", "train_samples=200"]
+ALL = ["README.md", "RESULTS.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))]
+COUNTS = {"train": 200, "test": 50}  # images of the guide's data set
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+
+
+def commands(page: str) -> list[str]:
+    """The lines of all bash blocks, without comments and blank lines, in order."""
+    lines = [re.sub(r"\s+#.*", "", line).strip() for block in blocks(page, "bash") for line in block.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("line", [line for page in PAGES for line in commands(page) if line.startswith("make ")])
+def test_make_target(line: str) -> None:
+    done = subprocess.run(["make", *shlex.split(line)[1:], "--dry-run"], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_in_order(page: str, tmp_path: Path, command: Warm) -> None:
+    """In the page's order: one reads what another has written. Files of a page's own are written first."""
+    write_files(page, tmp_path)
+    for line in commands(page):
+        if not re.match(r"(PYTHONPATH=\S+ )?python ", line):
+            assert re.match(r"make |pip install ", line), f"{page}: nobody tries {line}"
+            continue
+        found = re.fullmatch(r"(?:PYTHONPATH=(\S+) )?python (.*)", line)
+        assert found is not None
+        environment = {**os.environ, "FLAME_RUNS": str(tmp_path / "runs")}
+        if found[1]:
+            environment["PYTHONPATH"] = str(tmp_path / found[1])
+        done = command(made_tiny(shlex.split(found[2]), tmp_path), environment)
+        assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+
+
+def made_tiny(words: list[str], folder: Path) -> list[str]:
+    """A documented command on digits and in a folder of the test's own."""
+    if words[:2] == ["-m", "flame.data"]:
+        return [*words[:2], "--help"]  # it would use the network
+    if words[0] == "train.py" and not {"--help", "--cfg"} & set(words):
+        words = [*words[:-1], *TINY, words[-1]] if words[-1] == "--estimate" else [*words, *TINY]
+    if words[:2] == ["-m", "flame.partition"]:
+        words = [*words, *TINY]
+    recorded = sorted(folder.glob("runs/*/recorded/*"))
+    run = str(recorded[0].parents[1]) if recorded else str(next(folder.glob("runs/*/summary.json"), folder).parent)
+    made = []
+    for word in words:
+        word = re.sub(r"^(out=)?(?=[\w/-]+\.(?:png|html|json|tex|md|csv|safetensors)$)", rf"\1{folder}/", word)
+        word = word.replace(f"{folder}/runs/NAME", run).replace("runs/NAME", run)
+        word = word.replace("updates=FILE", f"updates={recorded[0]}" if recorded else word)
+        if word in ("runs", "runs/demo", "figures"):
+            word = str(folder / word.partition("/")[0])
+        made += [*map(str, recorded)] if "*" in word else [str(folder / word) if word.startswith("mine/") else word]
+    return made
+
+
+def write_files(page: str, folder: Path) -> None:
+    """The Python and YAML of a page whose first line names their file, as a reader would save them."""
+    for text in (block for language in ("python", "yaml") for block in blocks(page, language)):
+        named = re.match(r"# (mine/\S+)\n", text)
+        if named:
+            path = folder / named[1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+
+def test_the_parts_of_the_guide_run_together(tmp_path: Path, command: Warm) -> None:
+    """Data, partition, model, attack and defense of the guide in one run, to the same bits in two engines."""
+    write_files("docs/guides/yours.md", tmp_path)
+    stream = np.random.default_rng(0)
+    parts = {f"x_{name}": stream.integers(0, 256, (count, 1, 8, 8), np.uint8) for name, count in COUNTS.items()}
+    parts |= {f"y_{name}": np.arange(count) % 10 for name, count in COUNTS.items()}
+    np.savez(tmp_path / "squares.npz", **parts)
+    own = ("dataset=squares", "partition=sorted_by_label", "model=mlp", "attack=bright_corner", "defense=two_shortest")
+    size = (
+        "rounds=2",
+        "clients=10",
+        "clients_per_round=5",
+        "tracker=files",
+        f"dataset.path={tmp_path / 'squares.npz'}",
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "mine")}
+    hashes = set()
+    for engine in ("sequential", "pool"):
+        place = (f"engine={engine}", f"paths.runs={tmp_path / engine}")
+        words = ["train.py", "--config-dir", str(tmp_path / "mine/conf"), *own, *size, *place]
+        done = command(words, environment)
+        assert done.returncode == 0, done.stderr
+        (summary,) = (tmp_path / engine).glob("*/summary.json")
+        hashes.add(json.loads(summary.read_text())["state_sha256"])
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("page", ALL)
+def test_the_files_it_names_exist(page: str) -> None:
+    text = (ROOT / page).read_text()
+    paths = re.findall(r"`((?:flame|conf|attacks|models|tests|results|docs|examples)/[\w/.-]+)`", text)
+    assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+def test_the_figure_of_the_front_page_is_of_the_table() -> None:
+    specification = importlib.util.spec_from_file_location("answer", ROOT / "docs/answer.py")
+    assert specification and specification.loader
+    answer = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(answer)
+    assert len(answer.rows()) >= 10
+    with Image.open(answer.FIGURE) as figure:
+        assert figure.info["Source"] == answer.source(), "python docs/answer.py draws it again"
