@@ -37,7 +37,7 @@ def one_by_one(augment: CropFlip, x: Tensor, stream: Generator) -> Tensor:
     """The same draws, then Python for each pixel: image (r, c) is frame (r + top, c + left), mirrored if flipped."""
     tops, lefts = torch.randint(2 * augment.pad + 1, (2, len(x)), generator=stream).tolist()
     flips = (torch.rand(len(x), generator=stream) < augment.flip).tolist()
-    count, channels, height, width = x.shape
+    count, _, height, width = x.shape
     out = torch.zeros_like(x)
     for i in range(count):
         for r in range(height):

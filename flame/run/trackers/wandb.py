@@ -197,7 +197,7 @@ def answers(run: RunRecord) -> dict[str, Any]:
     if not (confusions := read_confusions(run)):
         return {}
     header, *rows = csv.reader(io.StringIO((run.folder / CLASSES).read_text()))
-    data = [[*row[:2], *map(float, row[2:])] for row in rows]
+    data = [[float(row[0]), row[1], *map(float, row[2:])] for row in rows]
     return {
         "classes": wandb.Table(columns=list[str | int](header), data=data, log_mode="IMMUTABLE"),
         "confusion": wandb.Image(Image.open(io.BytesIO(classes_png(confusions)))),
