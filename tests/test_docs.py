@@ -11,11 +11,13 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from warm import Warm
 
 ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
 PAGES = ["README.md", "docs/quickstart.md", *(f"docs/guides/{name}.md" for name in ("replay", "reports", "yours"))]
 TINY = ["experiment=smoke", "engine=sequential", "tracker=files", "train_samples=200"]
 ALL = ["README.md", "RESULTS.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))]
@@ -128,3 +130,21 @@ def test_the_figure_of_the_front_page_is_of_the_table() -> None:
     assert len(answer.rows()) >= 10
     with Image.open(answer.FIGURE) as figure:
         assert figure.info["Source"] == answer.source(), "python docs/answer.py draws it again"
+
+
+def test_the_counts_of_the_front_page() -> None:
+    text = README.read_text()
+
+    def count(group: str, *without: str) -> int:
+        return len([path for path in (ROOT / "conf" / group).glob("*.yaml") if path.stem not in without])
+
+    defenses, presets = count("defense"), len([*(ROOT / "conf/defense").glob("flame_*.yaml")])
+    sizes = f"{count('dataset')}, {count('partition')}, {count('model')}"
+    records = [pd.read_csv(path) for path in (ROOT / "results").glob("*.csv")]
+    runs = sum(len(record) for record in records if "identity" in record)
+    assert f"| attacks | {count('attack', 'none')} |" in text
+    assert f"| defenses | {defenses}, of which {presets} are FLAMEs |" in text
+    assert f"| data sets, partitions, models | {sizes} |" in text
+    assert f"| {len([*(ROOT / 'conf/recipe').rglob('*.yaml')])} | [recipes]" in text
+    assert f"| published runs | {runs:,} |" in text
+    assert f"| pages of evidence | {len([*(ROOT / 'docs/evidence').glob('*.md')])} |" in text

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,11 +28,11 @@ from flame.run.folder import CHECKPOINTS, claimed, explain, finished, read_json
 from flame.run.progress import Progress, headline
 from flame.run.provenance import SAME_BITS, differences, environment, going_on, initial_digest, origin_of, repetition
 from flame.run.recording import Recorder
+from flame.run.stop import Stop, stop_on_signals
 from flame.run.sweep import SWEEP
 from flame.run.trackers.base import RunInfo, Tracker, dispensable
 from flame.run.trackers.files import CHOICES, CONFIG, ENVIRONMENT, SUMMARY, RunFiles, write_json
 
-STOPPING = (signal.SIGTERM, signal.SIGINT)
 log = logging.getLogger(__name__)
 
 
@@ -220,44 +218,3 @@ def opened(tracker: Tracker, info: RunInfo, first_round: int) -> Iterator[None]:
     finally:
         with dispensable("closing the tracker's view"):
             tracker.close(exit_code)
-
-
-class Stop:
-    """What the first SIGTERM or SIGINT does: it ends the run with 128 + signal, but not amid what must be whole."""
-
-    def __init__(self) -> None:
-        self._holding, self._asked = False, 0
-
-    def __call__(self, number: int, frame: object) -> None:
-        """The handler."""
-        for each in STOPPING:
-            signal.signal(each, signal.SIG_IGN)  # a second Ctrl-C must not tear the checkpoint of the first
-        self._asked = number
-        if not self._holding:
-            raise SystemExit(128 + number)
-
-    @contextmanager
-    def later(self) -> Iterator[None]:
-        """A signal that arrives in here waits for the end."""
-        self._holding = True
-        try:
-            yield
-        finally:
-            self._holding = False
-        if self._asked:
-            raise SystemExit(128 + self._asked)
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[Stop]:
-    """SIGTERM and SIGINT end the run in order: after a checkpoint, and with the trackers closed."""
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals belong to the main thread
-        return
-    before = {number: signal.signal(number, stop) for number in STOPPING}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

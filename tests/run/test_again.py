@@ -123,7 +123,6 @@ def test_the_command_line_is_noted_as_it_was_typed(run: Path) -> None:
         ),
         (["--again", "RUN", "--config-name", "other"], "--config-name: --again has a config already"),
         (["-cn=other", "--again", "RUN"], "-cn=other: --again has a config already"),
-        (["--again", "RUN", "defense=krun"], "did you mean krum"),
         (["--again", "RUN", "sed=1"], "did you mean seed="),
         (
             ["--config-dir", "RUN", "--config-name", "config"],

@@ -151,7 +151,7 @@ def test_unknown_keys_are_refused_by_the_composition(compose: Callable[..., Dict
 
 def test_a_composition_that_fails_gives_the_reason() -> None:
     with pytest.raises(
-        ConfigError, match=r"^rounds='many' has the wrong type: must be a whole number, such as rounds=2"
+        ConfigError, match=r"^rounds='many' has the wrong type: must be a whole number, such as rounds="
     ):
         composed(["rounds=many"])
     with pytest.raises(ConfigError, match=r"^paths.runs=null has the wrong type: must be text"):
