@@ -26,15 +26,14 @@ from pathlib import Path
 import pandas as pd
 
 from flame.report import figures, page
-from flame.report.comparison import compare, comparison, left_out, notes, printed
+from flame.report.comparison import against_published, compare, comparison, left_out, notes, printed
 from flame.report.curves import draw_comparison
 from flame.report.markup import write
 from flame.report.published import outdated, publish, rewrite
-from flame.report.records import against_published
 from flame.round.checkpoint import write_atomically
 from flame.run.build import ConfigError
 from flame.run.figure import FIGURE
-from flame.run.record import read_cells, read_run
+from flame.run.record import Cell, read_cells, read_run
 
 COMPARISON = "comparison.png"
 Parser = argparse.ArgumentParser
@@ -104,7 +103,7 @@ def put(words: Sequence[str]) -> int:
         return 0
     cells, damaged = read_cells(given.runs)
     say(*publish(given.name, cells, drop=given.drop, tex=given.latex))
-    return told(damaged)
+    return told(damaged, cells)
 
 
 def check(words: Sequence[str]) -> int:
@@ -126,7 +125,7 @@ def html(words: Sequence[str]) -> int:
     given.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(given.out, content)
     say(f"page    {given.out} ({len(content) / 1e6:.1f} MB)")
-    return told(damaged)
+    return told(damaged, cells)
 
 
 def drawn(words: Sequence[str]) -> int:
@@ -139,7 +138,7 @@ def drawn(words: Sequence[str]) -> int:
     for figure, reason in figures.draw([run for cell in cells for run in cell.runs], given.out, given.recipe):
         print(reason or figure, file=sys.stderr if reason else sys.stdout)
         good = good if reason else 0
-    return told(damaged) or good
+    return told(damaged, cells) or good
 
 
 def of_runs(verb: str, text: str, out: str = "the table as .md, .csv or .tex, too", path: Path | None = None) -> Parser:
@@ -159,9 +158,9 @@ def put_out(table: pd.DataFrame, left: int, notes: Sequence[str], path: Path | N
         say(f"table   {path}")
 
 
-def told(damaged: Sequence[str]) -> int:
-    """The exit code, once the damaged runs are named."""
-    for sentence in damaged:
+def told(damaged: Sequence[str], cells: Sequence[Cell] = ()) -> int:
+    """The exit code, once the damaged runs are named, and of `cells` what stands for nothing."""
+    for sentence in (*(one for cell in cells for one in left_out(cell)), *damaged):
         print(sentence, file=sys.stderr)
     return 1 if damaged else 0
 

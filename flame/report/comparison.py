@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,9 @@ from flame.report.contrasts import (
     lacking,
 )
 from flame.report.measures import mean
-from flame.report.records import REPORTED
+from flame.report.published import ROOT, planned
+from flame.report.recipes import recipes
+from flame.report.records import REPORTED, place, read
 from flame.report.tables import NAMES, framed, of_several
 from flame.run.record import Array, Cell, RunRecord
 from flame.run.text import aligned
@@ -100,10 +103,8 @@ def printed(table: pd.DataFrame, left: int) -> str:
 
 def compare(cells: Sequence[Cell], by: str, metrics: Sequence[str]) -> pd.DataFrame:
     """A row for each two values of the key `by`, metric and cell of what else divides the runs: the first minus the
-    second, seed by seed. Holm's correction is over all rows.
-
-    Raises:
-        ValueError: the runs do not differ in `by`, or none has such a metric.
+    second, seed by seed. Holm's correction is over all rows. A ValueError if the runs do not differ in `by`, or none
+    has such a metric.
     """
     measured = {name for cell in cells for run in cell.finished if run.summary for name in run.summary["metrics"]}
     if strange := [name for name in metrics if name != ADMITTED and REPORTED.get(name, name) not in measured]:
@@ -168,3 +169,30 @@ def lines(cell: Cell) -> pd.DataFrame:
     found = [("yes" if run.summary else "", run.commit, run.environment.get("code") or "") for run in cell.runs]
     seeds = [run.config["seed"] for run in cell.runs]
     return pd.DataFrame(found, index=seeds, columns=["state_sha256", "commit", "code"])
+
+
+def against_published(run: RunRecord, root: Path = ROOT) -> tuple[list[str], bool]:
+    """Sentences about a run's final model beside each published one of the same config, and whether all are equal.
+
+    Where no line has its identity, as of code with fewer settings, those of a recipe's cell that it fits into.
+    """
+    ours, found = (run.summary or {}).get("state_sha256"), []
+    if not ours:
+        return [f"{run.folder} has not finished: nothing can be compared yet"], False
+    for path in sorted(path for path in (root / "results").glob("*.csv") if not path.stem.startswith("bench")):
+        found += [(path.name, one) for one in read(path).to_dict("records") if one["identity"] == run.identity]
+    for recipe in recipes().values() if not found else ():
+        at, file = place(run, recipe.plan), f"{recipe.name}.csv"
+        if recipe.options.items() <= run.choices.items() and planned(recipe, at):
+            cell = {**at, "rounds": run.config["rounds"]}.items() if not recipe.other_settings(at, run.config) else ()
+            lines = read(root / "results" / file).to_dict("records") if cell else []
+            found += [(file, one) for one in lines if all(str(one[key]) == str(value) for key, value in cell)]
+    said, here = [], f"here commit {run.commit[:7]}, {run.environment.get('processor') or 'processor not recorded'}"
+    for file, one in found:
+        if one["state_sha256"]:
+            same = "equal to" if one["state_sha256"] == ours else "DIFFERS from"
+            old = "" if one["identity"] == run.identity else f" the same cell, then of identity {one['identity']}, in"
+            origin = f"commit {one['commit'][:7]}, {one['processor'] or 'processor not recorded'}"
+            said.append(f"{same}{old} results/{file} ({origin}); {here}")
+    none = [f"none published: no line of results/ is of this config (identity {run.identity})"]
+    return said or none, bool(said) and not any(sentence.startswith("DIFFERS") for sentence in said)

@@ -50,7 +50,8 @@ def draw_curves(ax: Axes, cells: Sequence[Cell], metric: str, title: str) -> Non
     for index, cell in enumerate(cells):
         color, style = panels.line_style(index)
         rounds, seeds = over_seeds(cell, metric)
-        panels.curve(ax, rounds, seeds.mean(0), legend(cell), color, style)
+        name = f"{cell.name} ({panels.counted(len(seeds), 'seed')}{'' if cell.finished else ', unfinished'})"
+        panels.curve(ax, rounds, seeds.mean(0), name, color, style)
         if len(seeds) > 1:
             low, high = 100 * seeds.min(0), 100 * seeds.max(0)
             known = ~np.isnan(low)
@@ -70,11 +71,6 @@ def over_seeds(cell: Cell, metric: str) -> tuple[Array, Array]:
 def shown(cell: Cell) -> tuple[RunRecord, ...]:
     """The finished runs; the others only where none is finished."""
     return cell.finished or cell.runs
-
-
-def legend(cell: Cell) -> str:
-    """Name and number of seeds."""
-    return f"{cell.name} ({panels.counted(len(shown(cell)), 'seed')}{'' if cell.finished else ', unfinished'})"
 
 
 def draw_maps(figure: SubFigure, cells: Sequence[Cell]) -> None:

@@ -61,8 +61,7 @@ AXES = {
 def draw(runs: Runs, folder: Path, recipe: str | None) -> Iterator[tuple[str, str | None]]:
     """Each figure that a recipe names, or all of the above, in a file of its name; and why it is left out, if it is.
 
-    Raises:
-        ValueError: there is no such recipe, or it has a figure of no kind.
+    A ValueError if there is no such recipe, or it has a figure of no kind.
     """
     if recipe not in (None, *(known := recipes())):
         raise ValueError(f"there is no recipe {recipe}: known are {', '.join(known)}")
@@ -83,8 +82,7 @@ def draw(runs: Runs, folder: Path, recipe: str | None) -> Iterator[tuple[str, st
 def draw_curves(runs: Runs, of: str, x: str | None = None) -> Figure:
     """A panel for each metric (and attack, over alpha), a line for each defense or vector, over equal steps of `x`.
 
-    Raises:
-        ValueError: the runs do not hold it; of `setting`, they do not vary exactly one of `AXES`, or not `x`.
+    A ValueError if the runs do not hold it; of `setting`, if they do not vary exactly one of `AXES`, or not `x`.
     """
     metrics, by_attack = CURVES[of], of != "setting"
     key = "alpha" if by_attack else varied(runs, x)

@@ -54,8 +54,7 @@ def facts(run: RunRecord) -> dict[str, Any]:
 def chosen(runs: Sequence[RunRecord], *keys: str, defense: Sequence[str]) -> pd.DataFrame:
     """A line per finished run of these defenses, with `facts`, of which `keys` and the seed tell any two apart.
 
-    Raises:
-        ValueError: there is none, or two of them are alike.
+    A ValueError if there is none, or two of them are alike.
     """
     found = pd.DataFrame([facts(run) for run in runs if run.summary and run.choices["defense"] in defense])
     found = found.dropna(subset=[key for key in keys if key != "pdr"]) if len(found) else found
@@ -149,10 +148,7 @@ def phase(ax: Axes, found: pd.DataFrame, alphas: Sequence[float], rates: Sequenc
 
 def draw_rejections(runs: Sequence[RunRecord]) -> Figure:
     """Are the clients that a vector rejects those with unusual labels? A row per attack, a column per vector, a colour
-    per alpha: benign clients of undefended runs.
-
-    Raises:
-        ValueError: there is no such run, or its data are not where they were.
+    per alpha: benign clients of undefended runs. A ValueError without such a run, or without its data.
     """
     found = chosen(runs, "attack", "alpha", defense=["fedavg"])
     attacks, alphas = levels(found, "attack"), levels(found, "alpha")

@@ -121,10 +121,8 @@ def planned(recipe: Recipe, one: Line) -> bool:
 def own_lines(recipe: Recipe, cells: Iterable[Cell]) -> tuple[list[dict[str, Any]], list[str]]:
     """Lines of those runs that are the recipe's, and a sentence about each other one of its options.
 
-    Where two runs have one place, the one of the recipe's very identity counts.
-
-    Raises:
-        ValueError: no run is the recipe's, or two runs of one place are.
+    Where two runs have one place, the one of the recipe's very identity counts. A ValueError if no run is the recipe's,
+    or two runs of one place are.
     """
     options = recipe.options.items()
     runs = [(run, place(run, recipe.plan)) for c in cells for run in c.runs if options <= run.choices.items()]
@@ -209,8 +207,7 @@ def caption(recipe: Recipe, numbers: str, lines: pd.DataFrame, mixed: bool) -> s
 def outdated(root: Path = ROOT, names: Iterable[str] | None = None) -> list[str]:
     """A sentence about every file that differs from what `results/` says, and about what nothing makes.
 
-    Raises:
-        ValueError: a table's marks stand in no document, or a record has other columns.
+    A ValueError if a table's marks stand in no document, or a record has other columns.
     """
     known = recipes()
     every = {name: read(root / "results" / f"{name}.csv") for name in (known if names is None else names)}

@@ -62,11 +62,7 @@ class Recipe:
 
 
 def recipes() -> dict[str, Recipe]:
-    """All of them by name, in the order of their files.
-
-    Raises:
-        ValueError: two have one name or a table of one name, or a key of `recipe` is none.
-    """
+    """All of them by name. A ValueError if two have one name or a table of one name, or a key of `recipe` is none."""
     paths = sorted(compose.CONF.glob("recipe/*/*.yaml"))
     found = [
         Recipe(p.stem, f"recipe/{p.parent.name}/{p.stem}", _merged(p), _content(p.read_text()).get("recipe") or {})

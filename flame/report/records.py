@@ -117,18 +117,3 @@ def read(path: Path) -> pd.DataFrame:
         return parsed(path.read_text()) if path.exists() else frame([])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def against_published(run: RunRecord, results: Path = RESULTS) -> tuple[list[str], bool]:
-    """Sentences about a run's final model beside each published one of the same config, and whether all are equal."""
-    ours, said = (run.summary or {}).get("state_sha256"), []
-    if not ours:
-        return [f"{run.folder} has not finished: nothing can be compared yet"], False
-    here = f"here commit {run.commit[:7]}, {run.environment.get('processor') or 'processor not recorded'}"
-    for path in sorted(path for path in results.glob("*.csv") if not path.stem.startswith("bench")):
-        lines = read(path)
-        for one in lines[(lines["identity"] == run.identity) & (lines["state_sha256"] != "")].to_dict("records"):
-            there = f"results/{path.name} (commit {one['commit'][:7]}, {one['processor'] or 'processor not recorded'})"
-            said.append(f"{'equal to' if one['state_sha256'] == ours else 'DIFFERS from'} {there}; {here}")
-    none = [f"none published: no line of results/ has the identity {run.identity}"]
-    return said or none, bool(said) and not any(sentence.startswith("DIFFERS") for sentence in said)

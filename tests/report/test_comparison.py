@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from scipy.stats import permutation_test, ttest_rel
 from test_report import write_run
 
 from flame.report import __main__ as command
 from flame.report.__main__ import main
+from flame.report.comparison import against_published as against
 from flame.report.comparison import compare, notes, unit_of
 from flame.report.published import ROOT
 from flame.report.records import COLUMNS, csv_of, frame
-from flame.report.records import against_published as against
 from flame.run.folder import read_json
 from flame.run.record import Cell, find_runs, gather, read_run
-from flame.run.trackers.files import CHOICES, ENVIRONMENT, SUMMARY, write_json
+from flame.run.trackers.files import CHOICES, CONFIG, ENVIRONMENT, SUMMARY, write_json
 
 MA = {"fedavg": (0.80, 0.82, 0.78, 0.81, 0.83, 0.79, 0.80), "krum": (0.75, 0.80, 0.79, 0.74, 0.80, 0.70, 0.77)}
 
@@ -132,6 +133,13 @@ def test_of_equal_runs_the_record_counts_and_not_the_time_of_its_files(tmp_path:
     assert not [line for line in said if "20260103" in line and "another model" in line]
 
 
+def test_what_is_left_out_is_listed_beside_figures_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("run-1", "run-2"):
+        finished(tmp_path / name, 0)
+    assert main(["figures", str(tmp_path), "--out", str(tmp_path / "figures")]) == 0
+    assert "left out: run-1: run-2 is of the same config\n" in capsys.readouterr().err
+
+
 def test_seeds_of_different_code_are_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed in (0, 1):
         write_json(
@@ -159,7 +167,7 @@ def test_a_run_beside_the_published_one(tmp_path: Path) -> None:
         lines = [kept | {"identity": run.identity, "state_sha256": state} for state in states]
         text = csv_of(frame([*lines, kept | {"identity": "other", "state_sha256": "ff"}]).reset_index(drop=True))
         (tmp_path / "results" / "one.csv").write_text(text)
-        return against(run, tmp_path / "results")
+        return against(run, tmp_path)
 
     said, good = published("0f0f")
     assert good and said == [
@@ -168,14 +176,32 @@ def test_a_run_beside_the_published_one(tmp_path: Path) -> None:
     said, good = published("0f0f", "ee")
     assert not good and sorted(sentence[:6] for sentence in said) == ["DIFFER", "equal "]
     said, good = published()
-    assert not good and said[0].startswith("none published: no line of results/ has the identity 0-0.5")
+    assert not good and said[0].startswith("none published: no line of results/ is of this config (identity 0-0.5")
     said, good = published("")
     assert not good and said[0].startswith("none published")
     (tmp_path / "a" / SUMMARY).unlink()
-    assert against(read_run(tmp_path / "a"), tmp_path / "results") == (
+    assert against(read_run(tmp_path / "a"), tmp_path) == (
         [f"{tmp_path / 'a'} has not finished: nothing can be compared yet"],
         False,
     )
+
+
+def test_a_run_under_a_new_identity_is_compared_by_its_cell(tmp_path: Path) -> None:
+    """As of a config that has more keys than the published one had; in other rounds it is of no cell."""
+    folder = finished(tmp_path / "a", 0, state="0f0f", dataset="fashion_mnist", partition="main_label", attack="dba")
+    config = yaml.safe_load((folder / CONFIG).read_text()) | {"dataset": {}, "clients_per_round": 10, "rounds": 28}
+    (folder / CONFIG).write_text(yaml.safe_dump(config))
+    groups = {"dataset": "fashion_mnist", "partition": "main_label", "model": "resnet8", "attack": "dba"}
+    kept = dict.fromkeys(COLUMNS, "") | groups | {"defense": "fedavg", "seed": 0, "rounds": 28, "mean_of_last": 5}
+    (tmp_path / "results").mkdir()
+    for state, word in (("0f0f", "equal to"), ("ee", "DIFFERS from")):
+        line = kept | {"identity": "of old", "state_sha256": state, "commit": "7654321f"}
+        (tmp_path / "results" / "table_attacks.csv").write_text(csv_of(frame([line])))
+        (said,), good = against(read_run(folder), tmp_path)
+        assert good == (word == "equal to")
+        assert said.startswith(f"{word} the same cell, then of identity of old, in results/table_attacks.csv")
+    (folder / CONFIG).write_text(yaml.safe_dump(config | {"rounds": 3}))
+    assert against(read_run(folder), tmp_path)[0][0].startswith("none published")
 
 
 def test_check_of_a_run_says_so_by_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from test_tables import line
 
 from flame.report.contrasts import Text
 from flame.report.markup import comma_separated, latex, markdown, write
-from flame.report.published import ROOT, documents, outdated, publish
+from flame.report.published import ROOT, documents, outdated, planned, publish
 from flame.report.recipes import recipes, tables
 from flame.report.records import COLUMNS, PLACE, csv_of, frame, parsed, read
 from flame.run import compose
@@ -34,7 +34,7 @@ def run(folder: Path, seed: int = 0, **choices: Any) -> None:
     """A finished run of a federation as all recipes but one have it."""
     summary = {"eval/ma": 0.5, "eval/ba": 0.25, "filter/accepted": 4.0}
     write_run(folder, seed, summary=summary, **DEFAULT | choices)
-    set_config(folder, clients_per_round=10)
+    set_config(folder, clients_per_round=10, dataset={})
     write_json(folder / SUMMARY, {**read_json(folder / SUMMARY), "state_sha256": "0123"})
 
 
@@ -64,13 +64,14 @@ def test_the_documents_are_up_to_date() -> None:
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_a_recipe_s_own_runs_are_known_by_their_identity(name: str) -> None:
-    """The published runs were made by the recipes' commands, unless they say that they are of older code."""
+def test_a_recipe_s_record_is_of_its_sweep(name: str) -> None:
+    """Every published line has a cell and as many rounds as the recipe; its identity is of the keys of its time."""
     path = ROOT / "results" / f"{name}.csv"
     records = lines(path)
     assert bool(records) == path.exists() == (name not in NOT_RUN)
-    for record in records[::100] if "older_code" not in KNOWN[name].own else []:
-        assert KNOWN[name].own_identity(record) == record["identity"]
+    assert all(planned(KNOWN[name], record) for record in records)
+    written = KNOWN[name].content.get("rounds")  # if it says none, the default of that time
+    assert {record["rounds"] for record in records} == ({written or 28} if records else set())
 
 
 def test_every_record_of_runs_has_the_same_columns_and_no_two_lines_of_a_place() -> None:
@@ -204,7 +205,7 @@ def test_runs_of_another_sitting_are_added_and_nothing_is_lost(elsewhere: Path) 
     run(elsewhere / "runs" / "a", attack="dba")
     publish("table_attacks", cells(elsewhere / "runs"), elsewhere)
     write_run(elsewhere / "later" / "a", summary=None, attack="dba", **DEFAULT)
-    set_config(elsewhere / "later" / "a", clients_per_round=10)
+    set_config(elsewhere / "later" / "a", clients_per_round=10, dataset={})
     run(elsewhere / "later" / "b", attack="badnets")
     added, left = publish("table_attacks", cells(elsewhere / "later"), elsewhere)
     assert "1 lines added, 0 replaced" in added and " 1 kept, 0 dropped" in added and "unfinished" in left

@@ -41,7 +41,8 @@ def write_run(
     """A run folder by hand; `clients` None: one in each round; `summary` None: unfinished."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {"seed": seed, "rounds": 2, "clients_per_round": 4, "partition": {"alpha": alpha}, "paths": {"runs": "r"}}
-    config |= {"dataset": {"root": str(folder)}, "model": {}, "attack": {}, "defense": {}}  # a place divides no runs
+    ours = {"_target_": "flame.data.datasets.digits", "root": str(folder)}  # a place divides no runs
+    config |= {"dataset": ours, "model": {}, "attack": {}, "defense": {}}
     (folder / CONFIG).write_text(yaml.safe_dump(config))
     write_json(folder / CHOICES, CHOSEN | choices)
     write_json(folder / IDENTITY, {"identity": f"{seed}-{alpha}-{choices}"})
