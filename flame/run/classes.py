@@ -82,7 +82,7 @@ def read_confusions(run: RunRecord) -> dict[str, Confusion]:
         names = dict.fromkeys(row["set"] for row in rows)
         return {name: _confusion([row for row in rows if row["set"] == name]) for name in names}
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path.name} is damaged ({error!r}): leave the run out, or run it again") from error
+        raise ValueError(f"{path} is damaged ({error!r}): leave the run out, or run it again") from error
 
 
 def _confusion(rows: list[dict[str, str]]) -> Confusion:
