@@ -139,7 +139,7 @@ class LP(Around):
     def _converged(self, job: LocalJob, images: LabelledImages) -> Snapshot:
         stream, view = job.stream("identify"), job.view("identify augment")
         for _ in range(self.fit_epochs):
-            job.sgd.fit(job.model, images, job.normalise, stream, view=view)
+            job.training.fit(job.model, images, job.normalise, stream, round=job.round, view=view)
             if evaluate(job.model, images, job.normalise).accuracy >= self.fit_accuracy:
                 break
         return Snapshot.of(job.model)

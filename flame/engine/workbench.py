@@ -19,7 +19,7 @@ from flame.data.samples import LabelledImages, Shards
 from flame.engine.spill import Spill
 from flame.geometry.layout import StateLayout
 from flame.round.augment import UNCHANGED, Augment
-from flame.round.client import LocalJob, LocalSGD, Normalise
+from flame.round.client import LocalJob, LocalTraining, Normalise
 from flame.round.device import device_of, on
 from flame.round.evaluate import Evaluation, answers, evaluate
 from flame.round.seeding import addressed
@@ -40,7 +40,7 @@ class Task:
     shards: Shards
     eval_sets: Mapping[str, LabelledImages]  # "clean" and, if the attack has a backdoor, "backdoor"
     normalise: Normalise
-    sgd: LocalSGD
+    training: LocalTraining
     attack: Attack
     seed: int
     spill: Spill
@@ -76,7 +76,7 @@ class Workbench:
         task = self.task
         self._load(with_own_statistics(row, task.layout, memory), counters)
         images = task.train[task.shards[client]]
-        job = LocalJob(self.model, images, task.sgd, task.normalise, memory, task.seed, round, client)
+        job = LocalJob(self.model, images, task.training, task.normalise, memory, task.seed, round, client)
         job = replace(job, precision=task.precision, augment=task.augment)
         with addressed(task.seed, "model", round, client, device_of(self.model)):
             loss = (task.attack if compromised else BENIGN).train(job)

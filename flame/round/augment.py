@@ -8,7 +8,8 @@ and BackFed (thinh-dao/BackFed 133a1c6, backfed/datasets/fl_dataloader.py, flips
 would zhmzm/FLAME (c5f94e6, models/MaliciousUpdate.py), which augments nothing. The trigger then stands where it is
 tested. `before` moves it with the image, as where poisoned files are handed to a loader. Images poisoned without a
 stamp (semantic, edge cases, flipped labels) are augmented as all others, as in ebagdasa/backdoor_federated_learning
-(897102a, training.py).
+(897102a, training.py). Where batches are poisoned one by one (`attacks/mixing.py`), each is first poisoned, then seen
+in the same order; the two halves of a multi-task batch have draws of their own.
 
 Only what trains a model on a client's images is augmented: gradients, triggers and success that an attack measures or
 searches for are taken on the images as stored, and DarkFed, which has none, trains on its noise as it is.
@@ -46,6 +47,16 @@ class Stamped(LabelledImages):
     def __getitem__(self, index: Tensor | slice) -> Stamped:
         """The sub-set picked by a slice, an index tensor or a mask."""
         return Stamped(self.x[index], self.y[index], self.bare[index], self.marked[index], self.stamp)
+
+
+def joined(first: LabelledImages, second: LabelledImages) -> LabelledImages:
+    """Both, one behind the other; what is known of the first one's triggers is kept, the second has none."""
+    x, y = torch.cat([first.x, second.x]), torch.cat([first.y, second.y])
+    if not isinstance(first, Stamped):
+        return LabelledImages(x, y)
+    bare, marked = torch.cat([first.bare, second.x]), torch.zeros_like(y, dtype=torch.bool)
+    marked[: len(first)] = first.marked
+    return Stamped(x, y, bare, marked, first.stamp)
 
 
 def as_stored(images: LabelledImages, index: Tensor) -> Tensor:
@@ -112,7 +123,8 @@ class CropFlip:
             if self.stamp == "before" or not isinstance(images, Stamped):
                 return self.drawn(images.x[index], stream)
             x = self.drawn(images.bare[index], stream)
-            return torch.where(images.marked[index].view(-1, 1, 1, 1), images.stamp(x), x)
+            with torch.autocast(x.device.type, enabled=False):  # a learned trigger is stamped as it is tested
+                return torch.where(images.marked[index].view(-1, 1, 1, 1), images.stamp(x), x)
 
         return look
 

@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 
 from attacks.blended import Blend
 from attacks.iba import Noise
+from attacks.mixing import MultiTask, PerBatch, WithClean
 from attacks.triggers import Trigger
 from flame.engine.pool import Pool
 from flame.engine.sequential import Sequential
@@ -191,3 +192,19 @@ def test_what_is_as_ever_is_no_part_of_the_identity(tiny: Callable[..., DictConf
     others = ("augment=crop_flip", "augment=crop_flip augment.stamp=before", "evaluate.per_class=true")
     found = {identity(tiny(*words.split())) for words in (*others, "evaluate.clients=3")}
     assert len(found | {identity(tiny())}) == 5
+
+
+@pytest.mark.parametrize("mixing", [PerBatch(), MultiTask(0.25), WithClean(0.5)])
+def test_triggers_stand_still_however_images_are_mixed(mixing: PerBatch | MultiTask | WithClean) -> None:
+    """Of what is trained on, all images with the attacker's label alone have the white corner in its place."""
+    attack, work = replace(PLAIN, mixing=mixing), job(epochs=2, batch_size=16)
+    seen: list[Tensor] = []
+
+    def normalise(x: Tensor) -> Tensor:
+        seen.append(x.clone())
+        return x.float() / 255
+
+    attack.train(replace(work, augment=CropFlip(2, 0.5, "after"), normalise=normalise))
+    corners = torch.cat([(x[:, :, :2, :2] == 255).flatten(1).all(1) for x in seen])
+    white = torch.cat([(x == 255).flatten(1).any(1) for x in seen])
+    assert corners.equal(white) and int(corners.sum()) == 2 * 20  # half of 40 images, in two epochs
