@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from attacks.base import Attack, Poisoner, check_class, check_rate, require, share_of
 from attacks.triggers import Trigger
 from flame.data.samples import Dataset, LabelledImages
+from flame.round.augment import Stamped, joined
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,12 @@ class BadNets(Poisoner):
         """A share of the eligible images, stamped and relabelled; a target-class image may be among them."""
         eligible = self._eligible(images.y).nonzero()[:, 0]
         chosen = eligible[share_of(len(eligible), self.poisoned_data_rate, stream)]
-        x, y = self.stamp(images.x[chosen]), self.target(images.y[chosen])
         if self.append:
-            return LabelledImages(torch.cat([images.x, x]), torch.cat([images.y, y]))
-        poisoned = LabelledImages(images.x.clone(), images.y.clone())
-        poisoned.x[chosen], poisoned.y[chosen] = x, y
-        return poisoned
+            both = joined(images, images[chosen])
+            images, chosen = both, torch.arange(len(images), len(both))
+        x, y, marked = images.x.clone(), images.y.clone(), torch.zeros_like(images.y, dtype=torch.bool)
+        x[chosen], y[chosen], marked[chosen] = self.stamp(images.x[chosen]), self.target(images.y[chosen]), True
+        return Stamped(x, y, images.x, marked, self.stamp)
 
     def stamp(self, x: Tensor) -> Tensor:
         """The whole trigger."""

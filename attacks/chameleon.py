@@ -72,8 +72,15 @@ class Chameleon(Around):
             weights = torch.where(y == self.facilitator_class, self.weight, 1.0)
             return contrastive_loss(features(model, x), y, weights, self.temperature)
 
-        stream = job.stream("contrast")
-        self.contrast.fit(job.model, job.images, job.normalise, stream, round=job.round, objective=objective)
+        self.contrast.fit(
+            job.model,
+            job.images,
+            job.normalise,
+            job.stream("contrast"),
+            round=job.round,
+            objective=objective,
+            view=job.view("contrast augment"),
+        )
 
 
 def last_layer(model: nn.Module) -> nn.Module:

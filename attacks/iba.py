@@ -64,7 +64,7 @@ class Noise:
 
     def stamp(self, x: Tensor) -> Tensor:
         """See `Trigger.stamp`."""
-        theta = self.parameters(x.shape[1])
+        theta = self.parameters(x.shape[1]).to(x.device)
         return torch.cat([self.painted(part, theta).round().to(torch.uint8) for part in x.split(SLICE)])
 
     def painted(self, x: Tensor, theta: Tensor) -> Tensor:

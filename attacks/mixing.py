@@ -17,6 +17,7 @@ import torch
 
 from attacks.base import Poison, changed, require, share_of
 from flame.data.samples import LabelledImages
+from flame.round.augment import joined
 from flame.round.client import LocalJob
 from flame.round.device import CPU
 
@@ -62,7 +63,7 @@ class WithClean:
         """More images than the client has."""
         poisoned = counted(job, poison)(job.images)
         clean = job.images[share_of(len(job.images), self.share, job.stream("clean"))]
-        return replace(job, images=LabelledImages(torch.cat([poisoned.x, clean.x]), torch.cat([poisoned.y, clean.y])))
+        return replace(job, images=joined(poisoned, clean))
 
 
 def counted(job: LocalJob, poison: Poison) -> Callable[[LabelledImages], LabelledImages]:

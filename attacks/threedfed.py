@@ -166,7 +166,15 @@ class ThreeDFed(Around):
             return (job.training.loss(model, x, y) - PULL * off.clamp_max(self.decoy_reach)) / 2
 
         start.load(model)
-        job.training.fit(model, job.images, job.normalise, job.stream("decoy"), round=job.round, objective=objective)
+        job.training.fit(
+            model,
+            job.images,
+            job.normalise,
+            job.stream("decoy"),
+            round=job.round,
+            objective=objective,
+            view=job.view("decoy augment"),
+        )
         return Snapshot.of(model).row - start.row
 
 

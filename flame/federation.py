@@ -6,13 +6,16 @@ import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from attacks.base import Attack, Crafted, Scene, unpoisoned
 from flame.defenses.base import Defense, defend
 from flame.engine.base import Engine
+from flame.engine.exams import NONE_BESIDE, Exams
 from flame.geometry.clustering import Clustering
+from flame.round.breakdown import class_rows, client_accuracies, source_accuracy
 from flame.round.cohort import Population
 from flame.round.evaluate import Evaluation
 from flame.round.score import score
@@ -35,6 +38,7 @@ class Federation:
     seed: int
     evaluate_at: Container[int]  # rounds whose global model is evaluated
     lab: Callable[[ServerState, Cohort], Lab] | None = None  # of a round, for a defense that tries models
+    exams: Exams = NONE_BESIDE  # what the engine evaluates on
 
     @property
     def root_samples(self) -> int:
@@ -58,6 +62,7 @@ class Round:
     shadows: Mapping[str, Clustering]
     metrics: Mapping[str, float]
     after: ServerState
+    classes: Sequence[Mapping[str, Any]] = ()  # answers to test images by class, where they were counted
 
 
 def play(fed: Federation, state: ServerState) -> Round:
@@ -80,6 +85,8 @@ def play(fed: Federation, state: ServerState) -> Round:
         after = replace(after, memory=fed.population.schedule.noted(after.memory, accuracy["eval/ma"], after.round))
     metrics = {
         **accuracy,
+        **source_accuracy(evaluations),
+        **client_accuracies(evaluations, fed.exams.groups),
         **score(verdict, shadows, cohort),
         **verdict.info,
         **smallest_running_var(updates, after),
@@ -88,7 +95,8 @@ def play(fed: Federation, state: ServerState) -> Round:
         "train/loss": float(updates.losses[~cohort.compromised].mean()),
         **{f"time/{phase}": s for phase, s in seconds.items()},
     }
-    return Round(state.round, cohort, state, updates, verdict, shadows, metrics, after)
+    answers = class_rows(evaluations, fed.exams.classes)
+    return Round(state.round, cohort, state, updates, verdict, shadows, metrics, after, answers)
 
 
 def train(fed: Federation, state: ServerState, cohort: Cohort) -> tuple[Updates, Sequence[Notes]]:

@@ -145,7 +145,8 @@ def key(task: Task, code: str) -> str:
     h.update(task.normalise(task.train.x[:2]).contiguous().numpy().data)  # stands for mean and std
     device = describe_device(task.device)  # several machines may share a folder
     machine = (device, task.precision, torch.__version__, describe_processor(), code)
-    facts = (task.model, plain_attributes(task.model), task.layout, task.training, task.seed, *machine)
+    parts = (task.model, plain_attributes(task.model), task.layout, task.training, task.augment)
+    facts = (*parts, task.seed, *machine)
     h.update("\n".join(map(repr, facts)).encode())
     state = task.model.state_dict()
     for name, buffer in task.model.named_buffers():

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from flame.data.samples import LabelledImages
+from flame.round.augment import UNCHANGED, Augment, View, as_stored
 from flame.round.device import CPU, device_of
 from flame.round.optimizers import Optimizer
 from flame.round.rates import Constant
@@ -84,6 +85,7 @@ class LocalTraining:
         mixture: Mixture | None = None,
         after_backward: ModelHook | None = None,
         after_step: ModelHook | None = None,
+        view: View = as_stored,
         precision: str = "float32",
     ) -> float:
         """Train `model` in place, on its device; the mean loss per step of the last epoch is returned.
@@ -91,7 +93,8 @@ class LocalTraining:
         The images go to the device once, an epoch's order once an epoch, and nothing comes back before the end.
 
         `objective` (None: `loss`), `mixture` (batches may be changed, or several weighed), `after_backward` (gradients
-        may be changed) and `after_step` (weights may be changed) are where an attack bends the loop.
+        may be changed) and `after_step` (weights may be changed) are where an attack bends the loop. `view` is how a
+        batch is seen (`flame/round/augment.py`).
         """
         objective = objective or self.loss
         optimizer = self.optimizer.over(model.parameters(), self.lr)
@@ -109,10 +112,12 @@ class LocalTraining:
             for batch in islice(batches(len(images), self.batch_size, stream, device, share=min(1, self.epochs)), left):
                 with cast:
                     if mixture is None:
-                        loss = objective(model, normalise(images.x[batch]), images.y[batch])
+                        loss = objective(model, normalise(view(images, batch)), images.y[batch])
                     else:
                         parts = mixture(images[batch])
-                        loss = torch.stack([w * objective(model, normalise(p.x), p.y) for w, p in parts]).sum()
+                        seen = [view(p, torch.arange(len(p), device=device)) for _, p in parts]
+                        terms = [w * objective(model, normalise(x), p.y) for (w, p), x in zip(parts, seen, strict=True)]
+                        loss = torch.stack(terms).sum()
                 optimizer.zero_grad()
                 loss.backward()
                 for hook in (bend, after_backward):
@@ -175,10 +180,15 @@ class LocalJob:
     notes: dict[str, Tensor] = field(default_factory=dict)  # left for the attack's `craft`; nobody else sees them
     precision: str = "float32"  # of `fit`; what an attack trains or searches beside it is float32
     mixture: Mixture | None = None  # of `fit`: how an attack poisons batch by batch
+    augment: Augment = UNCHANGED  # of what trains a model; what an attack searches or measures is as stored
 
     def stream(self, role: str) -> Generator:
         """The client's own random stream for a purpose."""
         return generator(self.seed, role, self.round, self.client)
+
+    def view(self, role: str = "augment") -> View:
+        """How one training sees the client's batches; trainings beside `fit` have roles of their own."""
+        return self.augment.view(self.stream(role))
 
     def fit(
         self,
@@ -200,6 +210,7 @@ class LocalJob:
             mixture=self.mixture,
             after_backward=after_backward,
             after_step=after_step,
+            view=self.view(),
             precision=self.precision,
         )
 

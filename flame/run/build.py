@@ -16,11 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attacks.base import Attack
-from flame.data.check import checked, evaluation_sets
+from flame.data.check import checked
 from flame.data.datasets import normalise, subset
 from flame.data.samples import Dataset, LabelledImages, Shards
 from flame.defenses.base import Defense
 from flame.engine.base import Engine
+from flame.engine.exams import Exams
 from flame.engine.laboratory import Laboratory
 from flame.engine.memo import Memo
 from flame.engine.spill import Spill
@@ -37,12 +38,12 @@ from flame.round.types import ServerState
 from flame.run.compose import PROJECT, Conf, ConfigError, composed
 from flame.run.config import filled, plain_node
 from flame.run.cores import cores, cores_per_job
-from flame.run.fit import check_defense, check_fit, check_repeatable
+from flame.run.fit import check_defense, check_fit, check_memo, check_repeatable, fitting
 from flame.run.overrides import nested, placed
 from flame.run.signature import check_signature
 from flame.run.start import Start
 
-BENIGN = ("model", "client")  # groups whose parts train benign clients, on what the others have made
+BENIGN = ("model", "client", "augment")  # groups whose parts train benign clients, on what the others have made
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Parts:
     initial: ServerState  # before the clean rounds of a start that has some
     shadow: Sequence[str]
     evaluate_at: EvaluatedRounds
+    exams: Exams
 
     def federation(self, engine: Engine) -> Federation:
         """The parts that act in every round, around a started engine."""
@@ -73,6 +75,7 @@ class Parts:
             shadow=self.shadow,
             seed=self.task.seed,
             evaluate_at=self.evaluate_at,
+            exams=self.exams,
             lab=partial(Laboratory.of, self.task) if getattr(self.defense, "needs_lab", False) else None,
         )
 
@@ -89,8 +92,7 @@ def _build(cfg: DictConfig) -> Parts:
     _check_run_level(cfg)
     prepare_process(cfg.threads)
     defense, attack, server = make(cfg, "defense"), make(cfg, "attack"), make(cfg, "server")
-    population = _population(cfg, attack)
-    given = load(cfg)
+    population, given = _population(cfg, attack), load(cfg)
     attack, dataset = attack.prepare(given, generator(cfg.seed, "prepare"))
     root_samples = getattr(defense, "root_samples", 0)
     train, shards = dealt(cfg, dataset, root_samples)
@@ -98,12 +100,14 @@ def _build(cfg: DictConfig) -> Parts:
     check_fit(model, dataset, training.smallest_batch(shards.sizes[: cfg.clients + (root_samples > 0)]))
     layout = StateLayout.of(model)
     initial = server.prepared(ServerState.of(layout, model), layout, cfg.clients)
+    asked = Exams.of(cfg.evaluate.per_class, cfg.evaluate.clients, attack, dataset, train, shards, population)
     task = Task(
         model=model,
         layout=layout,
         train=train,
         shards=shards,
-        eval_sets=evaluation_sets(dataset, attack.backdoor_set(attack.examined(dataset.test))),
+        eval_sets=asked.sets,
+        truth=asked.truth,
         normalise=partial(normalise, mean=dataset.mean, std=dataset.std),
         training=training,
         attack=attack,
@@ -112,20 +116,17 @@ def _build(cfg: DictConfig) -> Parts:
         device=cfg.device,
         precision=cfg.precision,
         smoothing=getattr(defense, "randomized_smoothing", None),
+        augment=fitting(make(cfg, "augment"), dataset),
     )
     check_repeatable(task, initial)
     check_defense(defense, cfg.clients_per_round, initial, task)
-    engine, rest = _engine(cfg, server), (initial, list(cfg.shadow), evaluated_rounds(cfg))
+    engine, rest = _engine(cfg, server), (initial, list(cfg.shadow), evaluated_rounds(cfg), asked)
     return Parts(dataset, given.digest(), task, population, attack, defense, server, start, engine, *rest)
 
 
 def _engine(cfg: DictConfig, server: Server) -> Callable[[Task], Engine]:
     """The engine's constructor, around it the memory of what benign clients send, if there is to be one."""
-    if cfg.memo.dir is not None and server.statistics == "local":
-        raise ValueError(
-            f"memo.dir={cfg.memo.dir} keeps what clients make of the global model, and with server.statistics=local"
-            " they start from their own statistics: leave one of the two out"
-        )
+    check_memo(cfg.memo.dir, server)
     return Memo(**cfg.memo).around(make(cfg, "engine", **engine_workers(cfg)), benign_code(cfg))
 
 

@@ -31,6 +31,12 @@ INCIDENTAL = (
     "device",
     "recipe",
 )
+# Choices as they were before there was a choice: they say nothing, so that runs from then stay finished, and alike.
+AS_EVER = {
+    "precision": "float32",
+    "augment": {"_target_": "flame.round.augment.NoAugment"},
+    "evaluate": {"per_class": False, "clients": 0},
+}
 STARTED = datetime.now()
 LONGEST_NAME = 255  # bytes, of most file systems
 SCRATCH = "flame.run.start.Scratch"
@@ -70,6 +76,12 @@ class MemoConfig:
 
 
 @dataclass
+class EvaluateConfig:
+    per_class: bool = MISSING
+    clients: int = MISSING
+
+
+@dataclass
 class PathsConfig:
     runs: str = MISSING
     data: str = MISSING
@@ -84,6 +96,7 @@ class RunConfig:
     model: Any = MISSING
     start: Any = field(default_factory=lambda: {"_target_": SCRATCH})  # likewise
     client: Any = MISSING
+    augment: Any = MISSING
     attack: Any = MISSING
     defense: Any = MISSING
     server: Any = MISSING
@@ -100,6 +113,7 @@ class RunConfig:
     attack_rounds: ScheduleConfig = field(default_factory=ScheduleConfig)
     shadow: list[str] = MISSING
     evaluate_every: int = MISSING
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     report_last: int = MISSING
     threads: int = MISSING
     resume: bool | str = MISSING
@@ -158,18 +172,21 @@ def plain_node(node: Any) -> Any:
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
-    """Hash of all of a plain config but what is incidental."""
-    kept = {k: v for k, v in config.items() if k not in INCIDENTAL}
-    if kept.get("precision") == "float32":
-        del kept["precision"]  # as in runs from before there was a choice: they stay finished
+    """Hash of all of a plain config that says something of a result."""
+    kept = telling(config)
     if "start" in kept and kept["start"].get("_target_") == SCRATCH:
-        del kept["start"]  # likewise
+        del kept["start"]  # as in runs from before there was a choice
     rounds = kept.get("attack_rounds", {})
     if "after_ma" in rounds and rounds["after_ma"] is None:
         kept["attack_rounds"] = {k: v for k, v in rounds.items() if k != "after_ma"}  # likewise
     if str(kept["dataset"].get("_target_")).startswith("flame.data."):  # which verify what they find, wherever that is
         kept["dataset"] = {k: v for k, v in kept["dataset"].items() if k not in ("root", "download")}
     return hashlib.sha256(json.dumps(_alike(kept), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def telling(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain config without what is incidental, and without choices that are as ever."""
+    return {k: v for k, v in config.items() if k not in INCIDENTAL and not (k in AS_EVER and v == AS_EVER[k])}
 
 
 def without_seed(config: Mapping[str, Any]) -> str:

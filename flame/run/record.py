@@ -14,7 +14,7 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from flame.run.config import INCIDENTAL, NAMED, without_seed
+from flame.run.config import NAMED, telling, without_seed
 from flame.run.folder import IDENTITY, read_json
 from flame.run.older import modern
 from flame.run.trackers.files import ACCEPTANCE, CHOICES, CONFIG, ENVIRONMENT, METRICS, SUMMARY, read_metrics
@@ -68,8 +68,8 @@ class RunRecord:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Dotted key -> value of all that can change a result, but the seed."""
-        settings = flatten({k: v for k, v in self.config.items() if k not in (*INCIDENTAL, "seed")})
-        return {key: value for key, value in settings.items() if key not in PLACES}
+        settings = flatten(telling(self.config))
+        return {key: value for key, value in settings.items() if key not in (*PLACES, "seed")}
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,16 @@ def test_a_pool_keeps_its_workers_for_a_part_of_a_cohort(tiny: Compose, tmp_path
 
 
 @pytest.mark.parametrize(
-    "change", ["seed=1", "client.lr=0.01", "train_samples=299", "model=cnn", "precision=bf16", "partition=dirichlet"]
+    "change",
+    [
+        "seed=1",
+        "client.lr=0.01",
+        "train_samples=299",
+        "model=cnn",
+        "precision=bf16",
+        "partition=dirichlet",
+        "augment=crop_flip",
+    ],
 )
 def test_whatever_training_follows_from_is_in_the_key(tiny: Compose, change: str) -> None:
     same, other = tiny("defense=krum", "attack=none", "rounds=7"), tiny(change)

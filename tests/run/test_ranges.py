@@ -21,12 +21,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Generator
 
 from flame.data.datasets import subset
-from flame.data.samples import LabelledImages
+from flame.data.samples import LabelledImages, Shards
+from flame.partition.examined import examined
 from flame.run.build import ConfigError, _check_run_level, _population, make
 from flame.run.config import register
 
 CONF = Path(__file__).parents[2] / "conf"
-GROUPS = ("attack", "client", "defense", "engine", "model", "partition", "server", "tracker")
+GROUPS = ("attack", "augment", "client", "defense", "engine", "model", "partition", "server", "tracker")
 POISONING = {"poisoned_data_rate": "[0, 1]"}
 CLIENT = {
     "_target_": "flame.round.client.LocalTraining",
@@ -171,6 +172,7 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
     "flame.partition.rules.label_groups": {"q": "[0, 1]"},
     "flame.partition.rules.main_label": {"q": "[0, 1]", "samples_per_client": "whole [1, 40]"},
     "flame.partition.rules.shards": {"shards_per_client": "whole >= 1"},
+    "flame.round.augment.CropFlip": {"pad": "whole >= 0", "flip": "[0, 1]"},
     "flame.round.client.LocalTraining": {
         "lr": "(0, inf)",
         "epochs": "(0, 1]",
@@ -217,6 +219,7 @@ RUN: Mapping[str, str] = {  # a run of 3 rounds with 10 clients, 5 a round, of 1
     "clients": "whole >= 5",
     "clients_per_round": "whole [1, 10]",
     "engine.workers": "whole >= 1",
+    "evaluate.clients": "whole [0, 8]",
     "evaluate_every": "whole >= 1",
     "memo.gb": ">= 0",
     "poisoned_model_rate": "[0, 1)",
@@ -330,6 +333,10 @@ def check_run(cfg: DictConfig) -> str:
         _check_run_level(cfg)
         _population(cfg, hostile=True)
         subset(images, cfg.train_samples, Generator())
+        honest = torch.arange(10) >= 2  # as poisoned_model_rate=0.2 has it
+        examined(
+            images.y, Shards.cut(torch.arange(10), torch.ones(10).long()), honest, cfg.evaluate.clients, Generator()
+        )
     except ValueError as error:
         return str(error)
     return ""
