@@ -38,7 +38,7 @@ from attacks.base import require
 from attacks.learned_trigger import LearnedTrigger
 from attacks.triggers import Painted
 from flame.data.samples import LabelledImages
-from flame.round.client import LocalJob, LocalSGD, batches
+from flame.round.client import LocalJob, LocalTraining, batches
 from flame.round.device import device_of
 
 TRIGGER = "attack/a3fl"  # [C, k] float32 grey levels, in the attack's memory
@@ -51,7 +51,7 @@ class A3FL(LearnedTrigger):
     key: ClassVar[str] = TRIGGER
     search_epochs: int  # of step 2 in a round, >= 0
     step: float  # grey levels, > 0
-    rival: LocalSGD  # the unlearning of step 1
+    rival: LocalTraining  # the unlearning of step 1
     rival_every: int  # epochs of step 2, >= 1
     balance: float  # lambda_0, >= 0
 
@@ -72,7 +72,7 @@ class A3FL(LearnedTrigger):
                 rival = self._unlearned(job, values, stream)
                 weight = self.balance * similarity(model, rival)
             model.zero_grad()
-            for batch in batches(len(job.images), job.sgd.batch_size, stream):
+            for batch in batches(len(job.images), job.training.batch_size, stream):
                 values = values.detach().requires_grad_()
                 x = self.painted(job, job.images[batch], values)
                 loss = self._loss(model, x)
@@ -92,7 +92,7 @@ class A3FL(LearnedTrigger):
         """Step 1; its parameters keep the gradient of the last batch."""
         rival = deepcopy(job.model)
         stamped = LabelledImages(Painted(self.trigger, values).stamp(job.images.x), job.images.y)
-        self.rival.fit(rival, stamped, job.normalise, stream)
+        self.rival.fit(rival, stamped, job.normalise, stream, round=job.round)
         return rival
 
 

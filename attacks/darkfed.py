@@ -43,7 +43,7 @@ from attacks.noise_masks import head_entries
 from attacks.triggers import Trigger
 from flame.data.samples import Dataset, LabelledImages
 from flame.geometry.layout import StateLayout
-from flame.round.client import LocalJob, LocalSGD
+from flame.round.client import LocalJob, LocalTraining
 
 KEY = "attack/darkfed"
 SMOOTH = (f"{KEY}/once", f"{KEY}/twice")  # [h] the last layer of the global models seen, smoothed
@@ -65,7 +65,7 @@ class DarkFed(Attack):
     magnitude: float  # weight, >= 0
     orthogonality: float  # weight, >= 0
     smoothing: float  # of the forecast, in (0, 1)
-    sgd: LocalSGD  # of step 3
+    client: LocalTraining  # the recipe of step 3
 
     def __post_init__(self) -> None:
         require(self.shadow_images >= 2, "shadow_images", self.shadow_images, "a whole number >= 2")
@@ -106,7 +106,7 @@ class DarkFed(Attack):
             apart = F.cosine_similarity(unlike, (head(model, layout) - before)[None]).square().sum()
             return error + self.magnitude * short + self.orthogonality * apart
 
-        return job.fit(LabelledImages(x, torch.arange(len(x))), sgd=self.sgd, objective=objective)
+        return job.fit(LabelledImages(x, torch.arange(len(x))), training=self.client, objective=objective)
 
     def craft(self, rows: Tensor, scene: Scene, stream: Generator) -> Crafted:
         """Rows as trained; the last layers of updates and global model are remembered."""

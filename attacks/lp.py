@@ -139,7 +139,7 @@ class LP(Around):
     def _converged(self, job: LocalJob, images: LabelledImages) -> Snapshot:
         stream = job.stream("identify")
         for _ in range(self.fit_epochs):
-            job.sgd.fit(job.model, images, job.normalise, stream)
+            job.training.fit(job.model, images, job.normalise, stream, round=job.round)
             if evaluate(job.model, images, job.normalise).accuracy >= self.fit_accuracy:
                 break
         return Snapshot.of(job.model)

@@ -41,6 +41,10 @@ class Federation:
         """Images that the defense keeps at the server; 0 for most."""
         return getattr(self.defense, "root_samples", 0)
 
+    def evaluates(self, state: ServerState) -> bool:
+        """Whether the round that begins with this state ends with an evaluation."""
+        return state.round in self.evaluate_at or self.population.waits(state.memory)
+
 
 @dataclass(frozen=True)
 class Round:
@@ -59,7 +63,7 @@ class Round:
 def play(fed: Federation, state: ServerState) -> Round:
     """One round of federated learning under attack and defense."""
     seconds: dict[str, float] = {}
-    cohort = fed.population.cohort(state.round)
+    cohort = fed.population.cohort(state.round, state.memory)
     with timed(seconds, "train"):
         updates, notes = train(fed, state, cohort)
         state, idle = collude(fed, state, updates, cohort, notes)
@@ -70,9 +74,12 @@ def play(fed: Federation, state: ServerState) -> Round:
         shadows = shadow_verdicts(updates, fed.shadow)
         shares = xray(updates)
     with timed(seconds, "evaluate"):
-        evaluations = fed.engine.evaluate(after) if state.round in fed.evaluate_at else {}
+        evaluations = fed.engine.evaluate(after) if fed.evaluates(state) else {}
+    accuracy = accuracies(evaluations)
+    if "eval/ma" in accuracy and fed.population.hostile:
+        after = replace(after, memory=fed.population.schedule.noted(after.memory, accuracy["eval/ma"], after.round))
     metrics = {
-        **accuracies(evaluations),
+        **accuracy,
         **score(verdict, shadows, cohort),
         **verdict.info,
         **smallest_running_var(updates, after),

@@ -18,7 +18,11 @@ from warm import Warm
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-PAGES = ["README.md", "docs/quickstart.md", *(f"docs/guides/{name}.md" for name in ("replay", "reports", "yours"))]
+PAGES = [
+    "README.md",
+    "docs/quickstart.md",
+    *(f"docs/guides/{name}.md" for name in ("replay", "reports", "start", "yours")),
+]
 TINY = ["experiment=smoke", "engine=sequential", "tracker=files", "train_samples=200"]
 ALL = ["README.md", "RESULTS.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))]
 COUNTS = {"train": 200, "test": 50}  # images of the guide's data set
@@ -63,6 +67,8 @@ def made_tiny(words: list[str], folder: Path) -> list[str]:
         return [*words[:2], "--help"]  # it would use the network
     if words[0] == "train.py" and not {"--help", "--cfg"} & set(words):
         words = [*words[:-1], *TINY, words[-1]] if words[-1] == "--estimate" else [*words, *TINY]
+    if "start=trained" in words:
+        words = [*words, "start.rounds=2"]
     if words[:2] == ["-m", "flame.partition"]:
         words = [*words, *TINY]
     recorded = sorted(folder.glob("runs/*/recorded/*"))

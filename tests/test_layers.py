@@ -33,6 +33,7 @@ HYDRA_AWARE = {
     "flame/run/compose.py",
     "flame/run/command.py",
     "flame/run/build.py",
+    "flame/run/clean.py",
     "flame/run/signature.py",
     "flame/run/experiment.py",
     "flame/run/sweep.py",

@@ -18,7 +18,7 @@ from attacks.base import Attack
 from flame.data.samples import LabelledImages, Shards
 from flame.engine.spill import Spill
 from flame.geometry.layout import StateLayout
-from flame.round.client import LocalJob, LocalSGD, Normalise
+from flame.round.client import LocalJob, LocalTraining, Normalise
 from flame.round.device import device_of, on
 from flame.round.evaluate import Evaluation, answers, evaluate
 from flame.round.seeding import addressed
@@ -39,7 +39,7 @@ class Task:
     shards: Shards
     eval_sets: Mapping[str, LabelledImages]  # "clean" and, if the attack has a backdoor, "backdoor"
     normalise: Normalise
-    sgd: LocalSGD
+    training: LocalTraining
     attack: Attack
     seed: int
     spill: Spill
@@ -74,7 +74,15 @@ class Workbench:
         self._load(with_own_statistics(row, task.layout, memory), counters)
         images = task.train[task.shards[client]]
         job = LocalJob(
-            self.model, images, task.sgd, task.normalise, memory, task.seed, round, client, precision=task.precision
+            self.model,
+            images,
+            task.training,
+            task.normalise,
+            memory,
+            task.seed,
+            round,
+            client,
+            precision=task.precision,
         )
         with addressed(task.seed, "model", round, client, device_of(self.model)):
             loss = (task.attack if compromised else BENIGN).train(job)

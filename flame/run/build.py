@@ -35,10 +35,12 @@ from flame.round.seeding import addressed, generator
 from flame.round.server import Server
 from flame.round.types import ServerState
 from flame.run.compose import PROJECT, Conf, ConfigError, composed
+from flame.run.config import filled, plain_node
 from flame.run.cores import cores, cores_per_job
 from flame.run.fit import check_defense, check_fit, check_repeatable
 from flame.run.overrides import nested, placed
 from flame.run.signature import check_signature
+from flame.run.start import Start
 
 BENIGN = ("model", "client")  # groups whose parts train benign clients, on what the others have made
 
@@ -54,8 +56,9 @@ class Parts:
     attack: Attack
     defense: Defense
     server: Server
+    start: Start
     start_engine: Callable[[Task], Engine]
-    initial: ServerState
+    initial: ServerState  # before the clean rounds of a start that has some
     shadow: Sequence[str]
     evaluate_at: EvaluatedRounds
 
@@ -91,8 +94,8 @@ def _build(cfg: DictConfig) -> Parts:
     attack, dataset = attack.prepare(given, generator(cfg.seed, "prepare"))
     root_samples = getattr(defense, "root_samples", 0)
     train, shards = dealt(cfg, dataset, root_samples)
-    model, sgd = initial_model(cfg), make(cfg, "client")
-    check_fit(model, dataset, sgd.smallest_batch(shards.sizes[: cfg.clients + (root_samples > 0)]))
+    start, model, training = make(cfg, "start"), initial_model(cfg), make(cfg, "client")
+    check_fit(model, dataset, training.smallest_batch(shards.sizes[: cfg.clients + (root_samples > 0)]))
     layout = StateLayout.of(model)
     initial = server.prepared(ServerState.of(layout, model), layout, cfg.clients)
     task = Task(
@@ -102,7 +105,7 @@ def _build(cfg: DictConfig) -> Parts:
         shards=shards,
         eval_sets=evaluation_sets(dataset, attack.backdoor_set(attack.examined(dataset.test))),
         normalise=partial(normalise, mean=dataset.mean, std=dataset.std),
-        sgd=sgd,
+        training=training,
         attack=attack,
         seed=cfg.seed,
         spill=Spill(**cfg.spill),
@@ -112,10 +115,8 @@ def _build(cfg: DictConfig) -> Parts:
     )
     check_repeatable(task, initial)
     check_defense(defense, cfg.clients_per_round, initial, task)
-    start, shadow, evaluate_at = _engine(cfg, server), list(cfg.shadow), evaluated_rounds(cfg)
-    return Parts(
-        dataset, given.digest(), task, population, attack, defense, server, start, initial, shadow, evaluate_at
-    )
+    engine, rest = _engine(cfg, server), (initial, list(cfg.shadow), evaluated_rounds(cfg))
+    return Parts(dataset, given.digest(), task, population, attack, defense, server, start, engine, *rest)
 
 
 def _engine(cfg: DictConfig, server: Server) -> Callable[[Task], Engine]:
@@ -125,9 +126,13 @@ def _engine(cfg: DictConfig, server: Server) -> Callable[[Task], Engine]:
             f"memo.dir={cfg.memo.dir} keeps what clients make of the global model, and with server.statistics=local"
             " they start from their own statistics: leave one of the two out"
         )
-    benign = [OmegaConf.to_container(cfg[group], resolve=True) for group in BENIGN]
-    engine = make(cfg, "engine", **engine_workers(cfg))
-    return Memo(**cfg.memo).around(engine, short(code(benign), repr(benign)))
+    return Memo(**cfg.memo).around(make(cfg, "engine", **engine_workers(cfg)), benign_code(cfg))
+
+
+def benign_code(cfg: DictConfig) -> str:
+    """Hash of the code and the settings of what trains benign clients."""
+    benign = [plain_node(cfg[group]) for group in BENIGN]
+    return short(code(benign), repr(benign))
 
 
 def _population(cfg: DictConfig, attack: Attack) -> Population:
@@ -154,11 +159,12 @@ def _population(cfg: DictConfig, attack: Attack) -> Population:
 
 def check_part(cfg: Mapping[str, Any], group: str) -> Any:
     """The node of a group; ConfigError unless it has the keys and types that its target takes."""
+    node = (filled(cfg) if group == "attack" else cfg)[group]
     try:
-        check_signature(group, cfg[group])
+        check_signature(group, node)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return cfg[group]
+    return node
 
 
 def make(cfg: Mapping[str, Any], group: str, **fixed: Any) -> Any:
@@ -226,9 +232,10 @@ def dealt(cfg: Mapping[str, Any], dataset: Dataset, root_samples: int) -> tuple[
 
 
 def initial_model(cfg: Mapping[str, Any]) -> torch.nn.Module:
-    """The model at its initialisation for this seed; the global generator is left as it was."""
+    """The model at its initialisation for this seed, or as a file has it; the global generator is left as it was."""
     with addressed(cfg["seed"], "init"):
         model: torch.nn.Module = make(cfg, "model")
+    make(cfg, "start").load(model, plain_node(cfg["dataset"]))
     return model
 
 

@@ -55,7 +55,7 @@ def check_repeatable(task: Task, state: ServerState) -> None:
         task,
         shards=Shards.cut(few, torch.tensor([len(few)])),
         eval_sets={"clean": task.eval_sets["clean"][:TRIED]},
-        sgd=replace(task.sgd, epochs=1, batch_size=min(2, task.sgd.batch_size)),
+        training=replace(task.training, epochs=1, batch_size=min(2, task.training.batch_size)),
         smoothing=None,
     )
     bench = Workbench(tiny)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from flame.run.config import INCIDENTAL, NAMED, without_seed
 from flame.run.folder import IDENTITY, read_json
+from flame.run.older import modern
 from flame.run.trackers.files import ACCEPTANCE, CHOICES, CONFIG, ENVIRONMENT, METRICS, SUMMARY, read_metrics
 
 Array = NDArray[np.float64]
@@ -175,7 +176,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path.name}: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path.name} holds no settings")
-    return config
+    return modern(config)
 
 
 def check_whole(run: RunRecord) -> None:

@@ -35,7 +35,7 @@ OUT_OF_RANGE = {
     "attack.source_class=5": r"attack.source_class=5 is the target class",
     "attack.target_class=12": r"attack.target_class=12",
     "attack.source_class=11": r"attack.source_class=11",
-    "attack.epochs=0": r"attack.epochs=0",
+    "attack.client.epochs=0": r"attack.client.epochs=0",
     "engine.workers=0": r"engine.workers=0 is out of range: must be auto or a whole number >= 1",
     "attack.trigger.size=0": r"attack.trigger.size=0 is out of range",
     "attack.trigger.row=7": r"attack.trigger.row=7: 5 pixels from there do not fit into 8",
@@ -55,7 +55,7 @@ OUT_OF_RANGE = {
 FOUND_BY_TRYING = {
     "model.in_channels=3": r"model does not fit the images of dataset=digits, \(1, 8, 8\)",
     "model.num_classes=5": r"model gives \(2, 5\) for 2 images of dataset=digits: must be \(2, 10\)",
-    "client.epochs=1.5": r"client.epochs=1.5 has the wrong type: must be a whole number",
+    "client.epochs=1.5": r"client.epochs=1.5 is out of range: must be a whole number >= 1 or a share of one pass",
     "client.lr=fast": r"client.lr='fast' has the wrong type: must be a number",
     "defense.noise.factor=small": r"defense.noise.factor='small' has the wrong type: must be a number or null",
     "defense.cluster.min_cluster_size=1": r"min_cluster_size=1 is out of range: must be null \(n//2 \+ 1\), 0 \(no",
@@ -86,10 +86,10 @@ FOUND_BY_TRYING = {
         r"^defense\.rule\.randomized_smoothing\.copies=0"
     ),
     "defense=nnm defense.malicious_share=1": r"^defense\.malicious_share=1",
-    "attack=pgd attack@attack.backdoor=dba attack.backdoor.epochs=0": r"^attack\.backdoor\.epochs=0",
+    "attack=pgd attack@attack.backdoor=dba attack.backdoor.client.epochs=0": r"^attack\.backdoor\.client\.epochs=0",
     "attack=pgd attack.backdoor.trigger.size=0": r"^attack\.backdoor\.trigger\.size=0",
     "attack=threedfed attack.backdoor.target_class=12": r"^attack\.backdoor\.target_class=12",
-    "attack=darkfed attack.sgd.lr=0": r"^attack\.sgd\.lr=0 is out of range",
+    "attack=darkfed attack.client.lr=0": r"^attack\.client\.lr=0 is out of range",
     "attack=pgd attack.backdoor.trigger.row=7": (
         r"^attack\.backdoor\.trigger\.row=7: 5 pixels .*, unless attack\.backdoor\.trigger\.size=5 is made smaller"
     ),

@@ -27,8 +27,16 @@ from flame.run.config import register
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUPS = ("attack", "client", "defense", "engine", "model", "partition", "server", "tracker")
-POISONING = {"poisoned_data_rate": "[0, 1]", "epochs": "null or whole >= 1", "local_lr": "null or > 0"}
-TRAINING = {"lr": "(0, inf)", "momentum": "[0, 1)", "weight_decay": "[0, inf)", "epochs": "whole >= 1"}
+POISONING = {"poisoned_data_rate": "[0, 1]"}
+CLIENT = {
+    "_target_": "flame.round.client.LocalTraining",
+    "lr": 0.1,
+    "optimizer": {"_target_": "flame.round.optimizers.SGD", "momentum": 0.0, "weight_decay": 0.0},
+    "epochs": 1,
+    "batch_size": 8,
+}
+MOMENTS = {"beta1": "[0, 1)", "beta2": "[0, 1)", "eps": "(0, inf)", "weight_decay": "[0, inf)"}
+WARMUP = {"warmup": "whole [0, 29]"}
 
 PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
     "attacks.a3fl.A3FL": {
@@ -76,6 +84,8 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
         "fit_accuracy": "[0, 1]",
         "fit_epochs": "whole >= 1",
     },
+    "attacks.mixing.MultiTask": {"alpha": "[0, 1]"},
+    "attacks.mixing.WithClean": {"share": "[0, 1]"},
     "attacks.neurotoxin.Neurotoxin": {"ratio": "(0, 1]"},
     "attacks.pgd.PGD": {"radius": "> 0"},
     "attacks.scaling.Scaling": {"gamma": "null or > 0", "norm_bound": "null or > 0"},
@@ -161,7 +171,23 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
     "flame.partition.rules.label_groups": {"q": "[0, 1]"},
     "flame.partition.rules.main_label": {"q": "[0, 1]", "samples_per_client": "whole [1, 40]"},
     "flame.partition.rules.shards": {"shards_per_client": "whole >= 1"},
-    "flame.round.client.LocalSGD": {**TRAINING, "batch_size": "whole >= 1"},
+    "flame.round.client.LocalTraining": {
+        "lr": "(0, inf)",
+        "epochs": "(0, 1]",
+        "batch_size": "whole >= 1",
+        "max_steps": "null or whole >= 1",
+        "clip_norm": "null or (0, inf)",
+        "label_smoothing": "[0, 1)",
+        "proximal": "[0, inf)",
+    },
+    "flame.round.optimizers.SGD": {"momentum": "[0, 1)", "weight_decay": "[0, inf)"},
+    "flame.round.optimizers.Adam": MOMENTS,
+    "flame.round.optimizers.AdamW": MOMENTS,
+    "flame.round.rates.Constant": WARMUP,
+    "flame.round.rates.Step": {**WARMUP, "every": "whole [1, 29]", "gamma": "(0, 1]"},
+    "flame.round.rates.MultiStep": {**WARMUP, "gamma": "(0, 1]"},
+    "flame.round.rates.Linear": {**WARMUP, "end": "[0, 1]"},
+    "flame.round.rates.Cosine": {**WARMUP, "end": "[0, 1]"},
     "flame.round.server.Adaptive": {"beta1": "[0, 1)", "beta2": "[0, 1)", "tau": "(0, inf)"},
     "flame.round.server.Momentum": {"beta": "[0, 1)"},
     "flame.round.server.Server": {"lr": "(0, inf)"},
@@ -273,10 +299,7 @@ def test_every_number_of_every_part_has_a_rule(sites: dict[tuple[str, str], Any]
 
 def refusal(group: str, option: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """What making the part says; empty if it is made."""
-    around = {
-        "dataset": {"channels": 1, "classes": 2, "image_size": 32},
-        "client": {"batch_size": 8, "epochs": 2, "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0},
-    }
+    around = {"dataset": {"channels": 1, "classes": 2, "image_size": 32}, "client": CLIENT, "rounds": 30}
     cfg = OmegaConf.create({**around, group: deepcopy(dict(option))})
     for path, value in settings.items():
         OmegaConf.update(cfg, path, value, force_add=True)

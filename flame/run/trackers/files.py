@@ -49,6 +49,10 @@ class RunFiles:
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
 
+    def best(self, name: str) -> float:
+        """The highest value of a metric so far; 0 if there is none."""
+        return max((row[name] for row in read_metrics(self.folder) if row.get(name) is not None), default=0.0)
+
     def summary(self, last: int, state_sha256: str, extra: Mapping[str, Any]) -> dict[str, Any]:
         """What summary.json is to hold: the mean of the last k rounds of every metric, never a maximum.
 
