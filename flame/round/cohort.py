@@ -121,11 +121,14 @@ class Population:
 
     def attacked(self, rounds: int) -> bool:
         """Whether, of so many rounds, any has an attacker: under the rule `random` there need not be one."""
-        return any(bool(self.cohort(round_).compromised.any()) for round_ in self.schedule.rounds(rounds))
+        mask = self.compromised()
+        return any(bool(self._drawn(round_, mask).compromised.any()) for round_ in self.schedule.rounds(rounds))
 
     def cohort(self, round_: int) -> Cohort:
         """The cohort of a round, ids ascending; a function of (seed, round) alone, so that runs can be paired."""
-        mask = self.compromised()
+        return self._drawn(round_, self.compromised())
+
+    def _drawn(self, round_: int, mask: Tensor) -> Cohort:
         order = torch.randperm(self.clients, generator=generator(self.seed, "cohort", round_))
         if self.rule == "fixed":
             hostile, benign = order[mask[order]], order[~mask[order]]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flame.round.checkpoint import write_atomically
 from flame.run import panels
 from flame.run.config import NAMED
 from flame.run.record import RunRecord, read_run
@@ -54,7 +55,9 @@ def draw_run(folder: Path) -> Path:
     draw_recall(recall, run)
     draw_xray(xray, run)
     draw_acceptance(below, run)
-    figure.savefig(folder / FIGURE)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write_atomically(folder / FIGURE, picture.getvalue())  # half a picture would pass for the whole
     return folder / FIGURE
 
 
