@@ -177,6 +177,12 @@ def test_lengths(path: str) -> None:
             assert length <= 40 or f"{path}:{node.name}" in LONG_FUNCTIONS, f"{path}:{node.name} has {length} lines"
 
 
+def test_the_report_stays_small() -> None:
+    """At most 2,200 lines in 18 files."""
+    files = [path for path in SOURCES if path.startswith("flame/report/")]
+    assert len(files) <= 18 and sum((ROOT / path).read_text().count("\n") for path in files) <= 2200
+
+
 def test_train_is_short() -> None:
     assert sum(bool(line.strip()) for line in (ROOT / "train.py").read_text().splitlines()) < 25
 

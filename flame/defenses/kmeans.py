@@ -22,7 +22,7 @@ from torch import Tensor
 STEPS = 100  # of Lloyd's algorithm, and of single points; a few suffice for a round's clients
 PAIRED = 500_000  # pairs times points
 STARTS = 16  # of each of the two kinds, for more than two clusters
-ROUNDING = 1e-12  # of all squared lengths: a gain that is none
+ROUNDING = 1e-12  # of the squared lengths that a distance is made of: a gain that is none
 
 
 def optimum(points: Tensor, k: int) -> Tensor:
@@ -124,14 +124,19 @@ def refilled(apart: Tensor, nearest: Tensor) -> Tensor:
 def polish(points: Tensor, members: Tensor) -> Tensor:
     """[..., n, k], `members` after single points have moved, the most useful first, while that lowers the sum."""
     k = members.shape[-1]
-    rounding = ROUNDING * points.square().sum(dim=(-2, -1))[..., *[None] * (members.dim() - points.dim())]
+    long = points.square().sum(dim=-1)  # [..., n]
+    long = long if members.dim() == points.dim() else long[..., None, :]
     for _ in range(STEPS * k):
-        counts = members.sum(dim=-2)[..., None, :]  # [..., 1, k]
-        apart, size = gaps(points, centres_of(points, members)), (members * counts).sum(dim=-1)
+        counts, centres = members.sum(dim=-2)[..., None, :], centres_of(points, members)  # [..., 1, k], [..., k, p]
+        apart, size = gaps(points, centres), (members * counts).sum(dim=-1)
         saved = torch.where(size > 1, (apart * members).sum(dim=-1) * size / (size - 1), 0.0)  # [..., n]
         gain = (saved[..., None] - apart * counts / (counts + 1)).masked_fill(members > 0, -1)
-        most, place = gain.flatten(-2).max(dim=-1)
-        if not bool((useful := most > rounding).any()):
+        far = centres.square().sum(dim=-1)[..., None, :]  # [..., 1, k]
+        rounding = ROUNDING * (
+            long[..., None] + far + (far * members).sum(dim=-1, keepdim=True)
+        )  # one far point's alone
+        most, place = gain.masked_fill(gain <= rounding, -1).flatten(-2).max(dim=-1)
+        if not bool((useful := most > 0).any()):
             break
         label, who = members.argmax(dim=-1), (place // k)[..., None]
         to = torch.where(useful[..., None], (place % k)[..., None], label.gather(-1, who))

@@ -191,16 +191,13 @@ def caption(recipe: Recipe, numbers: str, lines: pd.DataFrame, mixed: bool) -> s
         return ", ".join(str(value) for value in sorted(set(values)))
 
     commits = each(commit[:7] + "+" * commit.endswith("+") for commit in done["commit"])
-    code = each(code[:7] for code in done["code"] if code)
+    code = each("+".join(part[:7] for part in code.split("+")) for code in done["code"] if code)
     what = numbers.format(mean_of_last=each(done["mean_of_last"]), rounds=each(done["rounds"]))
     said = [f"{what}; seed {each(done['seed'])}; commit {commits}{f'; code {code}' if code else ''}."]
     said += [f"{commands(recipe)}; its runs are in `results/{recipe.name}.csv`."]
     said += [f"{MIXED.strip()} joins runs of different commits or code."] * mixed
-    said += (
-        [f"These runs are of older code: {recipe.own['older_code']} (CHANGELOG.md)."]
-        if "older_code" in recipe.own
-        else []
-    )
+    older = recipe.own.get("older_code")
+    said += [f"These runs are of older code: {older} (CHANGELOG.md)."] * (older is not None)
     return " ".join(said)
 
 

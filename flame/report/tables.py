@@ -223,10 +223,14 @@ def heading(column: Part) -> str:
 
 
 def of_several(arms: Sequence[pd.DataFrame]) -> bool:
-    """Whether the finished runs are of different code; by its hash, or by the commit where that was not recorded."""
+    """Whether the finished runs are of different code: by its hashes (a+b: went on under another), or else its commits.
+    Uncommitted code without a hash is like no other."""
     runs = pd.concat(list(arms))
     done = runs[runs["state_sha256"] != ""]
-    return len(set(done["code"].where(done["code"] != "", done["commit"]))) > 1
+    done = done.drop_duplicates("line") if "line" in done else done
+    origins = enumerate(zip(done["code"], done["commit"], strict=True))
+    codes = [code or (f"?{i}" if commit.endswith(("+", "?")) else commit) for i, (code, commit) in origins]
+    return len(set("+".join(codes).split("+"))) > 1
 
 
 def framed(header: Sequence[str], rows: Sequence[Sequence[str]]) -> pd.DataFrame:

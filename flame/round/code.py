@@ -9,8 +9,10 @@ Code that is installed (standard library, site-packages) is told by its version,
 from __future__ import annotations
 
 import ast
+import csv
 import hashlib
 import logging
+import os
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -53,10 +55,12 @@ IMPORTED = project()
 
 
 def targets(config: Any) -> Iterator[str]:
-    """Every `_target_` in it."""
+    """Every `_target_` in it, and what those name that only fetch something (`hydra.utils.get_method`)."""
     if isinstance(config, dict):
         if isinstance(name := config.get("_target_"), str):
             yield name
+            if name.startswith("hydra.utils.get_") and isinstance(fetched := config.get("path"), str):
+                yield fetched
         config = list(config.values())
     if isinstance(config, list):
         for item in config:
@@ -112,13 +116,15 @@ def is_own(path: Path) -> bool:
     if {"site-packages", "dist-packages"} & set(path.parts) or any(map(path.is_relative_to, STANDARD)):
         return False
     entries = [Path(entry).resolve() for entry in sys.path]
-    return not any(has_installed(entry) for entry in entries if path.is_relative_to(entry))
+    return not any(path in installed(entry) for entry in entries if path.is_relative_to(entry))
 
 
 @cache
-def has_installed(folder: Path) -> bool:
-    """Whether pip has put packages there, as its `--target` can anywhere; an editable install leaves nothing there."""
-    return any(folder.glob("*.dist-info"))
+def installed(folder: Path) -> frozenset[Path]:
+    """The files that pip has put there, as its `--target` can anywhere, by its own lists; a user's may lie beside."""
+    lists = [record.read_text(encoding="utf-8") for record in folder.glob("*.dist-info/RECORD")]
+    names = (row[0] for text in lists for row in csv.reader(text.splitlines()) if row)
+    return frozenset(Path(os.path.normpath(folder / name)) for name in names)
 
 
 def prefixes(name: str) -> Iterator[str]:

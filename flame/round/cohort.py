@@ -152,7 +152,8 @@ class Population:
         """
         if self.waits({}):
             return True
-        return any(bool(self.cohort(round_).compromised.any()) for round_ in self.schedule.rounds(rounds))
+        mask = self.compromised()
+        return any(bool(self._drawn(round_, mask, {}).compromised.any()) for round_ in self.schedule.rounds(rounds))
 
     def waits(self, memory: Mapping[str, Tensor]) -> bool:
         """Whether MA must be known after every round, because the attack begins by it and has not yet."""
@@ -177,7 +178,9 @@ class Population:
 
         Who of them attacks may depend on `memory`, the state's, for a schedule with `after_ma`.
         """
-        mask = self.compromised()
+        return self._drawn(round_, self.compromised(), memory)
+
+    def _drawn(self, round_: int, mask: Tensor, memory: Mapping[str, Tensor]) -> Cohort:
         order = torch.randperm(self.clients, generator=generator(self.seed, "cohort", round_))
         if self.rule == "fixed":
             hostile, benign = order[mask[order]], order[~mask[order]]

@@ -81,8 +81,8 @@ def checked(cfg: DictConfig) -> None:
         check_incidental(cfg)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    for group in ("engine", "tracker"):
-        check_part(cfg, group)
+    check_part(cfg, "engine")  # made of more than its config
+    make(cfg, "tracker")
 
 
 def execute(cfg: DictConfig, info: RunInfo, stop: Stop) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flame.round.checkpoint import write_atomically
 from flame.run import panels
 from flame.run.classes import Confusion, draw_classes, read_confusions
 from flame.run.config import NAMED
@@ -62,7 +63,9 @@ def draw_run(folder: Path) -> Path:
     draw_acceptance(below, run)
     for part in last:
         draw_classes(part, confusions)
-    figure.savefig(folder / FIGURE)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write_atomically(folder / FIGURE, picture.getvalue())  # half a picture would pass for the whole
     return folder / FIGURE
 
 

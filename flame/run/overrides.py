@@ -73,7 +73,7 @@ def explain_unknown_keys(arguments: Sequence[str], groups: Collection[str]) -> N
             raise ValueError(misspelt(argument, found[1], known))
         part = own.get(found[1])
         if found[2] and is_dataclass(part) and found[2] not in (keys := {f.name for f in fields(part)}):
-            raise ValueError(misspelt(argument, found[2], keys))
+            raise ValueError(misspelt(argument, found[2], keys, prefix=f"{found[1]}."))
 
 
 def misspelt(

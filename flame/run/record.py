@@ -109,10 +109,12 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 
 
 def walked(top: Path) -> Iterator[Path]:
-    """A folder and all below it, through links, but none inside itself."""
+    """A folder and all below it, through links; each once, on the first way that leads to it."""
+    seen = {top.resolve()}
     for place, names, _ in os.walk(top, followlinks=True):
-        above = [Path(place).resolve(), *Path(place).resolve().parents]
-        names[:] = sorted(name for name in names if (Path(place) / name).resolve() not in above)
+        there = {(Path(place) / name).resolve(): name for name in sorted(names, reverse=True)}
+        names[:] = sorted(name for folder, name in there.items() if folder not in seen)
+        seen |= there.keys()
         yield Path(place)
 
 

@@ -116,6 +116,23 @@ def test_hundreds_of_points_start_from_some_pairs() -> None:
     assert float(within(points, optimum(points, 2))) <= scikit(points, 2) * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("far", [3e6, 1e7])
+def test_one_far_point_switches_nothing_off(far: float) -> None:
+    """Its squared length is 1e13 times the others'; their gains count all the same."""
+    for seed in range(12):
+        points = torch.randn(16, 3, generator=torch.Generator().manual_seed(seed)).double()
+        points[0] = far
+        labels = KMeans(4, n_init=20, random_state=0, tol=0).fit(points.numpy()).labels_
+        sums = [exact(points, torch.from_numpy(found)) for found in (optimum(points, 4).argmax(1).numpy(), labels)]
+        assert sums[0] <= sums[1] * (1 + 1e-9), seed
+
+
+def exact(points: Tensor, labels: Tensor) -> float:
+    """Within sum by differences, which a far point's length does not round."""
+    clusters = [points[labels == label] for label in labels.unique()]
+    return sum(float((own - own.mean(0)).square().sum()) for own in clusters)
+
+
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_few_points_and_more_clusters_than_points(n: int) -> None:
     points = torch.arange(2.0 * n, dtype=torch.float64).view(n, 2)

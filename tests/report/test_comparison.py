@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from flame.report.comparison import compare, notes, unit_of
 from flame.report.published import ROOT
 from flame.report.records import COLUMNS, csv_of, frame
 from flame.run.folder import read_json
-from flame.run.record import Cell, find_runs, gather, read_run
+from flame.run.record import Cell, find_runs, gather, read_run, walked
 from flame.run.trackers.files import CHOICES, CONFIG, ENVIRONMENT, SUMMARY, write_json
 
 MA = {"fedavg": (0.80, 0.82, 0.78, 0.81, 0.83, 0.79, 0.80), "krum": (0.75, 0.80, 0.79, 0.74, 0.80, 0.70, 0.77)}
@@ -115,6 +116,17 @@ def test_linked_folders_are_followed_and_no_run_counts_twice(tmp_path: Path) -> 
     (tmp_path / "runs" / "all").symlink_to(tmp_path / "disk")
     (tmp_path / "disk" / "loop").symlink_to(tmp_path / "disk")
     assert [folder.resolve() for folder in find_runs([tmp_path / "runs", tmp_path])] == [run.resolve()]
+
+
+def test_links_that_lead_to_each_other_are_walked_once(tmp_path: Path) -> None:
+    """Without a memory of where it was, the walk takes every order of the folders: 12! of them."""
+    folders = [tmp_path / f"{i:02d}" for i in range(12)]
+    for folder in folders:
+        folder.mkdir()
+    for folder, other in product(folders, folders):
+        if folder != other:
+            (folder / other.name).symlink_to(other)
+    assert [path.resolve() for path in islice(walked(tmp_path), 20)] == [tmp_path.resolve(), *folders]
 
 
 def test_of_equal_runs_the_record_counts_and_not_the_time_of_its_files(tmp_path: Path) -> None:

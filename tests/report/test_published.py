@@ -15,7 +15,7 @@ from test_tables import line
 
 from flame.report.contrasts import Text
 from flame.report.markup import comma_separated, latex, markdown, write
-from flame.report.published import ROOT, documents, outdated, planned, publish
+from flame.report.published import ROOT, caption, documents, outdated, planned, publish
 from flame.report.recipes import recipes, tables
 from flame.report.records import COLUMNS, PLACE, csv_of, frame, parsed, read
 from flame.run import compose
@@ -139,6 +139,13 @@ def test_runs_become_a_table_between_its_marks(elsewhere: Path) -> None:
     assert outdated(elsewhere, ["table_attacks"]) == []
     (elsewhere / "README.md").write_text(text.replace("50.0", "60.0"))
     assert [line.split()[0] for line in outdated(elsewhere, ["table_attacks"])] == ["README.md"]
+
+
+def test_a_caption_names_both_codes_of_a_run_that_went_on() -> None:
+    recipe = next(iter(KNOWN.values()))
+    lines = pd.DataFrame([{"state_sha256": "h", "commit": "1234567+", "code": "0123456789ab+ba9876543210", "seed": 0}])
+    text = caption(recipe, "what", lines.assign(rounds=1, mean_of_last=1), mixed=False)
+    assert "commit 1234567+; code 0123456+ba98765." in text
 
 
 def test_a_cell_that_was_tampered_with_is_found(elsewhere: Path) -> None:

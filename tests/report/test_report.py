@@ -18,7 +18,7 @@ from flame.report.__main__ import main
 from flame.report.comparison import comparison, notes, printed
 from flame.report.contrasts import UNITS
 from flame.report.statistics import half_width
-from flame.run.figure import draw_run, verdict_columns
+from flame.run.figure import FIGURE, draw_run, verdict_columns
 from flame.run.folder import IDENTITY
 from flame.run.panels import VERDICTS, verdict_grid
 from flame.run.record import find_runs, gather, read_run
@@ -179,6 +179,18 @@ def test_figures_show_the_verdicts_that_occur(
     found = colours(draw_run(write_run(tmp_path, rows=rows, clients=clients)))
     pale = {VERDICTS["benign, rejected"], VERDICTS["malicious, rejected"]}  # the others are colours of lines too
     assert drawn <= found and not (pale - drawn) & found
+
+
+def test_a_figure_is_there_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(figure: object, target: Any, **options: object) -> None:
+        (target.write if hasattr(target, "write") else target.write_bytes)(b"half")
+        raise OSError("disk full")
+
+    before = draw_run(write_run(tmp_path)).read_bytes()
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", half)
+    with pytest.raises(OSError, match="disk full"):
+        draw_run(tmp_path)
+    assert (tmp_path / FIGURE).read_bytes() == before
 
 
 def test_a_run_without_shadows_is_drawn(tmp_path: Path) -> None:

@@ -40,12 +40,12 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
         path.write_text(text)
         importlib.invalidate_caches()
         subject.own_content.cache_clear()
-        subject.has_installed.cache_clear()
+        subject.installed.cache_clear()
         return path
 
     yield written
     subject.own_content.cache_clear()
-    subject.has_installed.cache_clear()
+    subject.installed.cache_clear()
 
 
 @pytest.fixture
@@ -179,9 +179,29 @@ def test_installed_packages_are_told_by_their_version(
     """In site-packages, or where `pip install --target` has put them."""
     write(f"{installed}/bought/__init__.py", "")
     if installed == "target":
-        write(f"{installed}/bought-1.0.dist-info/METADATA", "")
+        write(
+            f"{installed}/bought-1.0.dist-info/RECORD", "bought/__init__.py,sha256=x,0\nbought-1.0.dist-info/RECORD,,\n"
+        )
     monkeypatch.syspath_prepend(str(tmp_path / installed))
     assert users_code(["bought.X"]) == {}
+
+
+def test_a_user_s_files_beside_installed_ones_count(write: Write) -> None:
+    """`pip install --target .` in the folder that PYTHONPATH names."""
+    write("bought/__init__.py", "")
+    write("bought-1.0.dist-info/RECORD", "bought/__init__.py,sha256=x,0\n")
+    write("mine.py", "import bought\n")
+    assert set(users_code(["mine.X"])) == {"mine"}
+
+
+def test_what_a_target_only_fetches_counts(write: Write) -> None:
+    config = {"model": {"_target_": "hydra.utils.get_method", "path": "mine.f"}}
+    assert list(targets(config)) == ["hydra.utils.get_method", "mine.f"]
+    write("mine.py", "def f(): ...\n")
+    before = code(config)
+    assert before != IMPORTED
+    write("mine.py", "def f(): return 1\n")
+    assert code(config) != before
 
 
 def test_a_link_from_site_packages_is_an_editable_install(

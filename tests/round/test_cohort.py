@@ -170,6 +170,13 @@ def test_a_run_in_which_no_attacker_is_drawn() -> None:
     assert not replace(once, rule="fixed", poisoned_model_rate=0.5, hostile=False).attacked(10)
 
 
+def test_the_attacker_s_clients_are_drawn_once_for_all_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, draw = [], Population.compromised
+    monkeypatch.setattr(Population, "compromised", lambda population: calls.append(0) or draw(population))
+    assert not replace(POPULATION, hostile=False, schedule=Schedule(0, None, 1)).attacked(50)
+    assert len(calls) == 1
+
+
 @pytest.mark.parametrize(("start", "stop", "every"), [(0, None, 1), (2, None, 3), (1, 5, 2), (4, 4, 1), (0, 99, 1)])
 def test_attacked_rounds_are_the_active_ones(start: int, stop: int | None, every: int) -> None:
     schedule = Schedule(start, stop, every)

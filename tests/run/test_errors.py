@@ -168,7 +168,12 @@ def test_a_composition_that_fails_gives_the_reason() -> None:
         ("+defence=fedavg", "did you mean defense=?"),
         ("++xyzzy=1", "known are: "),
         ("+attack_rounds.begin=1", "there is no key 'begin'; known are: every, start, stop"),
-        ("record.round=[1]", "did you mean rounds=?"),
+        ("record.round=[1]", "did you mean record.rounds=?"),
+        ("checkpoint.round=3", "there is no key 'round'; did you mean checkpoint.rounds=?"),
+        ("paths.rnus=x", "did you mean paths.runs=?"),
+        ("memo.dirr=x", "did you mean memo.dir=?"),
+        ("spill.shar=1", "did you mean spill.share=?"),
+        ("attack_rounds.stat=1", "did you mean attack_rounds.start=?"),
         ("~attack", "nothing can be left out"),
     ],
 )

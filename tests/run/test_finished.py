@@ -22,6 +22,9 @@ SMOKE = ("experiment=smoke", "engine=sequential", "tracker=files")
         (["engine.workers=0"], "engine.workers=0 is out of range"),
         (["memo.gb=-1"], "memo.gb=-1.0 is out of range"),
         (["tracker=wandb", "tracker.mode=7"], "tracker.mode=7 has the wrong type: must be text"),
+        (["tracker=wandb", "tracker.mode=xx"], "tracker.mode=xx is not a mode of W&B"),
+        (["tracker=wandb", "tracker.project=a/b"], "tracker.project='a/b' is no name for W&B"),
+        (["tracker=wandb"], ""),
         (["checkpoint.rounds=3"], ""),
     ],
 )
