@@ -11,8 +11,10 @@ from torch import Tensor
 from flame.data.samples import Dataset, LabelledImages
 
 FLOATS = (
-    "from floats in [0, 1] make them with (x * 255).round().to(torch.uint8); dataset.mean and dataset.std do the rest"
+    "only if they are in [0, 1] make them with (x * 255).round().to(torch.uint8); dataset.mean and dataset.std do the"
+    " rest"
 )
+WHOLE = "convert it with .to(torch.uint8) only if pixels are in [0, 255]"
 
 
 def checked(made: object, facts: Mapping[str, Any]) -> Dataset:
@@ -28,6 +30,8 @@ def checked(made: object, facts: Mapping[str, Any]) -> Dataset:
         raise ValueError(
             f"dataset._target_={facts.get('_target_')} gave a {type(made).__name__}: must be flame.data.samples.Dataset"
         )
+    if type(made.classes) is not int or made.classes < 2:
+        raise ValueError(f"dataset={made.name}: classes={made.classes!r} is out of range: must be a whole number >= 2")
     for part in ("train", "test"):
         check_images(f"dataset={made.name}: {part}", getattr(made, part), made.classes)
     _check_facts(made, facts)
@@ -50,8 +54,11 @@ def check_images(what: str, images: object, classes: int) -> None:
         if not isinstance(tensor, Tensor):
             raise ValueError(f"{what}.{name} is a {type(tensor).__name__}: must be a tensor {dims} of {dtype}")
         if tensor.dtype != dtype:
-            remedy = FLOATS if tensor.is_floating_point() and name == "x" else f"convert it with .to({dtype})"
+            pixels = FLOATS if tensor.is_floating_point() else WHOLE
+            remedy = pixels if name == "x" else f"convert it with .to({dtype})"
             raise ValueError(f"{what}.{name} is {tensor.dtype}: must be {dtype}; {remedy}")
+        if tensor.layout != torch.strided:
+            raise ValueError(f"{what}.{name} is sparse ({tensor.layout}): must be dense, as .to_dense() gives it")
         if tensor.dim() != dims.count(",") + 1:
             raise ValueError(f"{what}.{name} has the shape {tuple(tensor.shape)}: must be {dims}")
         if tensor.device.type != "cpu":

@@ -5,8 +5,9 @@ As v is always a weighted mean of the updates, each distance follows from the Gr
 the end.
 
 A client's weight is how near it lies to the median, beside the others. An update of length 0 is as near as the median
-is short: beside n - 1 updates of one length at right angles its weight is 1 / sqrt(n), less where these resemble one
-another. It pulls as any other client does, by a unit vector.
+is short: beside n - 1 updates of one length at right angles its weight is 1 / sqrt(n) (at n = 10: 0.316, where its own
+update at full length has 0.1), less where these resemble one another. Where the others cancel in pairs it has all of
+it. This is the geometric median itself, whose pull is a unit vector for every client, not an error of the steps.
 
 Deviations and open points: the steps go on until the unit vectors from v to the updates cancel out, to MOST_PULL of
 their number. The authors' code (krishnap25/RFA, models/model.py at 40945d27) starts at the weighted mean, too, and ends

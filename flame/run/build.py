@@ -174,9 +174,12 @@ def make(cfg: Mapping[str, Any], group: str, **fixed: Any) -> Any:
     try:
         return instantiate(node, _convert_="all", **fixed)
     except InstantiationException as error:
-        cause = error.__cause__
+        cause, (_, _, place) = error.__cause__, str(error).partition("full_key: ")
         if isinstance(cause, (ValueError, OSError)):
-            raise ConfigError(placed(str(cause), str(error).rpartition("full_key: ")[2])) from error
+            raise ConfigError(placed(str(cause), place)) from error
+        if isinstance(cause, TypeError):  # such as null for a list, where the signature does not say more
+            told = f"{place or group}: one of its values has the wrong type, or its code an error ({cause})"
+            raise ConfigError(f"{told}; its YAML says what it takes") from error
         raise
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from attacks.badnets import BadNets
 from flame.data.check import checked
 from flame.data.datasets import digits, normalise
 from flame.data.samples import Dataset, LabelledImages
-from flame.run.build import ConfigError, build
+from flame.run.build import ConfigError, build, make
 
 FACTS = {"classes": 3, "channels": 1, "image_size": 4}
 SEEN = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -48,10 +48,12 @@ def test_what_fits_passes_as_it_is_with_facts_as_tuples() -> None:
     [
         (
             {"train": images(x=pixels(6) / 255)},
-            r"mine: train\.x is torch\.float32: must be torch\.uint8; .*floats",
+            r"mine: train\.x is torch\.float32: must be torch\.uint8; only if they are in \[0, 1\]",
         ),
         ({"test": images(x=pixels(6).double())}, r"mine: test\.x is torch\.float64: must be torch\.uint8"),
-        ({"train": images(x=pixels(6).int())}, r"train\.x is torch\.int32: .* \.to\(torch\.uint8\)"),
+        ({"train": images(x=pixels(6).int())}, r"train\.x is torch\.int32: .* only if pixels are in \[0, 255\]"),
+        ({"train": images(x=pixels(6).to_sparse())}, r"train\.x is sparse \(torch\.sparse_coo\): must be dense"),
+        ({"test": images(y=SEEN.to_sparse())}, r"test\.y is sparse"),
         ({"train": images(x=pixels(6).numpy())}, r"train\.x is a ndarray: must be a tensor \[N, C, H, W\]"),
         ({"train": (pixels(6), SEEN)}, r"mine: train is a tuple: must be flame\.data\.samples\.LabelledImages"),
         ({"train": images(x=pixels(6)[:, 0])}, r"train\.x has the shape \(6, 4, 4\): must be \[N, C, H, W\]"),
@@ -84,6 +86,12 @@ def test_what_fits_passes_as_it_is_with_facts_as_tuples() -> None:
 def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         checked(good(**changes), FACTS)
+
+
+@pytest.mark.parametrize("classes", [10.0, "10", None, 1, 0, True])
+def test_classes_are_counted(classes: Any) -> None:
+    with pytest.raises(ValueError, match=rf"dataset=mine: classes={classes!r} is out of range: must be a whole number"):
+        checked(good(classes=classes), {})
 
 
 @pytest.mark.parametrize(
@@ -163,3 +171,12 @@ def facts_of(cfg: DictConfig) -> Mapping[str, Any]:
 
 def test_ours_pass(tiny: Callable[..., DictConfig]) -> None:
     assert checked(digits([0.3], [0.4], 10, 1, 8), facts_of(tiny())).classes == 10
+
+
+def test_null_for_a_list_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("users_data")
+    module.load = lambda mean: tuple(mean)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "users_data", module)
+    part = OmegaConf.create({"dataset": {"_target_": "users_data.load", "mean": None}})
+    with pytest.raises(ConfigError, match=r"^dataset: .* wrong type, .*'NoneType' .* its YAML says what it takes$"):
+        make(part, "dataset")

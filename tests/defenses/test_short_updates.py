@@ -15,6 +15,8 @@ import torch
 from test_defense_properties import LAYOUT, NAMES, a_round, defense, generic, stream
 from torch import Tensor
 
+from flame.defenses.rfa import weiszfeld
+
 SHORT = 3  # the client in question
 SHARES = (0.0, 0.01, 0.05)
 ASSUMED = 0.2  # share of attackers that Krum and its kind are told
@@ -57,11 +59,11 @@ BOUNDS = {
     **dict.fromkeys(["multi_krum", "dnc"], FEWER),
     "nnm": FEWER,  # even one that is in every mean has 1 / (n - f) of each
     "bulyan": PICKED,
-    "krum": ONE,
+    "krum": ONE,  # never of updates that resemble one another; see below
     "bucketing": Bound(lambda n: 0.5 + 0.5 * (n % 2), "of Krum: one bucket of two, or the last one"),
-    "flshield": ONE,  # the zero update is a cluster of its own, and may be the better one of two
+    "flshield": ONE,  # the zero update is a cluster of its own, and may be the better one of two; see below
     "fltrust": Bound(lambda n: 1.0, "by angle to the server's update alone; see below"),
-    "rfa": Bound(lambda n: 0.5, "by nearness to the median: 1 / sqrt(n) beside updates at right angles"),
+    "rfa": Bound(lambda n: 1.2 / n**0.5, "1 / sqrt(n) beside updates at right angles, and these nearly are; see below"),
     **dict.fromkeys(["afa", "alignins", "auror", "deepsight", "rflbat", "signguard"], SHARED),
 }
 
@@ -109,6 +111,18 @@ def test_sending_less_gains_no_more_weight_than_the_bound(name: str) -> None:
                 assert found[SHORT] <= others + 1e-9, (n, seed, share)
 
 
+def test_what_the_bound_of_one_leaves_to_say() -> None:
+    """Krum takes no short update beside alike ones, FLTrust gives no more than before, FLShield shares with others."""
+    for n, seed, alike in ((10, 0, True), (10, 1, False), (9, 2, True), (9, 3, False)):
+        rows = clients(n, seed, alike)
+        for share in SHARES:
+            assert not alike or weights("krum", rows, share, seed)[SHORT] == 0
+            assert weights("fltrust", rows, share, seed)[SHORT] <= weights("fltrust", rows, 1.0, seed)[SHORT] + 1e-5
+            if share > 0:
+                found = weights("flshield", rows, share, seed)
+                assert found[SHORT] <= found[torch.arange(n) != SHORT].max() + 1e-9
+
+
 @pytest.mark.parametrize("name", ["fltrust", "foolsgold"])
 @pytest.mark.parametrize("alike", [True, False])
 def test_rules_by_angle_do_not_see_lengths(name: str, alike: bool) -> None:
@@ -122,3 +136,20 @@ def test_the_median_of_alike_updates_does_not_come_to_a_short_one(share: float) 
     """Where updates resemble one another a short one is further from the median than they, and weighs less."""
     for n, seed in ((5, 0), (10, 1), (20, 2)):
         assert weights("rfa", clients(n, seed, True), share, seed)[SHORT] < 1 / n
+
+
+@pytest.mark.parametrize("n", [4, 10, 50])
+def test_a_true_median_gives_a_silent_client_more_beside_updates_at_right_angles(n: int) -> None:
+    """By symmetry v is c times the sum of the others; their pulls balance where a silent client weighs 1 / sqrt(n)."""
+    rows = torch.eye(n, dtype=torch.float64)
+    assert float(weiszfeld(rows @ rows.T, 1000, 1e-6)[SHORT]) == pytest.approx(1 / n)
+    rows[SHORT] = 0
+    assert float(weiszfeld(rows @ rows.T, 1000, 1e-6)[SHORT]) == pytest.approx(1 / n**0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_a_true_median_is_the_short_update_where_the_others_cancel(share: float) -> None:
+    """Of pairs of opposite updates the unit vectors cancel anywhere near 0: who is there has all the weight."""
+    half = torch.randn(5, 40, generator=stream(0), dtype=torch.float64)
+    rows = torch.cat([half, -half, share * half[:1]])
+    assert float(weiszfeld(rows @ rows.T, 1000, 1e-6)[-1]) > 0.999
