@@ -30,6 +30,7 @@ ROOMS = (  # in the order in which data flow: a room knows those before it
 HYDRA_AWARE = {
     "flame/run/again.py",
     "flame/run/config.py",
+    "flame/run/cores.py",
     "flame/run/compose.py",
     "flame/run/command.py",
     "flame/run/build.py",

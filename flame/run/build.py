@@ -8,9 +8,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -37,7 +35,7 @@ from flame.round.server import Server
 from flame.round.types import ServerState
 from flame.run.compose import PROJECT, Conf, ConfigError, composed
 from flame.run.config import filled, plain_node
-from flame.run.cores import cores, cores_per_job
+from flame.run.cores import engine_workers
 from flame.run.fit import check_defense, check_fit, check_memo, check_repeatable, fitting
 from flame.run.overrides import nested, placed
 from flame.run.signature import check_signature
@@ -241,13 +239,3 @@ def initial_model(cfg: Mapping[str, Any]) -> torch.nn.Module:
         model: torch.nn.Module = make(cfg, "model")
     make(cfg, "start").load(model, plain_node(cfg["dataset"]))
     return model
-
-
-def engine_workers(cfg: DictConfig) -> dict[str, int]:
-    """`engine.workers=auto` as a number: the cores of this job."""
-    if (wanted := cfg.engine.get("workers", 1)) != "auto":
-        if not isinstance(wanted, int) or wanted < 1:
-            raise ValueError(f"engine.workers={wanted} is out of range: must be auto or a whole number >= 1")
-        return {}
-    sweeps = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    return {"workers": cores_per_job(HydraConfig.get().launcher if sweeps else {}, cores())}

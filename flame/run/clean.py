@@ -37,7 +37,8 @@ from flame.round.cohort import Population, Schedule
 from flame.round.seeding import generator
 from flame.round.server import Server
 from flame.round.types import ServerState, digest
-from flame.run.build import Parts, benign_code, dealt, engine_workers, make
+from flame.run.build import Parts, benign_code, dealt, make
+from flame.run.cores import engine_workers
 from flame.run.folder import CHECKPOINTS, waited
 from flame.run.progress import headline
 from flame.run.trackers.base import NoView, RunInfo, Tracker

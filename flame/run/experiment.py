@@ -22,9 +22,10 @@ from flame.round.checkpoint import RunFolderError, latest_checkpoint, write_atom
 from flame.round.code import LENGTH, code, targets
 from flame.round.types import ServerState, digest
 from flame.run.again import ORIGINAL
-from flame.run.build import ConfigError, Parts, build, check_incidental, check_part, engine_workers, make
+from flame.run.build import ConfigError, Parts, build, check_incidental, check_part, make
 from flame.run.clean import begun
 from flame.run.config import identity
+from flame.run.cores import engine_workers
 from flame.run.figure import FIGURE, draw_run
 from flame.run.folder import CHECKPOINTS, claimed, explain, finished, read_json
 from flame.run.progress import Progress, headline

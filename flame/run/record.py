@@ -112,9 +112,8 @@ def walked(top: Path) -> Iterator[Path]:
     """A folder and all below it, through links; each once, on the first way that leads to it."""
     seen = {top.resolve()}
     for place, names, _ in os.walk(top, followlinks=True):
-        there = {(Path(place) / name).resolve(): name for name in sorted(names, reverse=True)}
-        names[:] = sorted(name for folder, name in there.items() if folder not in seen)
-        seen |= there.keys()
+        there = {Path(place, name).resolve(): name for name in sorted(names, reverse=True)}
+        names[:], seen = sorted(there[folder] for folder in there.keys() - seen), seen | there.keys()
         yield Path(place)
 
 

@@ -48,7 +48,6 @@ WRONG_TYPES = {
     "rounds=null": "rounds=null has the wrong type: must be a whole number",
     "train_samples=few": "train_samples='few' has the wrong type: must be a whole number or null",
     "poisoned_model_rate=half": "poisoned_model_rate='half' has the wrong type: must be a number",
-    "resume=maybe": "resume='maybe' has the wrong type: must be true or false, such as resume=true",
     "record.rounds=3": "record.rounds=3 has the wrong type: must be a list, such as [0, 9]",
     "record.rounds=[a]": "record.rounds='a' has the wrong type: must be a list, such as [0, 9]",
     "shadow=head": "shadow='head' has the wrong type: must be a list of words, such as [weights_only]",

@@ -20,6 +20,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from torch import Generator
 
+from attacks.base import Attack
 from flame.data.datasets import subset
 from flame.data.samples import LabelledImages, Shards
 from flame.partition.examined import examined
@@ -47,7 +48,7 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
         "rival_every": "whole >= 1",
         "balance": ">= 0",
     },
-    "attacks.alie.ALIE": {"z": "null or >= 0"},
+    "attacks.alie.ALIE": {"z": "null or > 0"},
     "attacks.badnets.BadNets": POISONING,
     "attacks.blended.Blend": {"opacity": "(0, 1]"},
     "attacks.cerp.CerP": {**POISONING, "lr": "> 0", "radius": ">= 0", "alpha": ">= 0", "beta": ">= 0"},
@@ -100,6 +101,9 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
         "group_size": "whole >= 2",
         "neurons": "whole >= 0",
         "mask_std": "> 0",
+        "mask_energy": ">= 0",
+        "mask_size": ">= 0",
+        "mask_balance": ">= 0",
         "least_mask": "[0, 1]",
         "decoy_reach": ">= 0",
     },
@@ -211,9 +215,10 @@ BESIDE: Mapping[tuple[str, str], Mapping[str, Any]] = {  # what else must be set
     ("flame.partition.rules.main_label", "q"): {"partition.samples_per_client": 5},
 }
 RUN: Mapping[str, str] = {  # a run of 3 rounds with 10 clients, 5 a round, of 1,442 images
+    "attack_rounds.after_ma": "null or (0, 1)",
     "attack_rounds.every": "whole >= 1",
     "attack_rounds.start": "whole [0, 2]",
-    "attack_rounds.stop": "null or whole >= 0",
+    "attack_rounds.stop": "null or whole >= 1",
     "checkpoint.rounds": "whole >= 0",
     "checkpoint.seconds": ">= 0",
     "clients": "whole >= 5",
@@ -331,7 +336,7 @@ def check_run(cfg: DictConfig) -> str:
     images = LabelledImages(torch.zeros(1442, 1, 1, 1, dtype=torch.uint8), torch.zeros(1442, dtype=torch.int64))
     try:
         _check_run_level(cfg)
-        _population(cfg, hostile=True)
+        _population(cfg, Attack())
         subset(images, cfg.train_samples, Generator())
         honest = torch.arange(10) >= 2  # as poisoned_model_rate=0.2 has it
         examined(
@@ -344,7 +349,7 @@ def check_run(cfg: DictConfig) -> str:
 
 @pytest.mark.parametrize("key", RUN)
 def test_runs_at_the_bounds_of_their_ranges(compose: Any, key: str) -> None:
-    plain = compose("experiment=smoke", "engine=pool", "engine.workers=1")
+    plain = compose("experiment=smoke", "engine=pool", "engine.workers=1", "clients_per_round=5")
     assert not check_run(plain)
     inside, outside = probes(RUN[key])
     for value in [*inside, *outside]:
