@@ -56,7 +56,7 @@ def test_settings_that_do_not_fit_the_data_set(attack: Attack, message: str) -> 
 
 
 def test_nothing_goes_around_no_attack() -> None:
-    with pytest.raises(ValueError, match="attack.backdoor=NoAttack attacks nobody, and nor would Around"):
+    with pytest.raises(ValueError, match=r"attack\.backdoor=NoAttack attacks nobody, and nor would Around"):
         Around(NoAttack()).prepare(dataset(), generator(0, "prepare"))
     with pytest.raises(ValueError, match="NoAttack attacks nobody"):
         Around(Around(NoAttack())).prepare(dataset(), generator(0, "prepare"))

@@ -58,7 +58,7 @@ def test_only_the_first_round_of_idle_attackers_warns(history: list[Round], capl
             progress.show(record)
     (warning,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
     said = "2 attackers sent what an honest client could have, or trained on nothing poisoned; attack/idle counts them"
-    assert warning.startswith(f"round 2: {said}")
+    assert warning.startswith(f"round 1: {said}")
 
 
 def test_the_line_of_a_round_says_what_is_left(history: list[Round], caplog: pytest.LogCaptureFixture) -> None:
