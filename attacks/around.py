@@ -28,8 +28,14 @@ class Around(Attack):
         """The inner attack is prepared.
 
         Raises:
-            ValueError: it learns in a training that the outer one replaces.
+            ValueError: it is no attack, or learns in a training that the outer one replaces.
         """
+        if not self.backdoor.hostile:
+            inner, outer = type(self.backdoor).__name__, type(self).__name__
+            raise ValueError(
+                f"attack.backdoor={inner} attacks nobody, and nor would {outer} around it: must be a way to poison"
+                " data, such as badnets or dba; or say attack=none"
+            )
         if self.backdoor.own_training and not self.inner_trains:
             inner, outer = type(self.backdoor).__name__, type(self).__name__
             raise ValueError(

@@ -30,7 +30,7 @@ import torch
 from torch import Generator, Tensor
 
 from attacks.around import Around
-from attacks.base import Attack, Crafted, Scene, require, require_two, same_rows
+from attacks.base import Attack, Crafted, Scene, require, require_two, same_rows, unpoisoned
 from attacks.collusion import benign_updates
 from attacks.crafting import Crafting
 from attacks.snapshot import Snapshot
@@ -99,7 +99,9 @@ class FlameAware(Around):
         return replace(super().craft(rows, scene, stream), rows=sent)
 
     def idle(self, sent: Tensor, rows: Tensor, scene: Scene) -> Tensor:
-        """Those who send no delta, so that all there is of them is the benign mean at another length."""
+        """All where nobody poisoned anything; and who sends no delta, just the benign mean at another length."""
+        if all(map(unpoisoned, scene.notes)):
+            return torch.ones(len(sent), dtype=torch.bool)
         benign = benign_updates(scene)
         still = moved(benign, torch.zeros_like(benign[0]), 0.0, scene).expand_as(sent)
         return same_rows(sent, still, scene.layout.trainable, mean=False)

@@ -32,6 +32,7 @@ from flame.run.signature import PLAIN_NAMES, parameters_of
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
 RECIPE = "flame.round.client.LocalTraining"
+PACE = {"client"}  # of a backdoor: how it trains, as an attack around it sets it
 APPEND = re.compile(r"\nTo append to your .*")  # Hydra's advice for a key that is not there; a typo would stay one
 
 
@@ -87,7 +88,9 @@ def composed_here(loader: ConfigLoader, overrides: Sequence[str], name: str, hyd
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", r"provider=.*is not available")
-            return compose(name, list(overrides), return_hydra_config=hydra)
+            cfg = compose(name, list(overrides), return_hydra_config=hydra)
+        check_backdoor(cfg.get("attack"))
+        return cfg
     except UserWarning as error:
         path = str(error).partition("path=")[2].partition(" is not available")[0]
         raise ConfigError(f"hydra.searchpath: {path} is no folder: name one that is there") from error
@@ -100,6 +103,22 @@ def composed_here(loader: ConfigLoader, overrides: Sequence[str], name: str, hyd
         raise ConfigError(
             f"{', '.join(words)}: an option is the name of a file in that group, such as defense=fedavg"
         ) from error
+
+
+def check_backdoor(attack: Any) -> None:
+    """ConfigError if an attack takes a key from its `backdoor`, or sets one there, that this has not."""
+    if not OmegaConf.is_dict(attack) or not OmegaConf.is_dict(inner := attack.get("backdoor")):
+        return
+    written: Any = OmegaConf.to_container(attack)
+    here = [value for key, value in written.items() if key != "backdoor"]
+    wanted = re.findall(r"\$\{\.backdoor\.(\w+)\}", str(here))
+    taken = parameters_of(inner)
+    if taken and (lacking := sorted({*wanted, *PACE & {*map(str, inner)}} - taken)):
+        outer, name = (str(node.get("_target_")).rpartition(".")[2] for node in (attack, inner))
+        what = "" if "backdoor" in taken else " poisons no data and"
+        has = f"attack.backdoor={name}{what} has no {lacking[0]}, which {outer} needs there"
+        raise ConfigError(f"{has}: must be a way to poison data, such as badnets or dba")
+    check_backdoor(inner)
 
 
 def sentence(error: Exception, overrides: Sequence[str], loader: ConfigLoader) -> str:
@@ -116,6 +135,9 @@ def sentence(error: Exception, overrides: Sequence[str], loader: ConfigLoader) -
         )
     if several := re.match(r"Ambiguous value for argument '(([^=]+)=(.*))'", str(error)):
         return f"{several[1]} is several values: add --multirun (-m) to run each, or say {several[2]}=[{several[3]}]"
+    if there := re.match(r"Could not append to config. An item is already at '([^']+)'", str(error)):
+        word = next((w for w in overrides if w.lstrip("+").startswith(f"{there[1]}=")), f"+{there[1]}")
+        return f"{word}: {there[1]} has a value already; say it without the +: {word.lstrip('+')}"
     if isinstance(reason, (ConfigKeyError, ConfigAttributeError)) and OmegaConf.is_dict(reason.parent_node):
         return unknown_key(reason, overrides, loader) + _inside(error)
     if isinstance(reason, ValidationError) and reason.full_key:

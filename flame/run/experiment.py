@@ -20,6 +20,7 @@ from flame.engine.base import Engine, WorkerError
 from flame.federation import Federation, rounds
 from flame.round.checkpoint import RunFolderError, latest_checkpoint, write_atomically, write_checkpoint
 from flame.round.code import LENGTH, code, targets
+from flame.round.cohort import Population
 from flame.round.types import ServerState, digest
 from flame.run.again import ORIGINAL
 from flame.run.build import ConfigError, Parts, build, check_incidental, check_part, make
@@ -91,8 +92,8 @@ def execute(cfg: DictConfig, info: RunInfo, stop: Stop) -> None:
     parts = build(cfg)
     tracker: Tracker = make(cfg, "tracker")
     checkpoint = latest_checkpoint(info.folder / CHECKPOINTS, parts.task.layout, info.identity)
-    if parts.population.colluders and not parts.population.attacked(cfg.rounds):
-        log.warning("attackers=%s draws no attacker in any round: this is a run without an attack", cfg.attackers)
+    if why := unattacked(parts.population, cfg):
+        log.warning("%s: this is a run without an attack", why)
     origin = {"code": info.code, "data": parts.data[:LENGTH], "initial": initial_digest(parts.initial)}
     if checkpoint:
         origin = going_on(info.folder, recorded(info.folder), origin, cfg.resume)
@@ -112,6 +113,15 @@ def execute(cfg: DictConfig, info: RunInfo, stop: Stop) -> None:
         log.warning("%s", said)
     log.info("mean of the last %d rounds: %s", summary["mean_of_last"], headline(summary["metrics"]))
     log.info("record: %s", info.folder)
+
+
+def unattacked(population: Population, cfg: DictConfig) -> str | None:
+    """Why nobody attacks in any round, if so, although there is to be an attack."""
+    if population.hostile and not population.colluders:
+        return f"poisoned_model_rate={cfg.poisoned_model_rate} leaves the attack without an attacker"
+    if population.hostile and not population.attacked(cfg.rounds):
+        return f"attackers={cfg.attackers} draws no attacker in any round"
+    return None
 
 
 def record_start(cfg: DictConfig, info: RunInfo, origin: Mapping[str, str], first_round: int) -> RunFiles:

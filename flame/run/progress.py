@@ -22,7 +22,8 @@ from flame.run.text import duration, one_digit
 log = logging.getLogger(__name__)
 WORTH_A_WARNING = {  # counts of a round, where they are above 0
     "guard/kept_model": "no usable update or a non-finite result: the global model stays as it was",
-    "attack/idle": "{:.0f} attackers sent what an honest client could have; attack/idle counts them in every round",
+    "attack/idle": "{:.0f} attackers sent what an honest client could have, or trained on nothing poisoned; attack/idle"
+    " counts them in every round",
 }
 
 

@@ -14,6 +14,7 @@ from attacks.around import Around
 from attacks.base import Attack
 from attacks.edge_case import EdgeCase
 from attacks.label_flip import LabelFlip
+from attacks.none import NoAttack
 from attacks.semantic import Semantic
 from flame.round.seeding import generator
 
@@ -52,3 +53,10 @@ def test_attacks_around_attacks_pass_every_hook_on() -> None:
 def test_settings_that_do_not_fit_the_data_set(attack: Attack, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Around(attack).prepare(dataset(), generator(0, "prepare"))
+
+
+def test_nothing_goes_around_no_attack() -> None:
+    with pytest.raises(ValueError, match=r"attack\.backdoor=NoAttack attacks nobody, and nor would Around"):
+        Around(NoAttack()).prepare(dataset(), generator(0, "prepare"))
+    with pytest.raises(ValueError, match="NoAttack attacks nobody"):
+        Around(Around(NoAttack())).prepare(dataset(), generator(0, "prepare"))

@@ -106,6 +106,16 @@ def test_a_trigger_that_the_inner_attack_learns_is_remembered() -> None:
     assert not still.memory
 
 
+@pytest.mark.parametrize(("poisoned", "idle"), [((0, 0), True), ((0, 3), False)])
+def test_who_poisons_nothing_is_idle_whatever_is_sent(poisoned: tuple[int, int], idle: bool) -> None:
+    """More training on clean data takes the model somewhere, but not to a backdoor."""
+    benign, further, layout = crowd(0, 2)
+    notes = [{"benign": u, "poisoned": torch.tensor(count)} for u, count in zip(benign, poisoned, strict=True)]
+    around, attack = scene(layout, notes), FlameAware(PLAIN, "both", 1.0, 50.0, "trained")
+    sent = attack.craft(benign + further, around, generator(0, "craft")).rows
+    assert attack.idle(sent, benign + further, around).tolist() == [idle, idle]
+
+
 def test_a_single_colluder_sends_its_benign_update() -> None:
     benign, backdoor, layout = crowd(0, 1)
     attack = FlameAware(PLAIN, "both", 1.0, None, "benign")

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from flame.round.cohort import Population, Schedule
 from flame.run.build import ConfigError, build, composed
 from flame.run.command import prepared
 from flame.run.compose import CONF
+from flame.run.experiment import unattacked
 from flame.run.overrides import explain_missing_launcher, explain_unknown_keys
 
 OUT_OF_RANGE = {
@@ -125,6 +128,36 @@ def test_out_of_range(smoke: Callable[..., DictConfig], override: str) -> None:
 def test_what_does_not_fit(smoke: Callable[..., DictConfig], override: str) -> None:
     with pytest.raises(ConfigError, match=FOUND_BY_TRYING[override]):
         build(smoke(*override.split()))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("attack=chameleon attack@attack.backdoor=min_max", r"backdoor=MinMax poisons no data and has no .*Chameleon"),
+        ("attack=neurotoxin attack@attack.backdoor=gaussian", r"=Gaussian poisons no data and has no epochs, .*Neuro"),
+        ("attack=chameleon attack@attack.backdoor=pgd", r"backdoor=PGD has no .*must be a way to poison data"),
+        ("defense=trimmed_mean +defense.trim=0.6", r"^\+defense.trim=0.6: .* already; say it .* \+: defense.trim=0.6$"),
+    ],
+)
+def test_what_cannot_be_composed_is_said_in_words(overrides: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        composed(["experiment=smoke", *overrides.split()])
+    composed(["experiment=smoke", "attack=neurotoxin", "attack@attack.backdoor=label_flip"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"poisoned_model_rate": 0.0}, "poisoned_model_rate=0.0 leaves the attack without an attacker"),
+        ({"poisoned_model_rate": 0.0, "hostile": False}, None),
+        ({"schedule": Schedule(3, 3, 1)}, "attackers=fixed draws no attacker in any round"),
+        ({}, None),
+    ],
+)
+def test_an_attack_without_attackers_is_worth_a_warning(changes: dict[str, Any], why: str | None) -> None:
+    usual = {"poisoned_model_rate": 0.2, "schedule": Schedule(0, None, 1), "hostile": True, **changes}
+    cfg = OmegaConf.create({"poisoned_model_rate": usual["poisoned_model_rate"], "attackers": "fixed", "rounds": 5})
+    assert unattacked(Population(clients=20, per_round=10, rule="fixed", seed=0, **usual), cfg) == why
 
 
 @pytest.mark.parametrize(("alpha", "size"), [(0, 10), (-1, 10), (0.5, 145), (0.5, 0)])
