@@ -33,7 +33,7 @@ MADE = {  # what a page is made from, which is what a reader of the tree is sent
 }
 LINK = re.compile(r"(!?)\[([^\[\]]*)\]\(([^)\s]+)\)")
 ENTRY = re.compile(r"^(?P<indent> *)(?P<key>[\w@/]+):(?: (?P<value>.*?))?(?: +# ?(?P<note>.*))?$")
-PARTS = ("dataset", "partition", "model", "client", "engine", "tracker")
+PARTS = ("dataset", "partition", "model", "start", "client", "augment", "server", "engine", "tracker")
 CATALOGUES = {
     "attacks": ("Attacks", ("attack", "attack/trigger"), lambda name: True),
     "defenses": ("Defenses", ("defense",), lambda name: not is_preset(name)),

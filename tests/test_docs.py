@@ -147,9 +147,13 @@ def test_the_counts_of_the_front_page() -> None:
     sizes = f"{count('dataset')}, {count('partition')}, {count('model')}"
     records = [pd.read_csv(path) for path in (ROOT / "results").glob("*.csv")]
     runs = sum(len(record) for record in records if "identity" in record)
-    assert f"| attacks | {count('attack', 'none')} |" in text
+    assert f"| attacks, controls and variants | {count('attack', 'none')} |" in text
     assert f"| defenses | {defenses}, of which {presets} are FLAMEs |" in text
     assert f"| data sets, partitions, models | {sizes} |" in text
     assert f"| {len([*(ROOT / 'conf/recipe').rglob('*.yaml')])} | [recipes]" in text
     assert f"| published runs | {runs:,} |" in text
     assert f"| pages of evidence | {len([*(ROOT / 'docs/evidence').glob('*.md')])} |" in text
+
+
+def test_nothing_is_left_to_fill_in() -> None:
+    assert not re.search(r"^(DEMO|TEST\w*|TODO)$", README.read_text(), flags=re.MULTILINE)
