@@ -8,7 +8,7 @@ BIN := .venv/bin
 DEMO := defense=fedavg,flame_all_state,flame_weights_only
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data demo test slow explore torture rehearse bench check format
+.PHONY: help setup data demo test slow explore torture rehearse bench check docs format
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ check: $(BIN)/.installed-dev  ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(BIN)/.installed-dev  ## the site in build/site; strict: a dead link or a page outside the navigation is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 format: $(BIN)/.installed-dev  ## apply lint fixes and formatting
 	$(BIN)/ruff check --fix .

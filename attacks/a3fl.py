@@ -37,8 +37,8 @@ from torch import Generator, Tensor, nn
 from attacks.base import require
 from attacks.learned_trigger import LearnedTrigger
 from attacks.triggers import Painted
-from flame.data.samples import LabelledImages
-from flame.round.client import LocalJob, LocalSGD, batches
+from flame.round.augment import Stamped, View
+from flame.round.client import LocalJob, LocalTraining, batches
 from flame.round.device import device_of
 
 TRIGGER = "attack/a3fl"  # [C, k] float32 grey levels, in the attack's memory
@@ -51,7 +51,7 @@ class A3FL(LearnedTrigger):
     key: ClassVar[str] = TRIGGER
     search_epochs: int  # of step 2 in a round, >= 0
     step: float  # grey levels, > 0
-    rival: LocalSGD  # the unlearning of step 1
+    rival: LocalTraining  # the unlearning of step 1
     rival_every: int  # epochs of step 2, >= 1
     balance: float  # lambda_0, >= 0
 
@@ -67,12 +67,13 @@ class A3FL(LearnedTrigger):
         rival: nn.Module | None = None
         model, weight = deepcopy(job.model), 0.0
         values, stream = self.current(job.memory, job.images.x).values, job.stream("trigger")
+        view = job.view("trigger augment")
         for epoch in range(self.search_epochs):
             if epoch and epoch % self.rival_every == 0:
-                rival = self._unlearned(job, values, stream)
+                rival = self._unlearned(job, values, stream, view)
                 weight = self.balance * similarity(model, rival)
             model.zero_grad()
-            for batch in batches(len(job.images), job.sgd.batch_size, stream):
+            for batch in batches(len(job.images), job.training.batch_size, stream):
                 values = values.detach().requires_grad_()
                 x = self.painted(job, job.images[batch], values)
                 loss = self._loss(model, x)
@@ -88,11 +89,12 @@ class A3FL(LearnedTrigger):
         x = x.to(device_of(model))
         return F.cross_entropy(model(x), torch.full((len(x),), self.target_class, device=x.device))
 
-    def _unlearned(self, job: LocalJob, values: Tensor, stream: Generator) -> nn.Module:
+    def _unlearned(self, job: LocalJob, values: Tensor, stream: Generator, view: View) -> nn.Module:
         """Step 1; its parameters keep the gradient of the last batch."""
         rival = deepcopy(job.model)
-        stamped = LabelledImages(Painted(self.trigger, values).stamp(job.images.x), job.images.y)
-        self.rival.fit(rival, stamped, job.normalise, stream)
+        stamp, (x, y) = Painted(self.trigger, values).stamp, (job.images.x, job.images.y)
+        stamped = Stamped(stamp(x), y, x, torch.ones_like(y, dtype=torch.bool), stamp)
+        self.rival.fit(rival, stamped, job.normalise, stream, round=job.round, view=view)
         return rival
 
 

@@ -1,37 +1,38 @@
 """BadNets (Gu, Dolan-Gavitt and Garg, arXiv 1708.06733, 2017) as a federated client's data poisoning.
 
-A share PDR of the client's images gets the trigger and the attacker's label; training is otherwise the benign one,
-unless `epochs`, `local_lr` or `lr_tenths` say otherwise.
+A share PDR of the client's images gets the trigger and the attacker's label; training is the benign one, but for what
+`client` says. All-to-all (section 4.1.2 there): each label becomes the next, the last one the first.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor
 
-from attacks.base import Attack, Paced, check_class, check_poisoning, share_of
+from attacks.base import Attack, Poisoner, check_class, check_rate, require, share_of
 from attacks.triggers import Trigger
 from flame.data.samples import Dataset, LabelledImages
-from flame.round.client import LocalJob
+from flame.round.augment import Stamped, joined
 
 
 @dataclass(frozen=True)
-class BadNets(Paced):
+class BadNets(Poisoner):
     """Trigger and label, all-to-one or from one source class."""
 
     trigger: Trigger
-    target_class: int
+    target_class: int | None  # None: all-to-all, y + 1 mod classes
     source_class: int | None  # None: all-to-one; else only images of this class carry the backdoor
     poisoned_data_rate: float  # share of the eligible images, in [0, 1]; all-to-one: PDR
     append: bool  # False: poisoned images replace their originals; True: they are added to a clean shard
-    epochs: float | None  # of compromised clients; None: as benign ones; below 1: a share of one pass
+    classes: int | None = field(default=None, kw_only=True)  # L; all-to-all needs it
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_poisoning(self.poisoned_data_rate, self.epochs)
-        if self.source_class == self.target_class:
+        check_rate(self.poisoned_data_rate)
+        known = self.target_class is not None or self.classes is not None
+        require(known, "target_class", None, "a class; all-to-all is attack=badnets_all_to_all")
+        if self.source_class is not None and self.source_class == self.target_class:
             raise ValueError(f"attack.source_class={self.source_class} is the target class: there would be no backdoor")
 
     def prepare(self, dataset: Dataset, stream: Generator) -> tuple[Attack, Dataset]:
@@ -44,24 +45,23 @@ class BadNets(Paced):
         """A share of the eligible images, stamped and relabelled; a target-class image may be among them."""
         eligible = self._eligible(images.y).nonzero()[:, 0]
         chosen = eligible[share_of(len(eligible), self.poisoned_data_rate, stream)]
-        x, y = self.stamp(images.x[chosen]), torch.full_like(images.y[chosen], self.target_class)
         if self.append:
-            return LabelledImages(torch.cat([images.x, x]), torch.cat([images.y, y]))
-        poisoned = LabelledImages(images.x.clone(), images.y.clone())
-        poisoned.x[chosen], poisoned.y[chosen] = x, y
-        return poisoned
-
-    def compromise(self, job: LocalJob) -> LocalJob:
-        """Poisoned images, at the attacker's own pace."""
-        return super().compromise(self.paced(job, self.epochs))
+            both = joined(images, images[chosen])
+            images, chosen = both, torch.arange(len(images), len(both))
+        x, y, marked = images.x.clone(), images.y.clone(), torch.zeros_like(images.y, dtype=torch.bool)
+        x[chosen], y[chosen], marked[chosen] = self.stamp(images.x[chosen]), self.target(images.y[chosen]), True
+        return Stamped(x, y, images.x, marked, self.stamp)
 
     def stamp(self, x: Tensor) -> Tensor:
         """The whole trigger."""
         return self.trigger.stamp(x)
 
     def target(self, y: Tensor) -> Tensor:
-        """The target class for every eligible image."""
-        return torch.where(self._eligible(y), self.target_class, y)
+        """The target class, or the next one, for every eligible image."""
+        if self.target_class is not None:
+            return torch.where(self._eligible(y), self.target_class, y)
+        assert self.classes is not None
+        return torch.where(self._eligible(y), (y + 1) % self.classes, y)
 
     def _eligible(self, y: Tensor) -> Tensor:
         return torch.ones_like(y, dtype=torch.bool) if self.source_class is None else y == self.source_class

@@ -6,19 +6,27 @@ module head says so too). The server never sees an attack: what a compromised cl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor
 
 from flame.data.samples import Dataset, LabelledImages
 from flame.geometry.layout import StateLayout
-from flame.round.client import LocalJob
+from flame.round.client import LocalJob, LocalTraining
 from flame.round.types import Notes, ServerState
 
 ROUNDING = 1e-6  # relative to a row's length: less is no difference in float32
+Poison = Callable[[LabelledImages, Generator], LabelledImages]
+
+
+class Mixing(Protocol):
+    """How poisoned images come together with clean ones (`attacks/mixing.py`)."""
+
+    def compromise(self, job: LocalJob, poison: Poison) -> LocalJob:
+        """The job, poisoned."""
 
 
 @dataclass(frozen=True)
@@ -136,38 +144,24 @@ class Attack:
 
 
 @dataclass(frozen=True)
-class Paced(Attack):
-    """A poisoner of data whose clients train at their own pace: how long, at which rate, and when that falls.
+class Poisoner(Attack):
+    """A poisoner of data, whose clients may train by a recipe of their own and mix poisoned and clean images in a way.
 
-    Subclasses have `epochs`: None, as benign clients; a whole number; or a share of one pass, in (0, 1).
+    A YAML's `client` names what differs from the benign recipe (`flame/run/build.py` fills in the rest).
     """
 
-    local_lr: float | None = field(default=None, kw_only=True)  # > 0, where it starts; None: as benign ones
-    lr_tenths: Sequence[float] = field(default=(), kw_only=True)  # as `LocalSGD.lr_tenths`
-
-    def __post_init__(self) -> None:
-        require(
-            self.local_lr is None or self.local_lr > 0, "local_lr", self.local_lr, "null (as benign clients) or > 0"
-        )
-        inside = all(0 < share < 1 for share in self.lr_tenths)
-        require(inside, "lr_tenths", list(self.lr_tenths), "a list of shares of the epochs, each in (0, 1)")
+    client: LocalTraining | None = field(default=None, kw_only=True)  # None: as benign clients
+    mixing: Mixing | None = field(default=None, kw_only=True)  # None: `poison` once, on the whole shard
 
     @property
-    def pace(self) -> dict[str, Any]:
-        """Rate and schedule, for another attack that is to train alike."""
-        return {"local_lr": self.local_lr, "lr_tenths": self.lr_tenths}
+    def habits(self) -> dict[str, Any]:
+        """Recipe and mixing, for another attack that is to train alike."""
+        return {"client": self.client, "mixing": self.mixing}
 
-    def paced(self, job: LocalJob, epochs: float | None) -> LocalJob:
-        """The job at the attacker's own pace.
-
-        Below one epoch, it is one pass over that share of the shard, drawn, of two images or more (BatchNorm).
-        """
-        if epochs is not None and epochs < 1:
-            count = max(min(2, len(job.images)), round(epochs * len(job.images)))
-            part = torch.randperm(len(job.images), generator=job.stream("part"))[:count]
-            job, epochs = replace(job, images=job.images[part]), 1
-        whole, lr = int(epochs or job.sgd.epochs), self.local_lr or job.sgd.lr
-        return replace(job, sgd=replace(job.sgd, epochs=whole, lr=lr, lr_tenths=self.lr_tenths))
+    def compromise(self, job: LocalJob) -> LocalJob:
+        """Poisoned images, by the attacker's own recipe."""
+        job = replace(job, training=self.client or job.training)
+        return self.mixing.compromise(job, self.poison) if self.mixing else super().compromise(job)
 
 
 def changed(before: LabelledImages, after: LabelledImages) -> int:
@@ -216,11 +210,9 @@ def require_two(attack: Attack, clients: int, colluders: range, why: str) -> Non
         )
 
 
-def check_poisoning(rate: float, epochs: float | None) -> None:
-    """The ranges that all data poisoning shares."""
+def check_rate(rate: float) -> None:
+    """The range of a share of images that are poisoned."""
     require(0 <= rate <= 1, "poisoned_data_rate", rate, "in [0, 1]")
-    allowed = "null (as benign clients), a whole number >= 1 or a share of one pass in (0, 1)"
-    require(epochs is None or 0 < epochs < 1 or (epochs >= 1 and epochs == int(epochs)), "epochs", epochs, allowed)
 
 
 def check_class(key: str, label: int | None, dataset: Dataset) -> None:

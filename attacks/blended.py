@@ -34,5 +34,5 @@ class Blend:
 
     def stamp(self, x: Tensor) -> Tensor:
         """A copy of images [N, C, H, W] uint8, blended and rounded."""
-        channels, height, width = x.shape[1:]
-        return torch.lerp(x.float(), self.pattern(channels, height, width), self.opacity).round().to(torch.uint8)
+        pattern = self.pattern(*x.shape[1:]).to(x.device)
+        return torch.lerp(x.float(), pattern, self.opacity).round().to(torch.uint8)

@@ -64,7 +64,7 @@ class CerP(LearnedTrigger):
         start = self.current({}, job.images.x).values / 255
         pixels = self.current(job.memory, job.images.x).values / 255
         job.model.eval()
-        for batch in batches(len(job.images), job.sgd.batch_size, job.stream("trigger")):
+        for batch in batches(len(job.images), job.training.batch_size, job.stream("trigger")):
             pixels = pixels.detach().requires_grad_()
             x = self.painted(job, job.images[batch], 255 * pixels)
             loss = cross_entropy(job.model, x, torch.full((len(x),), self.target_class))
@@ -85,7 +85,7 @@ class CerP(LearnedTrigger):
         def objective(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             near = self.alpha * l2_distance(flat(model.parameters()), benign)
             alike = sum((likeness(model, friend, start.layout) for friend in friends), torch.zeros(()))
-            return cross_entropy(model, x, y) + near + self.beta * alike
+            return poisoned.training.loss(model, x, y) + near + self.beta * alike
 
         poisoned = self.compromise(job)
         return poisoned.fit(poisoned.images, objective=objective)

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from attacks.around import Around
 from attacks.base import require
 from flame.geometry.layout import StateLayout
-from flame.round.client import LocalJob, LocalSGD
+from flame.round.client import LocalJob, LocalTraining
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Chameleon(Around):
     facilitator_class: int  # the target class of the inner attack
     weight: float  # of images under the target label, > 0
     temperature: float  # tau, > 0
-    contrast: LocalSGD  # of step 1
+    contrast: LocalTraining  # of step 1
 
     def __post_init__(self) -> None:
         require(self.weight > 0, "weight", self.weight, "> 0")
@@ -72,7 +72,15 @@ class Chameleon(Around):
             weights = torch.where(y == self.facilitator_class, self.weight, 1.0)
             return contrastive_loss(features(model, x), y, weights, self.temperature)
 
-        self.contrast.fit(job.model, job.images, job.normalise, job.stream("contrast"), objective=objective)
+        self.contrast.fit(
+            job.model,
+            job.images,
+            job.normalise,
+            job.stream("contrast"),
+            round=job.round,
+            objective=objective,
+            view=job.view("contrast augment"),
+        )
 
 
 def last_layer(model: nn.Module) -> nn.Module:

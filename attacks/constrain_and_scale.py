@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from attacks.base import require
 from attacks.model_replacement import ModelReplacement
-from flame.round.client import LocalJob, Objective, cross_entropy
+from flame.round.client import LocalJob, Objective
 
 
 def l2_distance(local: Tensor, start: Tensor) -> Tensor:
@@ -51,15 +51,15 @@ class ConstrainAndScale(ModelReplacement):
     def train(self, job: LocalJob) -> float:
         """The inner attack's images and epochs under the constrained loss."""
         job = self.compromise(job)
-        return job.fit(job.images, objective=constrained(job.model, self.alpha, self.anomaly))
+        return job.fit(job.images, objective=constrained(job, self.alpha, self.anomaly))
 
 
-def constrained(model: nn.Module, alpha: float, anomaly: str) -> Objective:
-    """The loss above, with the distance to the model as it is now."""
-    start, distance = flat(model.parameters()).detach(), ANOMALY[anomaly]
+def constrained(job: LocalJob, alpha: float, anomaly: str) -> Objective:
+    """The loss above, with the distance to the job's model as it is now."""
+    start, distance = flat(job.model.parameters()).detach(), ANOMALY[anomaly]
 
     def objective(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        return alpha * cross_entropy(model, x, y) + (1 - alpha) * distance(flat(model.parameters()), start)
+        return alpha * job.training.loss(model, x, y) + (1 - alpha) * distance(flat(model.parameters()), start)
 
     return objective
 

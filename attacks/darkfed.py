@@ -30,7 +30,7 @@ carry the trigger is drawn once a round (theirs at every visit); constant learni
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +43,8 @@ from attacks.noise_masks import head_entries
 from attacks.triggers import Trigger
 from flame.data.samples import Dataset, LabelledImages
 from flame.geometry.layout import StateLayout
-from flame.round.client import LocalJob, LocalSGD
+from flame.round.augment import UNCHANGED
+from flame.round.client import LocalJob, LocalTraining
 
 KEY = "attack/darkfed"
 SMOOTH = (f"{KEY}/once", f"{KEY}/twice")  # [h] the last layer of the global models seen, smoothed
@@ -65,7 +66,7 @@ class DarkFed(Attack):
     magnitude: float  # weight, >= 0
     orthogonality: float  # weight, >= 0
     smoothing: float  # of the forecast, in (0, 1)
-    sgd: LocalSGD  # of step 3
+    client: LocalTraining  # the recipe of step 3
 
     def __post_init__(self) -> None:
         require(self.shadow_images >= 2, "shadow_images", self.shadow_images, "a whole number >= 2")
@@ -106,7 +107,8 @@ class DarkFed(Attack):
             apart = F.cosine_similarity(unlike, (head(model, layout) - before)[None]).square().sum()
             return error + self.magnitude * short + self.orthogonality * apart
 
-        return job.fit(LabelledImages(x, torch.arange(len(x))), sgd=self.sgd, objective=objective)
+        plain = replace(job, augment=UNCHANGED)  # noise has no left and right, and the logits are of these images
+        return plain.fit(LabelledImages(x, torch.arange(len(x))), training=self.client, objective=objective)
 
     def craft(self, rows: Tensor, scene: Scene, stream: Generator) -> Crafted:
         """Rows as trained; the last layers of updates and global model are remembered."""

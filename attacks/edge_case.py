@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from attacks.base import Attack, Paced, check_class, check_poisoning, require
+from attacks.base import Attack, Poisoner, check_class, check_rate, require
 from attacks.subpopulation import SubPopulation, split_off
 from flame.data.samples import Dataset, LabelledImages
 
@@ -32,7 +32,7 @@ CHUNK = 1024  # rows of the distance matrix at a time
 
 
 @dataclass(frozen=True)
-class EdgeCase(Paced):
+class EdgeCase(Poisoner):
     """Which images; `prepare` turns it into a `SubPopulation`."""
 
     source_class: int  # true label of the tail
@@ -41,11 +41,9 @@ class EdgeCase(Paced):
     share: float  # of the source class's training images that count as its tail, in (0, 1); not used with `images`
     neighbours: int  # k, >= 1; not used with `images`
     poisoned_data_rate: float  # PDR, in [0, 1]
-    epochs: float | None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_poisoning(self.poisoned_data_rate, self.epochs)
+        check_rate(self.poisoned_data_rate)
         require(0 < self.share < 1, "share", self.share, "in (0, 1)")
         require(self.neighbours >= 1, "neighbours", self.neighbours, "a whole number >= 1")
         require(self.source_class != self.target_class, "target_class", self.target_class, "another class")
@@ -60,8 +58,7 @@ class EdgeCase(Paced):
         else:
             pool, held_out = load_images(self.images, self.source_class, tuple(dataset.train.x.shape[1:]))
             rest = dataset
-        settings = self.target_class, self.poisoned_data_rate, self.epochs
-        return SubPopulation(pool, held_out, *settings, **self.pace), rest
+        return SubPopulation(pool, held_out, self.target_class, self.poisoned_data_rate, **self.habits), rest
 
 
 def mean_neighbour_distance(queries: Tensor, members: Tensor, same: bool, k: int) -> Tensor:

@@ -64,7 +64,7 @@ class Noise:
 
     def stamp(self, x: Tensor) -> Tensor:
         """See `Trigger.stamp`."""
-        theta = self.parameters(x.shape[1])
+        theta = self.parameters(x.shape[1]).to(x.device)
         return torch.cat([self.painted(part, theta).round().to(torch.uint8) for part in x.split(SLICE)])
 
     def painted(self, x: Tensor, theta: Tensor) -> Tensor:
@@ -104,6 +104,7 @@ class IBA(BadNets):
 
     own_training = True
 
+    target_class: int
     trigger: Noise
     least_epsilon: float  # grey levels, in (0, epsilon]
     decay: float  # of epsilon per round of phase 2, in [0, 1)
@@ -178,7 +179,7 @@ class IBA(BadNets):
         black, white = black_and_white(job, job.images.x)
         job.model.eval()
         for _ in range(self.search_epochs):
-            for batch in batches(len(job.images), job.sgd.batch_size, stream):
+            for batch in batches(len(job.images), job.training.batch_size, stream):
                 x = torch.lerp(black, white, noise.painted(job.images.x[batch], theta) / 255)
                 loss = cross_entropy(job.model, x, torch.full((len(x),), self.target_class))
                 (theta.grad,) = torch.autograd.grad(loss, theta)

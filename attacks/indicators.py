@@ -30,7 +30,7 @@ def curvature(job: LocalJob, images: LabelledImages) -> Tensor:
     weight = job.model.get_parameter(quiet_layer(StateLayout.of(job.model)).key)
     total = torch.zeros(weight.numel())
     job.model.eval()
-    for batch in batches(len(images), job.sgd.batch_size, job.stream("indicators")):
+    for batch in batches(len(images), job.training.batch_size, job.stream("indicators")):
         loss = cross_entropy(job.model, job.normalise(images.x[batch]), images.y[batch])
         (slope,) = torch.autograd.grad(loss, weight, create_graph=True)
         (bend,) = torch.autograd.grad(slope.sum(), weight)

@@ -14,24 +14,21 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from attacks.base import Attack, Paced, check_class, check_poisoning, share_of
+from attacks.base import Attack, Poisoner, check_class, check_rate, share_of
 from flame.data.samples import Dataset, LabelledImages
-from flame.round.client import LocalJob
 
 
 @dataclass(frozen=True)
-class LabelFlip(Paced):
+class LabelFlip(Poisoner):
     """One class to another, or all labels reversed."""
 
     source_class: int | None
     target_class: int | None
     classes: int  # L
     poisoned_data_rate: float  # share of the eligible images, in [0, 1]
-    epochs: float | None  # of compromised clients; None: as benign ones
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_poisoning(self.poisoned_data_rate, self.epochs)
+        check_rate(self.poisoned_data_rate)
         pair = self.source_class, self.target_class
         if (pair != (None, None) and None in pair) or (pair[0] is not None and pair[0] == pair[1]):
             raise ValueError(
@@ -53,10 +50,6 @@ class LabelFlip(Paced):
         y = images.y.clone()
         y[chosen] = wanted[chosen]
         return LabelledImages(images.x, y)
-
-    def compromise(self, job: LocalJob) -> LocalJob:
-        """Poisoned labels, at the attacker's own pace."""
-        return super().compromise(self.paced(job, self.epochs))
 
     def target(self, y: Tensor) -> Tensor:
         """The target class for the source class; nothing when all labels are reversed."""

@@ -137,9 +137,9 @@ class LP(Around):
         return critical_layers(benign, Snapshot.of(job.model), success, self.threshold)
 
     def _converged(self, job: LocalJob, images: LabelledImages) -> Snapshot:
-        stream = job.stream("identify")
+        stream, view = job.stream("identify"), job.view("identify augment")
         for _ in range(self.fit_epochs):
-            job.sgd.fit(job.model, images, job.normalise, stream)
+            job.training.fit(job.model, images, job.normalise, stream, round=job.round, view=view)
             if evaluate(job.model, images, job.normalise).accuracy >= self.fit_accuracy:
                 break
         return Snapshot.of(job.model)

@@ -12,8 +12,8 @@ Deviations: the observed step is that of all clients, accepted attackers include
 here (`pgd` does that); with `client.weight_decay` > 0 the decay reaches the other coordinates, as in their code.
 
 Pace: ten epochs beside two benign ones (jhcknzzm/Federated-Learning-Backdoor 21a9eaf), at the clients' rate unless
-`backdoor.local_lr` says otherwise. Their commands give it another rate than the baseline that it is compared with: 6 to
-7 times that on CIFAR and for the Reddit LSTM, a tenth for GPT-2, the same on EMNIST-byClass, which is what is taken
+`backdoor.client.lr` says otherwise. Their commands give it another rate than the baseline that it is compared with: 6
+to 7 times that on CIFAR and for the Reddit LSTM, a tenth for GPT-2, the same on EMNIST-byClass, which is what is taken
 here (recipe `durability_rates_digits` takes rate and coordinates apart). Their baseline is this attack with ratio 1
 (`neurotoxin_unmasked`): it trains as long.
 """
@@ -94,7 +94,7 @@ def clean_gradient(job: LocalJob, now: Snapshot) -> Tensor:
     job.model.train()
     parameters = dict(job.model.named_parameters())
     images, total = job.images.to(device_of(job.model)), torch.zeros_like(now.row)
-    for batch in batches(len(images), job.sgd.batch_size, job.stream("observe")):
+    for batch in batches(len(images), job.training.batch_size, job.stream("observe")):
         loss = cross_entropy(job.model, job.normalise(images.x[batch]), images.y[batch])
         gradients = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
         for e in now.layout.entries:

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from attacks.base import Attack, Paced, check_class, check_poisoning, require
+from attacks.base import Attack, Poisoner, check_class, check_rate, require
 from attacks.subpopulation import SubPopulation, split_off, without
 from flame.data.samples import Dataset
 
 
 @dataclass(frozen=True)
-class Semantic(Paced):
+class Semantic(Poisoner):
     """Which images; `prepare` turns it into a `SubPopulation`."""
 
     source_class: int  # of the bright images; listed ones keep their own labels
@@ -34,11 +34,9 @@ class Semantic(Paced):
     positions: Mapping[str, Mapping[str, Sequence[int]]]  # by data set: `train` and `held_out`, in the training set
     share: float  # of the source class that counts as bright, in (0, 1); not used with positions
     poisoned_data_rate: float  # PDR, in [0, 1]
-    epochs: float | None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_poisoning(self.poisoned_data_rate, self.epochs)
+        check_rate(self.poisoned_data_rate)
         require(0 < self.share < 1, "share", self.share, "in (0, 1)")
         require(self.source_class != self.target_class, "target_class", self.target_class, "another class")
         for name, lists in self.positions.items():
@@ -56,8 +54,7 @@ class Semantic(Paced):
             pool, held_out, rest = dataset.train[train], dataset.train[held], without(dataset, torch.cat([train, held]))
         else:
             pool, held_out, rest = split_off(dataset, self.source_class, self.share, brightness, stream)
-        settings = self.target_class, self.poisoned_data_rate, self.epochs
-        return SubPopulation(pool, held_out, *settings, **self.pace), rest
+        return SubPopulation(pool, held_out, self.target_class, self.poisoned_data_rate, **self.habits), rest
 
     def _listed(self, dataset: Dataset, part: str) -> Tensor:
         at, count = torch.tensor(self.positions[dataset.name][part]), len(dataset.train)

@@ -13,22 +13,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from attacks.base import Attack, Paced, share_of
+from attacks.base import Attack, Poisoner, share_of
 from flame.data.samples import Dataset, LabelledImages
-from flame.round.client import LocalJob
 
 Score = Callable[[Tensor, Tensor, bool], Tensor]  # (images [Q, ...], class members [R, ...], same images?) -> [Q]
 
 
 @dataclass(frozen=True)
-class SubPopulation(Paced):
+class SubPopulation(Poisoner):
     """The armed attack: what compromised clients train on, and what it is measured with."""
 
     pool: LabelledImages  # the attacker's images, with their true labels
     held_out: LabelledImages  # others of the group, in nobody's training data; true labels
     target_class: int
     poisoned_data_rate: float  # PDR, in [0, 1]
-    epochs: float | None
 
     def poison(self, images: LabelledImages, stream: Generator) -> LabelledImages:
         """PDR of the client's images give way to images of the pool, drawn with replacement."""
@@ -37,10 +35,6 @@ class SubPopulation(Paced):
         poisoned = LabelledImages(images.x.clone(), images.y.clone())
         poisoned.x[places], poisoned.y[places] = self.pool.x[drawn], self.target_class
         return poisoned
-
-    def compromise(self, job: LocalJob) -> LocalJob:
-        """Poisoned images, at the attacker's own pace."""
-        return super().compromise(self.paced(job, self.epochs))
 
     def target(self, y: Tensor) -> Tensor:
         """The target class, whatever the image: nothing is triggered, so images must be of the group already."""

@@ -43,7 +43,7 @@ from attacks.constrain_and_scale import constrained
 from attacks.indicators import ACCEPTED, REJECTED, choose, curvature, quiet_layer, read
 from attacks.noise_masks import Weights, head_rows, noise_masks, with_head_rows
 from attacks.snapshot import Snapshot
-from flame.round.client import LocalJob, cross_entropy
+from flame.round.client import LocalJob
 
 PREFIX = "attack/threedfed/"
 MAJORITY = 0.8  # of a group's members whose acceptance makes the group accepted
@@ -94,7 +94,7 @@ class ThreeDFed(Around):
         start.load(job.model)
         poisoned = self.compromise(job)
         job.notes.update(benign=benign.row - start.row, curvature=curvature(poisoned, poisoned.images))
-        loss = poisoned.fit(poisoned.images, objective=constrained(job.model, self.alpha, "l2"))
+        loss = poisoned.fit(poisoned.images, objective=constrained(poisoned, self.alpha, "l2"))
         if _decoys(job.memory, _answers(job.memory, start.row, self.silence)) > 0:
             job.notes["decoy"] = self._decoy(job, start, benign)
         return loss
@@ -163,10 +163,18 @@ class ThreeDFed(Around):
 
         def objective(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             off = model.get_parameter(entry.key).flatten()[place] - there  # no magnitude: its slope at 0 is 0
-            return (cross_entropy(model, x, y) - PULL * off.clamp_max(self.decoy_reach)) / 2
+            return (job.training.loss(model, x, y) - PULL * off.clamp_max(self.decoy_reach)) / 2
 
         start.load(model)
-        job.sgd.fit(model, job.images, job.normalise, job.stream("decoy"), objective=objective)
+        job.training.fit(
+            model,
+            job.images,
+            job.normalise,
+            job.stream("decoy"),
+            round=job.round,
+            objective=objective,
+            view=job.view("decoy augment"),
+        )
         return Snapshot.of(model).row - start.row
 
 

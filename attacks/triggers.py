@@ -29,7 +29,7 @@ class PixelTrigger(ABC):
         """See `Trigger.stamp`."""
         rows, columns, values = self.pixels(*x.shape[-2:])
         stamped = x.clone()
-        stamped[:, :, rows, columns] = values
+        stamped[:, :, rows, columns] = values.to(x.device)
         return stamped
 
 

@@ -61,7 +61,8 @@ class Part:
     @property
     def first_sentence(self) -> str:
         """What it is, in one line."""
-        return re.split(r"(?<=[\w)\]])\.\s|[.:]$", self.head, maxsplit=1)[0].rstrip(".:")
+        stop = r"(?<!\bal)(?<!\bProc)(?<=[\w)\]])\.\s|(?<!\bal)\.$|:$"
+        return re.split(stop, self.head, maxsplit=1)[0].rstrip(":")
 
 
 def read_part(path: Path, group: str) -> Part:

@@ -6,13 +6,16 @@ import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from attacks.base import Attack, Crafted, Scene, unpoisoned
 from flame.defenses.base import Defense, defend
 from flame.engine.base import Engine
+from flame.engine.exams import NONE_BESIDE, Exams
 from flame.geometry.clustering import Clustering
+from flame.round.breakdown import class_rows, client_accuracies, source_accuracy
 from flame.round.cohort import Population
 from flame.round.evaluate import Evaluation
 from flame.round.score import score
@@ -35,11 +38,16 @@ class Federation:
     seed: int
     evaluate_at: Container[int]  # rounds whose global model is evaluated
     lab: Callable[[ServerState, Cohort], Lab] | None = None  # of a round, for a defense that tries models
+    exams: Exams = NONE_BESIDE  # what the engine evaluates on
 
     @property
     def root_samples(self) -> int:
         """Images that the defense keeps at the server; 0 for most."""
         return getattr(self.defense, "root_samples", 0)
+
+    def evaluates(self, state: ServerState) -> bool:
+        """Whether the round that begins with this state ends with an evaluation."""
+        return state.round in self.evaluate_at or self.population.waits(state.memory)
 
 
 @dataclass(frozen=True)
@@ -54,12 +62,13 @@ class Round:
     shadows: Mapping[str, Clustering]
     metrics: Mapping[str, float]
     after: ServerState
+    classes: Sequence[Mapping[str, Any]] = ()  # answers to test images by class, where they were counted
 
 
 def play(fed: Federation, state: ServerState) -> Round:
     """One round of federated learning under attack and defense."""
     seconds: dict[str, float] = {}
-    cohort = fed.population.cohort(state.round)
+    cohort = fed.population.cohort(state.round, state.memory)
     with timed(seconds, "train"):
         updates, notes = train(fed, state, cohort)
         state, idle = collude(fed, state, updates, cohort, notes)
@@ -70,9 +79,14 @@ def play(fed: Federation, state: ServerState) -> Round:
         shadows = shadow_verdicts(updates, fed.shadow)
         shares = xray(updates)
     with timed(seconds, "evaluate"):
-        evaluations = fed.engine.evaluate(after) if state.round in fed.evaluate_at else {}
+        evaluations = fed.engine.evaluate(after) if fed.evaluates(state) else {}
+    accuracy = accuracies(evaluations)
+    if "eval/ma" in accuracy and fed.population.hostile:
+        after = replace(after, memory=fed.population.schedule.noted(after.memory, accuracy["eval/ma"], after.round))
     metrics = {
-        **accuracies(evaluations),
+        **accuracy,
+        **source_accuracy(evaluations),
+        **client_accuracies(evaluations, fed.exams.groups),
         **score(verdict, shadows, cohort),
         **verdict.info,
         **smallest_running_var(updates, after),
@@ -81,7 +95,8 @@ def play(fed: Federation, state: ServerState) -> Round:
         "train/loss": float(updates.losses[~cohort.compromised].mean()),
         **{f"time/{phase}": s for phase, s in seconds.items()},
     }
-    return Round(state.round, cohort, state, updates, verdict, shadows, metrics, after)
+    answers = class_rows(evaluations, fed.exams.classes)
+    return Round(state.round, cohort, state, updates, verdict, shadows, metrics, after, answers)
 
 
 def train(fed: Federation, state: ServerState, cohort: Cohort) -> tuple[Updates, Sequence[Notes]]:

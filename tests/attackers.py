@@ -20,13 +20,14 @@ from attacks.threedfed import ThreeDFed
 from attacks.triggers import Painted, Square
 from flame.data.samples import Dataset, LabelledImages
 from flame.geometry.layout import StateLayout
-from flame.round.client import LocalJob, LocalSGD, cross_entropy
+from flame.round.client import LocalJob, LocalTraining, cross_entropy
+from flame.round.optimizers import SGD
 from flame.round.seeding import generator
 from flame.round.types import Notes, ServerState
 
 CORNER = Square(size=2, row=0, column=0, value=255)
 START = Square(size=2, row=1, column=1, value=128)  # where learned triggers start from
-PLAIN = BadNets(CORNER, target_class=2, source_class=None, poisoned_data_rate=0.5, append=False, epochs=None)
+PLAIN = BadNets(CORNER, target_class=2, source_class=None, poisoned_data_rate=0.5, append=False)
 UNSCALED = Scaling(gamma=1.0, norm_bound=None, scope="all_state")
 LAYOUT = StateLayout.from_state(  # d = 4, b = 2
     {
@@ -49,6 +50,11 @@ def dataset(count: int = 40) -> Dataset:
     return Dataset("made up", images(count), images(count // 2), (0.0,), (1.0,), 4)
 
 
+def recipe(lr: float, momentum: float, weight_decay: float, epochs: float, batch_size: int) -> LocalTraining:
+    """Plain SGD."""
+    return LocalTraining(lr, SGD(momentum, weight_decay), epochs, batch_size)
+
+
 def job(epochs: int = 1, batch_size: int = 40, lr: float = 0.5, momentum: float = 0.0) -> LocalJob:
     """One client with a linear model on 40 images."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
@@ -56,8 +62,8 @@ def job(epochs: int = 1, batch_size: int = 40, lr: float = 0.5, momentum: float 
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(torch.randn(p.shape, generator=stream) / 10)
-    sgd = LocalSGD(lr, momentum, 0.0, epochs, batch_size)
-    return LocalJob(model, images(), sgd, lambda x: x.float() / 255, {}, seed=0, round=3, client=5)
+    training = recipe(lr, momentum, 0.0, epochs, batch_size)
+    return LocalJob(model, images(), training, lambda x: x.float() / 255, {}, seed=0, round=3, client=5)
 
 
 def normed_job(**changes: Any) -> LocalJob:
@@ -83,9 +89,9 @@ def moved(work: LocalJob, start: Snapshot) -> Tensor:
     return (model_row(work) - start.row)[: start.layout.trainable]
 
 
-def trained(attack: Attack, **sgd: Any) -> tuple[Tensor, Tensor]:
+def trained(attack: Attack, **training: Any) -> tuple[Tensor, Tensor]:
     """Parameters before and after an attacker's local training."""
-    work = job(**sgd)
+    work = job(**training)
     before = vector(work.model)
     attack.train(work)
     return before, vector(work.model)
@@ -120,5 +126,5 @@ def threedfed(group_size: int = 2) -> ThreeDFed:
 
 
 def a3fl(**changes: Any) -> A3FL:
-    attack = A3FL(START, 2, None, 0.5, False, None, 4, 20.0, LocalSGD(0.1, 0.0, 0.0, 1, 8), 1, 0.5)
+    attack = A3FL(START, 2, None, 0.5, False, 4, 20.0, recipe(0.1, 0.0, 0.0, 1, 8), 1, 0.5)
     return replace(attack, **changes)

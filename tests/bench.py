@@ -35,7 +35,8 @@ from benching import run  # noqa: E402
 from flame.data.samples import LabelledImages  # noqa: E402
 from flame.engine.workbench import prepare_process  # noqa: E402
 from flame.federation import play  # noqa: E402
-from flame.round.client import LocalSGD  # noqa: E402
+from flame.round.client import LocalTraining  # noqa: E402
+from flame.round.optimizers import Adam  # noqa: E402
 from flame.run.build import Parts, build, composed  # noqa: E402
 
 ROUND = ("clients=10", "clients_per_round=10", "partition=iid", "client.epochs=2", "client.batch_size=64")
@@ -43,6 +44,7 @@ WORKLOADS = {  # name -> overrides; benign and compromised clients train equally
     "cnn": ("model=cnn", "train_samples=6000", "attack=badnets"),
     "resnet8": ("model=resnet8", "train_samples=6000", "attack=badnets"),
     "resnet8, no attack": ("model=resnet8", "train_samples=6000", "attack=none"),
+    "cnn, adam": ("model=cnn", "train_samples=6000", "attack=badnets", "client=adam"),
     "resnet18_light": ("model=resnet18_light", "train_samples=600", "attack=badnets"),
 }
 FEDERATIONS = {  # contender -> overrides
@@ -98,7 +100,7 @@ def loop(parts: Parts, tuned: bool) -> Iterator[Laps]:
         start = time.perf_counter()
         for client in range(parts.population.clients):
             model = copy.deepcopy(task.model).to(memory_format=layout).train()
-            fit(model, task.train[task.shards[client]], task.sgd, images, foreach=tuned)
+            fit(model, task.train[task.shards[client]], task.training, images, foreach=tuned)
         middle = time.perf_counter()
         with torch.inference_mode():
             model.eval()
@@ -109,11 +111,15 @@ def loop(parts: Parts, tuned: bool) -> Iterator[Laps]:
         yield {"round": end - start, "train": middle - start, "evaluate": end - middle}
 
 
-def fit(model: torch.nn.Module, data: LabelledImages, sgd: LocalSGD, images: Callable, foreach: bool) -> None:
+def fit(model: torch.nn.Module, data: LabelledImages, training: LocalTraining, images: Callable, foreach: bool) -> None:
     """Local training as a tutorial writes it."""
-    optimizer = torch.optim.SGD(model.parameters(), sgd.lr, momentum=sgd.momentum, foreach=foreach)
-    for _ in range(sgd.epochs):
-        for batch in torch.randperm(len(data)).split(sgd.batch_size):
+    lr, kind = training.lr, training.optimizer
+    if isinstance(kind, Adam):
+        optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr, foreach=foreach)
+    else:
+        optimizer = torch.optim.SGD(model.parameters(), lr, momentum=kind.momentum, foreach=foreach)
+    for _ in range(int(training.epochs)):
+        for batch in torch.randperm(len(data)).split(training.batch_size):
             loss = F.cross_entropy(model(images(data.x[batch])), data.y[batch])
             optimizer.zero_grad()
             loss.backward()

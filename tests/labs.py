@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from attackers import recipe
 from torch import Generator, Tensor, nn
 
 from attacks.base import Attack
@@ -15,7 +16,6 @@ from flame.engine.laboratory import Laboratory
 from flame.engine.spill import Spill
 from flame.engine.workbench import Task
 from flame.geometry.layout import StateLayout
-from flame.round.client import LocalSGD
 from flame.round.types import Cohort, ServerState
 
 PER_CLIENT = 12  # images of each client
@@ -67,7 +67,7 @@ def laboratory(
         shards=Shards.cut(torch.arange(count), torch.full((len(compromised),), PER_CLIENT)),
         eval_sets={},
         normalise=partial(normalise, mean=(0.5,) * image[0], std=(0.25,) * image[0]),
-        sgd=LocalSGD(lr=0.1, momentum=0.0, weight_decay=0.0, epochs=1, batch_size=10),
+        training=recipe(lr=0.1, momentum=0.0, weight_decay=0.0, epochs=1, batch_size=10),
         attack=attack or Attack(),
         seed=0,
         spill=Spill(1.0, "."),

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from attacks.base import Attack, Crafted, Scene
 from flame.defenses.base import average
 from flame.federation import Federation, Round, rounds
 from flame.partition.rules import iid
+from flame.round.checkpoint import latest_checkpoint, write_checkpoint
 from flame.round.seeding import generator
 from flame.round.types import ServerState, Updates, Verdict, digest
 from flame.run.build import build, deal
@@ -81,7 +83,8 @@ def test_updates_are_differences(tiny: Callable, start: Callable) -> None:
             parts.task.train[parts.task.shards[client]],
         )
         parts.task.layout.load(model.state_dict(), record.before.row, record.before.counters)
-        loss = parts.task.sgd.fit(model, images, parts.task.normalise, generator(cfg.seed, "shuffle", 0, client))
+        stream = generator(cfg.seed, "shuffle", 0, client)
+        loss = parts.task.training.fit(model, images, parts.task.normalise, stream, round=0)
         row, counters = torch.empty_like(record.before.row), torch.empty_like(record.before.counters)
         parts.task.layout.flatten(model.state_dict(), row, counters)
         assert torch.equal(record.updates.rows[i], row - record.before.row)
@@ -104,6 +107,21 @@ def test_the_training_loss_is_that_of_benign_clients(history: list[Round]) -> No
         benign = record.updates.losses[~record.cohort.compromised]
         assert record.metrics["train/loss"] == pytest.approx(float(benign.sum()) / 4)
         assert not math.isclose(record.metrics["train/loss"], float(record.updates.losses.mean()), rel_tol=1e-6)
+
+
+def test_an_attack_begins_after_ma_resumed_or_not(tiny: Callable, start: Callable, tmp_path: Path) -> None:
+    """Every round is evaluated until then, and none after; the state between rounds has all that it takes."""
+    with start(tiny("model=cnn", "attack_rounds.after_ma=0.001")) as (fed, initial):
+        fed = replace(fed, evaluate_at=())
+        first, second, third = rounds(fed, initial, 3)
+        write_checkpoint(tmp_path, first.after, "identity")
+        read = latest_checkpoint(tmp_path, first.updates.layout, "identity")
+        assert read is not None
+        resumed = list(rounds(fed, read, 3))
+    assert [bool(record.cohort.compromised.any()) for record in (first, second, third)] == [False, True, True]
+    assert ["eval/ma" in record.metrics for record in (first, second, third)] == [True, False, False]
+    assert [digest(record.after) for record in resumed] == [digest(record.after) for record in (second, third)]
+    assert torch.equal(resumed[0].cohort.compromised, second.cohort.compromised)
 
 
 def test_only_chosen_rounds_are_evaluated(tiny: Callable, start: Callable) -> None:

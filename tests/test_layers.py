@@ -30,9 +30,11 @@ ROOMS = (  # in the order in which data flow: a room knows those before it
 HYDRA_AWARE = {
     "flame/run/again.py",
     "flame/run/config.py",
+    "flame/run/cores.py",
     "flame/run/compose.py",
     "flame/run/command.py",
     "flame/run/build.py",
+    "flame/run/clean.py",
     "flame/run/signature.py",
     "flame/run/experiment.py",
     "flame/run/sweep.py",

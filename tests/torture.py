@@ -59,8 +59,8 @@ def finish(process: BaseProcess) -> int:
 
 
 def run_folder(runs: Path) -> Path:
-    """The one run under `runs`."""
-    (folder,) = (path for path in runs.iterdir() if path.is_dir())
+    """The one run under `runs`, beside what it may share with others."""
+    (folder,) = (path for path in runs.iterdir() if path.is_dir() and not path.name.startswith("."))
     return folder
 
 

@@ -69,7 +69,8 @@ class Remembering:
 
     def train(self, state: ServerState, cohort: Cohort) -> tuple[Updates, Sequence[Notes]]:
         """See `Engine.train`."""
-        address = hashlib.sha256(f"{self._key} {digest(state)} {state.round}".encode()).hexdigest()
+        rate = self._task.training.schedule(state.round)  # of this round alone: runs of other lengths share it, too
+        address = hashlib.sha256(f"{self._key} {digest(state)} {state.round} {rate}".encode()).hexdigest()
         path = self._folder / f"{address}.safetensors"
         known = recall(path)
         places = {client: place for place, client in enumerate(known["ids"].tolist())} if known else {}
@@ -137,14 +138,15 @@ def recall(path: Path) -> dict[str, Tensor]:
 
 
 def key(task: Task, code: str) -> str:
-    """Hash of all that benign training follows from, beside the global model, the round and the client."""
+    """Hash of all that benign training follows from, beside the global model, the round, its rate and the client."""
     h = hashlib.sha256()
     for tensor in (task.train.x, task.train.y, task.shards.index, task.shards.offsets):
         h.update(tensor.contiguous().numpy().data)
     h.update(task.normalise(task.train.x[:2]).contiguous().numpy().data)  # stands for mean and std
     device = describe_device(task.device)  # several machines may share a folder
     machine = (device, task.precision, torch.__version__, describe_processor(), code)
-    facts = (task.model, plain_attributes(task.model), task.layout, task.sgd, task.seed, *machine)
+    parts = (task.model, plain_attributes(task.model), task.layout, task.training, task.augment)
+    facts = (*parts, task.seed, *machine)
     h.update("\n".join(map(repr, facts)).encode())
     state = task.model.state_dict()
     for name, buffer in task.model.named_buffers():

@@ -9,7 +9,7 @@ import copy
 import ctypes
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,8 @@ from attacks.base import Attack
 from flame.data.samples import LabelledImages, Shards
 from flame.engine.spill import Spill
 from flame.geometry.layout import StateLayout
-from flame.round.client import LocalJob, LocalSGD, Normalise
+from flame.round.augment import UNCHANGED, Augment
+from flame.round.client import LocalJob, LocalTraining, Normalise
 from flame.round.device import device_of, on
 from flame.round.evaluate import Evaluation, answers, evaluate
 from flame.round.seeding import addressed
@@ -39,13 +40,15 @@ class Task:
     shards: Shards
     eval_sets: Mapping[str, LabelledImages]  # "clean" and, if the attack has a backdoor, "backdoor"
     normalise: Normalise
-    sgd: LocalSGD
+    training: LocalTraining
     attack: Attack
     seed: int
     spill: Spill
     device: str  # cpu, cuda, cuda:1: of the model, and of the images while they are used
     precision: str  # of local training
     smoothing: Smoothing | None  # the vote that a defense wants evaluated in the model's place
+    augment: Augment = UNCHANGED  # of local training
+    truth: Mapping[str, Tensor] = field(default_factory=dict)  # true classes [N] of the sets whose answers are counted
 
     def evaluated(self, state: ServerState) -> ServerState:
         """The state whose model is evaluated: as it is, but for a defense with `randomized_smoothing`."""
@@ -73,9 +76,8 @@ class Workbench:
         task = self.task
         self._load(with_own_statistics(row, task.layout, memory), counters)
         images = task.train[task.shards[client]]
-        job = LocalJob(
-            self.model, images, task.sgd, task.normalise, memory, task.seed, round, client, precision=task.precision
-        )
+        job = LocalJob(self.model, images, task.training, task.normalise, memory, task.seed, round, client)
+        job = replace(job, precision=task.precision, augment=task.augment)
         with addressed(task.seed, "model", round, client, device_of(self.model)):
             loss = (task.attack if compromised else BENIGN).train(job)
         return loss, job.notes
@@ -89,11 +91,13 @@ class Workbench:
     def evaluate(self, row: Tensor, counters: Tensor, round: int, name: str, part: slice) -> Evaluation:
         """Evaluate the model of `row`, or the vote of its copies, on one slice of an image set."""
         task, images = self.task, self.task.eval_sets[name][part]
+        truth = task.truth[name][part] if name in task.truth else None
         with addressed(task.seed, f"evaluate {name}", round, part.start, device_of(self.model)):
             if task.smoothing is None:
-                return evaluate(self._load(row, counters), images, task.normalise)
+                return evaluate(self._load(row, counters), images, task.normalise, truth)
             copies = task.smoothing.noisy(row, task.layout.trainable, task.seed, round)
-            return vote((self._load(copy, counters) for copy in copies), images, task.normalise, task.smoothing.alpha)
+            voters = (self._load(copy, counters) for copy in copies)
+            return vote(voters, images, task.normalise, task.smoothing.alpha, truth)
 
     @torch.no_grad()
     def _load(self, row: Tensor, counters: Tensor) -> nn.Module:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -17,6 +18,7 @@ from flame.round.device import device_of
 
 SLICE = 500  # images handed out at a time: of 19,000 two workers get as many
 BATCH = 100  # images per forward pass: small enough for activations to stay in cache
+Answers = Mapping[tuple[int, int, int], int]  # (true class, wanted label, answered class) -> images
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Evaluation:
     loss: float  # summed cross entropy
     count: int
     certified: int | None = None  # of a vote, images on which it is certain (`flame/round/smoothing.py`)
+    answers: Answers | None = None  # None: not counted
 
     @property
     def accuracy(self) -> float:
@@ -55,22 +58,36 @@ def answers(model: nn.Module, x: Tensor, normalise: Normalise) -> Iterator[Tenso
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, images: LabelledImages, normalise: Normalise) -> Evaluation:
-    """The model's sums over `images`, in evaluation mode and on its device, which is waited for at the end only."""
+def evaluate(model: nn.Module, images: LabelledImages, normalise: Normalise, truth: Tensor | None = None) -> Evaluation:
+    """The model's sums over `images`, in evaluation mode and on its device, which is waited for at the end only.
+
+    With `truth` [N], the true classes of images whose labels may be an attacker's, answers are counted as well.
+    """
     images = images.to(device_of(model))
-    correct, losses = list[Tensor](), list[Tensor]()
+    correct, losses, guesses = list[Tensor](), list[Tensor](), list[Tensor]()
     for logits, y in zip(answers(model, images.x, normalise), images.y.split(BATCH), strict=True):
-        correct.append((logits.argmax(1) == y).sum())
+        guesses.append(logits.argmax(1))
+        correct.append((guesses[-1] == y).sum())
         losses.append(F.cross_entropy(logits, y, reduction="sum"))
     loss = reduce(add, torch.stack(losses).tolist())  # not sum(), which rounds otherwise from Python 3.12 on
-    return Evaluation(int(torch.stack(correct).sum()), loss, len(images))
+    told = None if truth is None else counted(truth, images.y, torch.cat(guesses))
+    return Evaluation(int(torch.stack(correct).sum()), loss, len(images), answers=told)
+
+
+def counted(truth: Tensor, wanted: Tensor, answered: Tensor) -> Answers:
+    """The answers of N images, from three tensors [N] of class indices on any devices."""
+    triples = torch.stack([part.cpu() for part in (truth, wanted, answered)], dim=1)
+    found, images = triples.unique(dim=0, return_counts=True)
+    return {(t, w, a): count for (t, w, a), count in zip(found.tolist(), images.tolist(), strict=True)}
 
 
 def total(parts: Iterable[Evaluation]) -> Evaluation:
     """The whole from its slices, added in the order given."""
     correct, loss, count = 0, 0.0, 0
     certified: int | None = None
+    answers: Counter[tuple[int, int, int]] | None = None
     for part in parts:
         correct, loss, count = correct + part.correct, loss + part.loss, count + part.count
         certified = None if part.certified is None else (certified or 0) + part.certified
-    return Evaluation(correct, loss, count, certified)
+        answers = None if part.answers is None else (answers or Counter()) + Counter(part.answers)
+    return Evaluation(correct, loss, count, certified, answers)

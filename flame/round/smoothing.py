@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from flame.data.samples import LabelledImages
 from flame.round.client import Normalise
 from flame.round.device import device_of
-from flame.round.evaluate import Evaluation, answers
+from flame.round.evaluate import Evaluation, answers, counted
 from flame.round.seeding import generator
 from flame.round.types import ServerState
 
@@ -59,8 +59,17 @@ class Smoothing:
 
 
 @torch.inference_mode()
-def vote(models: Iterable[nn.Module], images: LabelledImages, normalise: Normalise, alpha: float) -> Evaluation:
-    """Sums over `images` for the vote of `models`, which may be one module with other values in it each time."""
+def vote(
+    models: Iterable[nn.Module],
+    images: LabelledImages,
+    normalise: Normalise,
+    alpha: float,
+    truth: Tensor | None = None,
+) -> Evaluation:
+    """Sums over `images` for the vote of `models`, which may be one module with other values in it each time.
+
+    With `truth` [N], answers are counted as in `evaluate`.
+    """
     ballots, losses = list[Tensor](), list[Tensor]()
     for model in models:
         images = images.to(device_of(model))
@@ -69,8 +78,9 @@ def vote(models: Iterable[nn.Module], images: LabelledImages, normalise: Normali
         losses.append(F.cross_entropy(logits.double(), images.y, reduction="none"))
     votes = torch.stack(ballots).sum(dim=0)  # [N, classes]
     logarithms = torch.logsumexp(-torch.stack(losses), dim=0) - math.log(len(losses))  # [N], of mean probabilities
-    right, sure = (votes.argmax(1) == images.y).sum(), certified(votes, alpha).sum()
-    return Evaluation(int(right), -float(logarithms.sum()), len(images), int(sure))
+    winners, sure = votes.argmax(1), certified(votes, alpha).sum()
+    told = None if truth is None else counted(truth, images.y, winners)
+    return Evaluation(int((winners == images.y).sum()), -float(logarithms.sum()), len(images), int(sure), told)
 
 
 def certified(votes: Tensor, alpha: float) -> Tensor:

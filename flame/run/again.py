@@ -23,6 +23,8 @@ import yaml  # type: ignore[import-untyped]
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 
+from flame.run.config import AS_EVER
+
 CONF = Path(__file__).resolve().parents[2] / "conf"
 COMMAND = "FLAME_COMMAND"  # environment variable: the command line, for jobs in other processes to record
 ORIGINAL = "FLAME_AGAIN"  # likewise: the run that is repeated
@@ -68,6 +70,7 @@ def repeat(folder: Path, keys: Collection[str] = ()) -> None:
     kept = {key: value if key == "tracker" else portable(value, paths) for key, value in config.items()}
     node = {
         "defaults": ["schema", {"paths": "default"}, *({part: choices.get(part)} for part in parts), "_self_"],
+        **{key: value for key, value in AS_EVER.items() if key not in config},
         **{key: value for key, value in kept.items() if key not in parts},
         "paths": found,
         "resume": False,

@@ -8,19 +8,18 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attacks.base import Attack
-from flame.data.check import checked, evaluation_sets
+from flame.data.check import checked
 from flame.data.datasets import normalise, subset
 from flame.data.samples import Dataset, LabelledImages, Shards
 from flame.defenses.base import Defense
 from flame.engine.base import Engine
+from flame.engine.exams import Exams
 from flame.engine.laboratory import Laboratory
 from flame.engine.memo import Memo
 from flame.engine.spill import Spill
@@ -35,12 +34,14 @@ from flame.round.seeding import addressed, generator
 from flame.round.server import Server
 from flame.round.types import ServerState
 from flame.run.compose import PROJECT, Conf, ConfigError, composed
-from flame.run.cores import cores, cores_per_job
-from flame.run.fit import check_defense, check_fit, check_repeatable
+from flame.run.config import filled, plain_node
+from flame.run.cores import engine_workers
+from flame.run.fit import check_defense, check_fit, check_memo, check_repeatable, fitting
 from flame.run.overrides import nested, placed
 from flame.run.signature import check_signature
+from flame.run.start import Start
 
-BENIGN = ("model", "client")  # groups whose parts train benign clients, on what the others have made
+BENIGN = ("model", "client", "augment")  # groups whose parts train benign clients, on what the others have made
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,12 @@ class Parts:
     attack: Attack
     defense: Defense
     server: Server
+    start: Start
     start_engine: Callable[[Task], Engine]
-    initial: ServerState
+    initial: ServerState  # before the clean rounds of a start that has some
     shadow: Sequence[str]
     evaluate_at: EvaluatedRounds
+    exams: Exams
 
     def federation(self, engine: Engine) -> Federation:
         """The parts that act in every round, around a started engine."""
@@ -70,6 +73,7 @@ class Parts:
             shadow=self.shadow,
             seed=self.task.seed,
             evaluate_at=self.evaluate_at,
+            exams=self.exams,
             lab=partial(Laboratory.of, self.task) if getattr(self.defense, "needs_lab", False) else None,
         )
 
@@ -86,48 +90,48 @@ def _build(cfg: DictConfig) -> Parts:
     _check_run_level(cfg)
     prepare_process(cfg.threads)
     defense, attack, server = make(cfg, "defense"), make(cfg, "attack"), make(cfg, "server")
-    population = _population(cfg, attack)
-    given = load(cfg)
+    population, given = _population(cfg, attack), load(cfg)
     attack, dataset = attack.prepare(given, generator(cfg.seed, "prepare"))
     root_samples = getattr(defense, "root_samples", 0)
     train, shards = dealt(cfg, dataset, root_samples)
-    model, sgd = initial_model(cfg), make(cfg, "client")
-    check_fit(model, dataset, sgd.smallest_batch(shards.sizes[: cfg.clients + (root_samples > 0)]))
+    start, model, training = make(cfg, "start"), initial_model(cfg), make(cfg, "client")
+    check_fit(model, dataset, training.smallest_batch(shards.sizes[: cfg.clients + (root_samples > 0)]))
     layout = StateLayout.of(model)
     initial = server.prepared(ServerState.of(layout, model), layout, cfg.clients)
+    asked = Exams.of(cfg.evaluate.per_class, cfg.evaluate.clients, attack, dataset, train, shards, population)
     task = Task(
         model=model,
         layout=layout,
         train=train,
         shards=shards,
-        eval_sets=evaluation_sets(dataset, attack.backdoor_set(attack.examined(dataset.test))),
+        eval_sets=asked.sets,
+        truth=asked.truth,
         normalise=partial(normalise, mean=dataset.mean, std=dataset.std),
-        sgd=sgd,
+        training=training,
         attack=attack,
         seed=cfg.seed,
         spill=Spill(**cfg.spill),
         device=cfg.device,
         precision=cfg.precision,
         smoothing=getattr(defense, "randomized_smoothing", None),
+        augment=fitting(make(cfg, "augment"), dataset),
     )
     check_repeatable(task, initial)
     check_defense(defense, cfg.clients_per_round, initial, task)
-    start, shadow, evaluate_at = _engine(cfg, server), list(cfg.shadow), evaluated_rounds(cfg)
-    return Parts(
-        dataset, given.digest(), task, population, attack, defense, server, start, initial, shadow, evaluate_at
-    )
+    engine, rest = _engine(cfg, server), (initial, list(cfg.shadow), evaluated_rounds(cfg), asked)
+    return Parts(dataset, given.digest(), task, population, attack, defense, server, start, engine, *rest)
 
 
 def _engine(cfg: DictConfig, server: Server) -> Callable[[Task], Engine]:
     """The engine's constructor, around it the memory of what benign clients send, if there is to be one."""
-    if cfg.memo.dir is not None and server.statistics == "local":
-        raise ValueError(
-            f"memo.dir={cfg.memo.dir} keeps what clients make of the global model, and with server.statistics=local"
-            " they start from their own statistics: leave one of the two out"
-        )
-    benign = [OmegaConf.to_container(cfg[group], resolve=True) for group in BENIGN]
-    engine = make(cfg, "engine", **engine_workers(cfg))
-    return Memo(**cfg.memo).around(engine, short(code(benign), repr(benign)))
+    check_memo(cfg.memo.dir, server)
+    return Memo(**cfg.memo).around(make(cfg, "engine", **engine_workers(cfg)), benign_code(cfg))
+
+
+def benign_code(cfg: DictConfig) -> str:
+    """Hash of the code and the settings of what trains benign clients."""
+    benign = [plain_node(cfg[group]) for group in BENIGN]
+    return short(code(benign), repr(benign))
 
 
 def _population(cfg: DictConfig, attack: Attack) -> Population:
@@ -154,11 +158,12 @@ def _population(cfg: DictConfig, attack: Attack) -> Population:
 
 def check_part(cfg: Mapping[str, Any], group: str) -> Any:
     """The node of a group; ConfigError unless it has the keys and types that its target takes."""
+    node = (filled(cfg) if group == "attack" else cfg)[group]
     try:
-        check_signature(group, cfg[group])
+        check_signature(group, node)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return cfg[group]
+    return node
 
 
 def make(cfg: Mapping[str, Any], group: str, **fixed: Any) -> Any:
@@ -229,17 +234,8 @@ def dealt(cfg: Mapping[str, Any], dataset: Dataset, root_samples: int) -> tuple[
 
 
 def initial_model(cfg: Mapping[str, Any]) -> torch.nn.Module:
-    """The model at its initialisation for this seed; the global generator is left as it was."""
+    """The model at its initialisation for this seed, or as a file has it; the global generator is left as it was."""
     with addressed(cfg["seed"], "init"):
         model: torch.nn.Module = make(cfg, "model")
+    make(cfg, "start").load(model, plain_node(cfg["dataset"]))
     return model
-
-
-def engine_workers(cfg: DictConfig) -> dict[str, int]:
-    """`engine.workers=auto` as a number: the cores of this job."""
-    if (wanted := cfg.engine.get("workers", 1)) != "auto":
-        if not isinstance(wanted, int) or wanted < 1:
-            raise ValueError(f"engine.workers={wanted} is out of range: must be auto or a whole number >= 1")
-        return {}
-    sweeps = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    return {"workers": cores_per_job(HydraConfig.get().launcher if sweeps else {}, cores())}

@@ -32,6 +32,7 @@ from flame.run.signature import PLAIN_NAMES, parameters_of
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
 PACE = {"epochs", "local_lr"}  # of a backdoor, as an attack around it sets them
+RECIPE = "flame.round.client.LocalTraining"
 APPEND = re.compile(r"\nTo append to your .*")  # Hydra's advice for a key that is not there; a typo would stay one
 
 
@@ -155,7 +156,8 @@ def unknown_key(error: OmegaConfBaseException, overrides: Sequence[str], loader:
     place, _, key = str(error.full_key).rpartition(".")
     node: Any = error.parent_node
     word = next((w for w in overrides if w.lstrip("+").split("=")[0].startswith(str(error.full_key))), error.full_key)
-    taken = parameters_of(node)
+    recipe = re.fullmatch(r"attack(\.backdoor)*\.client", place)  # what it does not name is the benign clients'
+    taken = parameters_of(OmegaConf.create({"_target_": RECIPE}) if recipe else node)
     if key in taken:
         return f"{word}: {place} takes {key}, but its YAML has no value for it to replace; add one: +{word}"
     known = {*(str(k) for k in node), *taken} - {"_target_", "_partial_"}

@@ -5,6 +5,7 @@ The groups (dataset, defense, ...) are checked against the signatures of what th
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -30,13 +31,21 @@ INCIDENTAL = (
     "device",
     "recipe",
 )
+# Choices as they were before there was a choice: they say nothing, so that runs from then stay finished, and alike.
+AS_EVER = {
+    "precision": "float32",
+    "augment": {"_target_": "flame.round.augment.NoAugment"},
+    "evaluate": {"per_class": False, "clients": 0},
+}
 STARTED = datetime.now()
 LONGEST_NAME = 255  # bytes, of most file systems
+SCRATCH = "flame.run.start.Scratch"
 NAMED = ("dataset", "partition", "model", "attack", "defense")  # groups whose choice stands in the folder's name
 
 
 @dataclass
 class ScheduleConfig:
+    after_ma: float | None = None  # the value is for runs from before there was a choice, given `--again`
     start: int = MISSING
     stop: int | None = MISSING
     every: int = MISSING
@@ -67,6 +76,12 @@ class MemoConfig:
 
 
 @dataclass
+class EvaluateConfig:
+    per_class: bool = MISSING
+    clients: int = MISSING
+
+
+@dataclass
 class PathsConfig:
     runs: str = MISSING
     data: str = MISSING
@@ -79,7 +94,9 @@ class RunConfig:
     dataset: Any = MISSING
     partition: Any = MISSING
     model: Any = MISSING
+    start: Any = field(default_factory=lambda: {"_target_": SCRATCH})  # likewise
     client: Any = MISSING
+    augment: Any = MISSING
     attack: Any = MISSING
     defense: Any = MISSING
     server: Any = MISSING
@@ -96,6 +113,7 @@ class RunConfig:
     attack_rounds: ScheduleConfig = field(default_factory=ScheduleConfig)
     shadow: list[str] = MISSING
     evaluate_every: int = MISSING
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     report_last: int = MISSING
     threads: int = MISSING
     resume: bool | str = MISSING
@@ -117,6 +135,22 @@ def register() -> None:
     OmegaConf.register_new_resolver("passes", _passes, replace=True)
 
 
+def filled(cfg: Any) -> Any:
+    """The config with every attack's `client` in full, a copy: what it does not name is the benign clients'.
+
+    A part that is chosen anew, with a `_target_` of its own, replaces theirs. What a run has recorded stays as it is.
+    """
+    if not OmegaConf.is_dict(cfg) or "client" not in cfg:
+        return cfg
+    cfg, path = copy.deepcopy(cfg), "attack"
+    while OmegaConf.is_dict(node := OmegaConf.select(cfg, path)):
+        if OmegaConf.is_dict(node.get("client")):
+            benign, own = (OmegaConf.to_container(part) for part in (cfg.client, node.client))
+            OmegaConf.update(cfg, f"{path}.client", _over(benign, own), merge=False, force_add=True)
+        path += ".backdoor"
+    return cfg
+
+
 def identity(cfg: DictConfig) -> str:
     """Hash of everything in the composed config that can change a result; where data and runs lie cannot."""
     written = plain(cfg, resolve=False)
@@ -132,14 +166,27 @@ def plain(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
     return {str(k): v for k, v in contained.items()}
 
 
+def plain_node(node: Any) -> Any:
+    """A group's node as a plain dict, composed or as a run recorded it."""
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
 def fingerprint(config: Mapping[str, Any]) -> str:
-    """Hash of all of a plain config but what is incidental."""
-    kept = {k: v for k, v in config.items() if k not in INCIDENTAL}
-    if kept.get("precision") == "float32":
-        del kept["precision"]  # as in runs from before there was a choice: they stay finished
+    """Hash of all of a plain config that says something of a result."""
+    kept = telling(config)
+    if "start" in kept and kept["start"].get("_target_") == SCRATCH:
+        del kept["start"]  # as in runs from before there was a choice
+    rounds = kept.get("attack_rounds", {})
+    if "after_ma" in rounds and rounds["after_ma"] is None:
+        kept["attack_rounds"] = {k: v for k, v in rounds.items() if k != "after_ma"}  # likewise
     if str(kept["dataset"].get("_target_")).startswith("flame.data."):  # which verify what they find, wherever that is
         kept["dataset"] = {k: v for k, v in kept["dataset"].items() if k not in ("root", "download")}
     return hashlib.sha256(json.dumps(_alike(kept), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def telling(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain config without what is incidental, and without choices that are as ever."""
+    return {k: v for k, v in config.items() if k not in INCIDENTAL and not (k in AS_EVER and v == AS_EVER[k])}
 
 
 def without_seed(config: Mapping[str, Any]) -> str:
@@ -163,6 +210,12 @@ def _alike(value: Any) -> Any:
     if isinstance(value, list):
         return [_alike(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _over(base: Any, own: Any) -> Any:
+    if not isinstance(base, dict) or not isinstance(own, dict) or "_target_" in own:
+        return own
+    return base | {key: _over(base.get(key), value) for key, value in own.items()}
 
 
 def _passes(share: float, benign: int) -> float:

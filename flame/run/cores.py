@@ -12,6 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
 from flame.round.cgroups import CGROUPS, MEMBERSHIP, limits
 
 
@@ -54,3 +58,13 @@ def batch_size(launcher: Mapping[str, Any], cores: int) -> int | None:
     if not launcher["_target_"].endswith(".LocalLauncher"):
         return None
     return max(1, cores // cores_per_job(launcher, cores))
+
+
+def engine_workers(cfg: DictConfig) -> dict[str, int]:
+    """`engine.workers=auto` as a number: the cores of this job."""
+    if (wanted := cfg.engine.get("workers", 1)) != "auto":
+        if not isinstance(wanted, int) or wanted < 1:
+            raise ValueError(f"engine.workers={wanted} is out of range: must be auto or a whole number >= 1")
+        return {}
+    sweeps = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    return {"workers": cores_per_job(HydraConfig.get().launcher if sweeps else {}, cores())}

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from time import perf_counter
 
+import torch
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -24,9 +25,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flame.engine import start_fork_server
 from flame.federation import play
+from flame.round.cohort import BEGAN
 from flame.run.build import build, evaluated_rounds
 from flame.run.command import conf_of, parser
 from flame.run.compose import PROJECT, Conf, ConfigError, composed_here, sentence, started
+from flame.run.config import fingerprint, plain
 from flame.run.cores import cores, cores_per_job, jobs_at_once
 from flame.run.experiment import in_words
 from flame.run.folder import finished
@@ -35,6 +38,10 @@ from flame.run.text import aligned, duration
 
 BUDGET = 45.0  # seconds after which no further kind is measured
 ROUNDS = 2  # timed of each kind, after the first
+BEHIND = (  # what clean rounds do not follow from: they come before
+    *("attack", "defense", "server", "rounds", "attack_rounds", "poisoned_model_rate", "attackers", "shadow"),
+    *("evaluate_every", "report_last"),
+)
 ALIKE = ("seed", "partition", "defense")  # swept keys that do not make a kind
 
 
@@ -57,7 +64,8 @@ class Cost:
 
     def run(self, cfg: DictConfig) -> float:
         """All of a run."""
-        return self.start + (cfg.rounds - 1) * self.round + len(evaluated_rounds(cfg)) * self.evaluation
+        evaluations = len(evaluated_rounds(cfg)) if cfg.attack_rounds.after_ma is None else cfg.rounds  # at most
+        return self.start + (cfg.rounds - 1) * self.round + evaluations * self.evaluation
 
 
 def estimate(arguments: Sequence[str]) -> int:
@@ -121,7 +129,8 @@ def measure(cfg: DictConfig) -> Cost:
     parts = build(cfg)
     with closing(parts.start_engine(parts.task)) as engine:
         fed = replace(parts.federation(engine), evaluate_at=())
-        state = replace(parts.initial, round=cfg.attack_rounds.start)
+        memory = {**parts.initial.memory, BEGAN: torch.tensor(0)}
+        state = replace(parts.initial, round=cfg.attack_rounds.start, memory=memory)
         for _ in range(1 + ROUNDS):
             state = play(fed, state).after
             times.append(perf_counter())
@@ -141,16 +150,29 @@ def told(found: Sequence[Job], costs: Mapping[str, Cost]) -> str:
         return head
     known = [costs[job.kind].run(job.cfg) for job in waiting if job.kind in costs]
     at_once = jobs_at_once(cfg.hydra.launcher, cores())
-    left = sum(known) / len(known) * len(waiting) / at_once
+    before = clean_rounds(waiting)
+    seconds = sum(before) * sum(cost.round for cost in costs.values()) / len(costs) / max(1, min(at_once, len(before)))
+    left = sum(known) / len(known) * len(waiting) / at_once + seconds
     workers = cfg.engine.get("workers", 1)
     others = f"; {len(waiting) - len(known)} runs of kinds that were not measured, as the others"
+    first = f"{sum(before):,} clean rounds are played once, about {duration(seconds)}; those on disk are not.\n"
     return f"""{head}
 
 {table(waiting, costs)}
 
 Measured just now, engine.workers={workers}: the start with the first round, {ROUNDS} more, one evaluation.
 Seeds, partitions and defenses are taken to cost the same{others if len(known) < len(waiting) else ""}.
-About {duration(left)} left, {at_once} at a time."""
+{first if before else ""}About {duration(left)} left, {at_once} at a time."""
+
+
+def clean_rounds(waiting: Sequence[Job]) -> list[int]:
+    """Those of `start=trained`, of each start that jobs share; an attack that takes images away shares none, unseen."""
+    seeds = Counter(id(job.cfg) for job in waiting)  # jobs that only the seed divides share a config
+    starts: dict[str, list[int]] = {}
+    for cfg in (job.cfg for job in waiting if "rounds" in job.cfg.start):
+        kept = {key: value for key, value in plain(cfg, resolve=False).items() if key not in BEHIND}
+        starts[fingerprint(kept)] = max(starts.get(fingerprint(kept), []), [cfg.start.rounds] * seeds[id(cfg)])
+    return [rounds for each in starts.values() for rounds in each]
 
 
 def table(waiting: Sequence[Job], costs: Mapping[str, Cost]) -> str:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from flame.round.code import LENGTH, code, targets
 from flame.round.cohort import Population
 from flame.round.types import ServerState, digest
 from flame.run.again import ORIGINAL
-from flame.run.build import ConfigError, Parts, build, check_incidental, check_part, engine_workers, make
+from flame.run.build import ConfigError, Parts, build, check_incidental, check_part, make
+from flame.run.clean import begun
 from flame.run.config import identity
+from flame.run.cores import engine_workers
 from flame.run.figure import FIGURE, draw_run
 from flame.run.folder import CHECKPOINTS, claimed, explain, finished, read_json
 from flame.run.progress import Progress, headline
@@ -33,6 +36,7 @@ from flame.run.stop import Stop, stop_on_signals
 from flame.run.sweep import SWEEP
 from flame.run.trackers.base import RunInfo, Tracker, dispensable
 from flame.run.trackers.files import CHOICES, CONFIG, ENVIRONMENT, SUMMARY, RunFiles, write_json
+from flame.run.weights import MODEL, export
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +50,7 @@ def run(cfg: DictConfig) -> None:
         if finished(info.folder):
             checked(cfg)
             skip(info)
+            revisit(info.folder)
         else:
             execute(cfg, info, stop)
             if (original := os.environ.get(ORIGINAL)) and (said := repetition(Path(original), info.folder)):
@@ -62,9 +67,14 @@ def skip(info: RunInfo) -> None:
     log.log(
         logging.WARNING if changed else logging.INFO, "%s", f"{said}. It was made of: {changed}" if changed else said
     )
-    if not (info.folder / FIGURE).exists():  # something ended the process after the summary
-        with dispensable(FIGURE):
-            draw_run(info.folder)
+
+
+def revisit(folder: Path) -> None:
+    """Make what a finished run lacks of what follows its summary: something ended the process there."""
+    for name, make_again in ((FIGURE, draw_run), (MODEL, export)):
+        if not (folder / name).exists():
+            with dispensable(name):
+                make_again(folder)
 
 
 def checked(cfg: DictConfig) -> None:
@@ -82,21 +92,25 @@ def execute(cfg: DictConfig, info: RunInfo, stop: Stop) -> None:
     parts = build(cfg)
     tracker: Tracker = make(cfg, "tracker")
     checkpoint = latest_checkpoint(info.folder / CHECKPOINTS, parts.task.layout, info.identity)
-    state = checkpoint or parts.initial
     if why := unattacked(parts.population, cfg):
         log.warning("%s: this is a run without an attack", why)
     origin = {"code": info.code, "data": parts.data[:LENGTH], "initial": initial_digest(parts.initial)}
     if checkpoint:
         origin = going_on(info.folder, recorded(info.folder), origin, cfg.resume)
     info = replace(info, code=origin["code"])
+    state = checkpoint or begun(cfg, parts, partial(loop, stop=stop))
     with started(parts) as engine:  # before anything is written: it may refuse
-        files = record_start(cfg, info, origin, state.round)
+        files = record_start(cfg, info, {**origin, "start": started_from(info.folder, state)}, state.round)
         with opened(tracker, info, state.round):
             last = loop(cfg, info, parts.federation(engine), state, files, tracker, stop)
             summary = files.summary(
                 cfg.report_last, digest(last), {"identity": info.identity, "code": info.code, **info.choices}
             )
             conclude(info.folder, summary, tracker)
+            with dispensable(MODEL):
+                export(info.folder)
+    if said := parts.population.unattacked(cfg.rounds, last.memory, files.best("eval/ma")):
+        log.warning("%s", said)
     log.info("mean of the last %d rounds: %s", summary["mean_of_last"], headline(summary["metrics"]))
     log.info("record: %s", info.folder)
 
@@ -192,6 +206,11 @@ def record_environment(folder: Path, now: Mapping[str, Any], resumed: bool) -> N
     if changed := sorted(key for key in now.keys() - {*SAME_BITS} if before.get(key) != now[key]):
         log.warning("since the run was interrupted, %s changed: the bits may not be those of one run", changed)
     write_json(folder / ENVIRONMENT, now)
+
+
+def started_from(folder: Path, state: ServerState) -> str:
+    """Hash of the model that round 0 starts from: the one at hand, or as the record of a run that goes on has it."""
+    return digest(state)[:LENGTH] if state.round == 0 else str(recorded(folder).get("start", "?"))
 
 
 def recorded(folder: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from flame.round.checkpoint import write_atomically
 from flame.run import panels
+from flame.run.classes import Confusion, draw_classes, read_confusions
 from flame.run.config import NAMED
 from flame.run.record import RunRecord, read_run
 from flame.run.text import one_digit
@@ -43,18 +44,25 @@ def own_settings() -> Iterator[None]:
 
 @own_settings()
 def draw_run(folder: Path) -> Path:
-    """Write `figure.png` into a run folder, finished or not: accuracies, recalls, X-ray and accepted sets by round."""
+    """Write `figure.png` into a run folder, finished or not: accuracies, recalls, X-ray and accepted sets by round.
+
+    Where a run was asked for answers by class, their confusion matrices stand below.
+    """
     from matplotlib.figure import Figure  # without pyplot: no display and no global state
 
     run = read_run(folder)
-    figure = Figure(figsize=(13, 10), dpi=DPI, layout="constrained")
+    confusions = read_confusions(run)
+    heights = [1, 1.25, 1.25] if confusions else [1, 1.25]
+    figure = Figure(figsize=(13, 10 / 2.25 * sum(heights)), dpi=DPI, layout="constrained")
     figure.suptitle(headline(run))
-    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 1.25])[:, 0]
+    above, below, *last = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     accuracy, recall, xray = above.subplots(1, 3)
     draw_accuracy(accuracy, run)
     draw_recall(recall, run)
     draw_xray(xray, run)
     draw_acceptance(below, run)
+    for part in last:
+        draw_classes(part, confusions)
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     write_atomically(folder / FIGURE, picture.getvalue())  # half a picture would pass for the whole
@@ -68,6 +76,17 @@ def acceptance_png(run: RunRecord) -> bytes:
 
     figure, picture = Figure(figsize=(11, 5), dpi=DPI, layout="constrained"), io.BytesIO()
     draw_acceptance(figure, run)
+    figure.savefig(picture, format="png")
+    return picture.getvalue()
+
+
+@own_settings()
+def classes_png(confusions: Mapping[str, Confusion]) -> bytes:
+    """The confusion matrices alone."""
+    from matplotlib.figure import Figure
+
+    figure, picture = Figure(figsize=(11, 5), dpi=DPI, layout="constrained"), io.BytesIO()
+    draw_classes(figure, confusions)
     figure.savefig(picture, format="png")
     return picture.getvalue()
 

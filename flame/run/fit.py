@@ -12,8 +12,10 @@ from flame.data.samples import Dataset, Shards
 from flame.defenses.base import Defense
 from flame.engine.laboratory import Laboratory
 from flame.engine.workbench import Task, Workbench
+from flame.round.augment import Augment
 from flame.round.device import one_thread
 from flame.round.seeding import generator
+from flame.round.server import Server
 from flame.round.types import Cohort, ServerState, Updates
 
 TRIED = 4  # images of the job that is done twice
@@ -55,7 +57,7 @@ def check_repeatable(task: Task, state: ServerState) -> None:
         task,
         shards=Shards.cut(few, torch.tensor([len(few)])),
         eval_sets={"clean": task.eval_sets["clean"][:TRIED]},
-        sgd=replace(task.sgd, epochs=1, batch_size=min(2, task.sgd.batch_size)),
+        training=replace(task.training, epochs=1, batch_size=min(2, task.training.batch_size)),
         smoothing=None,
     )
     bench = Workbench(tiny)
@@ -74,6 +76,21 @@ def _done(bench: Workbench, state: ServerState) -> tuple[bytes, ...]:
     bench.write_update(state.row, row, counters)
     answers = bench.logits(state.row, state.counters, bench.task.eval_sets["clean"].x, 0)
     return repr(loss).encode(), row.numpy().tobytes(), counters.numpy().tobytes(), answers.numpy().tobytes()
+
+
+def fitting(augment: Augment, dataset: Dataset) -> Augment:
+    """The augmentation; ValueError unless it can be done to the data set's images."""
+    augment.check(*dataset.train.x.shape[-2:])
+    return augment
+
+
+def check_memo(folder: str | None, server: Server) -> None:
+    """ValueError if what clients make of the global model is to be kept, and follows from their own statistics, too."""
+    if folder is not None and server.statistics == "local":
+        raise ValueError(
+            f"memo.dir={folder} keeps what clients make of the global model, and with server.statistics=local"
+            " they start from their own statistics: leave one of the two out"
+        )
 
 
 def check_clients(defense: Defense, clients: int) -> None:

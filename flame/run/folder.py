@@ -15,7 +15,7 @@ from flame.round.checkpoint import RunFolderError
 from flame.run.trackers.files import METRICS, SUMMARY
 
 log = logging.getLogger(__name__)
-IDENTITY, CHECKPOINTS = "identity.json", "checkpoints"
+IDENTITY, CHECKPOINTS, LOCK = "identity.json", "checkpoints", ".lock"
 LARGEST_JSON = 1 << 24  # bytes; what we write is a thousandth of it
 REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space",
@@ -54,6 +54,20 @@ def claimed(folder: Path, identity: str) -> Iterator[None]:
         finally:
             if {each.name for each in folder.iterdir()} == {IDENTITY}:
                 path.unlink()  # the run was refused before it wrote anything
+
+
+@contextmanager
+def waited(folder: Path) -> Iterator[None]:
+    """Hold a folder that several runs share, once whoever holds it now has finished or died."""
+    with open(folder / LOCK, "a") as file:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("%s is being written by another run: waiting for it", folder)
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        except OSError as error:  # as in `_lock`
+            log.debug("%s cannot be locked: %s", folder, error)
+        yield
 
 
 def finished(folder: Path) -> bool:

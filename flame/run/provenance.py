@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "hdbscan", "numpy", "scipy", "hydra-core", "omegaconf", "wandb", "scikit-learn")
 ORIGIN = {"code": "code", "data": "data", "initial": "initial weights"}  # key -> in words
 SAME_BITS = ("engine_workers", "cores", "command", "commit", "dirty")  # follow; what a commit names, `code` tells
+WEIGHTS = ("model", "start", "seed")  # what the initial ones follow from, and the data set if they are from a file
 REMEDY = "resume=force goes on all the same, resume=false starts in a new folder"
 
 
@@ -88,7 +89,7 @@ def origin_of(config: Mapping[str, Any], code: str) -> dict[str, str]:
     return {
         "code": code,
         "data": _data(json.dumps(dataset)),
-        "initial": _initial(json.dumps({"model": config["model"], "seed": config["seed"]})),
+        "initial": _initial(json.dumps({**{part: config[part] for part in WEIGHTS}, "dataset": dataset})),
     }
 
 

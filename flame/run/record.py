@@ -14,8 +14,9 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from flame.run.config import INCIDENTAL, NAMED, without_seed
+from flame.run.config import NAMED, telling, without_seed
 from flame.run.folder import IDENTITY, read_json
+from flame.run.older import modern
 from flame.run.trackers.files import ACCEPTANCE, CHOICES, CONFIG, ENVIRONMENT, METRICS, SUMMARY, read_metrics
 
 Array = NDArray[np.float64]
@@ -67,8 +68,8 @@ class RunRecord:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Dotted key -> value of all that can change a result, but the seed."""
-        settings = flatten({k: v for k, v in self.config.items() if k not in (*INCIDENTAL, "seed")})
-        return {key: value for key, value in settings.items() if key not in PLACES}
+        settings = flatten(telling(self.config))
+        return {key: value for key, value in settings.items() if key not in (*PLACES, "seed")}
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,8 @@ def walked(top: Path) -> Iterator[Path]:
     """A folder and all below it, through links; each once, on the first way that leads to it."""
     seen = {top.resolve()}
     for place, names, _ in os.walk(top, followlinks=True):
-        there = {(Path(place) / name).resolve(): name for name in sorted(names, reverse=True)}
-        names[:] = sorted(name for folder, name in there.items() if folder not in seen)
-        seen |= there.keys()
+        there = {Path(place, name).resolve(): name for name in sorted(names, reverse=True)}
+        names[:], seen = sorted(there[folder] for folder in there.keys() - seen), seen | there.keys()
         yield Path(place)
 
 
@@ -177,7 +177,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path.name}: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path.name} holds no settings")
-    return config
+    return modern(config)
 
 
 def check_whole(run: RunRecord) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from attackers import LAYOUT, PLAIN, START, a3fl, images, job, normed_job, scene, trigger_loss
+from attackers import LAYOUT, PLAIN, START, a3fl, images, job, normed_job, recipe, scene, trigger_loss
 from torch import Tensor, nn
 
 from attacks.a3fl import TRIGGER, similarity
 from attacks.snapshot import Snapshot
 from attacks.triggers import Painted, Square
-from flame.round.client import LocalSGD, cross_entropy
+from flame.round.client import cross_entropy
 from flame.round.seeding import generator
 
 
@@ -33,7 +33,7 @@ def test_the_search_makes_the_trigger_work(balance: float) -> None:
 def found(**changes: Any) -> Tensor:
     """[1, 4] the trigger of a client that takes steps of 3 on one batch."""
     work = job()
-    a3fl(step=3.0, rival=LocalSGD(0.1, 0.0, 0.0, 1, 40), **changes).train(work)
+    a3fl(step=3.0, rival=recipe(0.1, 0.0, 0.0, 1, 40), **changes).train(work)
     return work.notes[TRIGGER]
 
 

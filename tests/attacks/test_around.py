@@ -20,7 +20,7 @@ from flame.round.seeding import generator
 
 
 def test_attacks_around_attacks_pass_every_hook_on() -> None:
-    inner = EdgeCase(3, 2, None, 0.5, 2, 0.5, None)
+    inner = EdgeCase(3, 2, None, 0.5, 2, 0.5)
     armed, rest = Around(Around(inner)).prepare(dataset(), generator(0, "prepare"))
     direct, direct_rest = inner.prepare(dataset(), generator(0, "prepare"))
     assert torch.equal(rest.train.x, direct_rest.train.x)
@@ -31,7 +31,7 @@ def test_attacks_around_attacks_pass_every_hook_on() -> None:
     with pytest.raises(ValueError, match="ALIE needs two"):
         Around(Around(ALIE(1.5))).check_round(5, range(1, 2))
     assert torch.equal(trained(armed)[1], trained(direct)[1])
-    flip = Around(LabelFlip(1, 3, 4, 1.0, None))
+    flip = Around(LabelFlip(1, 3, 4, 1.0))
     assert torch.equal(flip.target(torch.arange(4)), torch.tensor([0, 3, 2, 3]))
     assert torch.equal(flip.poison(images(), generator(0, "poison")).y, flip.target(images().y))
     assert torch.equal(Around(PLAIN).stamp(images().x), PLAIN.stamp(images().x))
@@ -44,10 +44,10 @@ def test_attacks_around_attacks_pass_every_hook_on() -> None:
     [
         (replace(PLAIN, target_class=4), r"attack.target_class=4 is out of range: must be in \[0, 3\]"),
         (replace(PLAIN, source_class=-1), "attack.source_class=-1"),
-        (LabelFlip(9, 1, 4, 0.5, None), "attack.source_class=9"),
-        (EdgeCase(4, 1, None, 0.1, 1, 0.5, None), "attack.source_class=4"),
-        (EdgeCase(1, 2, None, 0.01, 1, 0.5, None), "attack.share=0.01 of the 10 training images of class 1 is 0"),
-        (Semantic(1, 2, {"made up": {"train": [40], "held_out": [1]}}, 0.1, 0.5, None), "attack.positions.made up.tr"),
+        (LabelFlip(9, 1, 4, 0.5), "attack.source_class=9"),
+        (EdgeCase(4, 1, None, 0.1, 1, 0.5), "attack.source_class=4"),
+        (EdgeCase(1, 2, None, 0.01, 1, 0.5), "attack.share=0.01 of the 10 training images of class 1 is 0"),
+        (Semantic(1, 2, {"made up": {"train": [40], "held_out": [1]}}, 0.1, 0.5), "attack.positions.made up.tr"),
     ],
 )
 def test_settings_that_do_not_fit_the_data_set(attack: Attack, message: str) -> None:

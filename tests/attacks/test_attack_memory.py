@@ -86,10 +86,10 @@ def test_what_is_noted_is_what_a_benign_client_sends(make: Callable[[], Attack])
 @pytest.mark.parametrize(
     ("name", "shorter"),
     [
-        ("threedfed", "backdoor.epochs=1"),
-        ("cerp", "epochs=1"),
+        ("threedfed", "backdoor.client.epochs=1"),
+        ("cerp", "client.epochs=1"),
         ("iba", "search_epochs=1"),
-        ("darkfed", "sgd.epochs=1"),
+        ("darkfed", "client.epochs=1"),
     ],
 )
 def test_what_they_remember_survives_a_checkpoint(

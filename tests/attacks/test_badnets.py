@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from attackers import PLAIN, images, trained
+from attackers import PLAIN, images, recipe, trained
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -53,7 +53,7 @@ def test_source_to_target_measures_the_source_class_only() -> None:
 
 
 def test_attackers_train_for_their_own_number_of_epochs() -> None:
-    _, two = trained(replace(PLAIN, epochs=2))
+    _, two = trained(replace(PLAIN, client=recipe(0.5, 0.0, 0.0, 2, 40)))
     _, same = trained(PLAIN, epochs=2)
     _, one = trained(PLAIN)
     assert torch.equal(two, same) and not torch.equal(two, one)
@@ -63,7 +63,7 @@ def test_attackers_train_for_their_own_number_of_epochs() -> None:
     ("make", "message"),
     [
         (lambda: replace(PLAIN, poisoned_data_rate=1.5), r"attack.poisoned_data_rate=1.5 .* in \[0, 1\]"),
-        (lambda: replace(PLAIN, epochs=0), "attack.epochs=0 is out of range"),
+        (lambda: replace(PLAIN, target_class=None), "attack.target_class=None .* attack=badnets_all_to_all"),
         (lambda: replace(PLAIN, source_class=2), "attack.source_class=2 is the target class"),
     ],
 )
@@ -73,10 +73,14 @@ def test_settings_out_of_range(make: Any, message: str) -> None:
 
 
 def test_attackers_train_at_their_own_learning_rate() -> None:
-    start, slow = trained(replace(PLAIN, local_lr=1e-9))
+    start, slow = trained(replace(PLAIN, client=recipe(1e-9, 0.0, 0.0, 1, 40)))
     _, benign = trained(PLAIN)
     assert 0 < float((slow - start).norm()) < 1e-6 * float((benign - start).norm())
-    with pytest.raises(
-        ValueError, match=r"attack.local_lr=0 is out of range: must be null \(as benign clients\) or > 0"
-    ):
-        replace(PLAIN, local_lr=0)
+
+
+def test_all_to_all_gives_each_label_the_next() -> None:
+    attack = replace(PLAIN, target_class=None, classes=4, poisoned_data_rate=1.0)
+    test = images(8)
+    poisoned, backdoor = attack.poison(test, generator(0, "poison")), attack.backdoor_set(test)
+    assert test.y.tolist() == [0, 1, 2, 3, 0, 1, 2, 3] and poisoned.y.tolist() == [1, 2, 3, 0, 1, 2, 3, 0]
+    assert backdoor is not None and torch.equal(backdoor.y, poisoned.y) and torch.equal(backdoor.x, poisoned.x)

@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from attackers import PLAIN, images, normed_job
+from attackers import PLAIN, images, normed_job, recipe
 
 from attacks.chameleon import Chameleon, contrastive_loss, features
 from attacks.snapshot import Snapshot
-from flame.round.client import LocalSGD
 
 
 def chameleon(weight: float = 6.0) -> Chameleon:
-    return Chameleon(PLAIN, 2, weight, 0.5, LocalSGD(0.05, 0.9, 0.0, 3, 20))
+    return Chameleon(PLAIN, 2, weight, 0.5, recipe(0.05, 0.9, 0.0, 3, 20))
 
 
 def test_contrastive_loss_by_hand() -> None:
@@ -52,7 +51,7 @@ def test_poisoned_images_are_nearer_to_facilitators_than_to_interferers() -> Non
         return float(cosines[:, y == 2].mean() - cosines[own[:, None] == y].mean())
 
     before = margin()
-    replace(chameleon(), contrast=LocalSGD(0.2, 0.9, 0.0, 8, 20)).adapt(PLAIN.compromise(work))
+    replace(chameleon(), contrast=recipe(0.2, 0.9, 0.0, 8, 20)).adapt(PLAIN.compromise(work))
     assert abs(before) < 0.05 and margin() > 0.2
 
 

@@ -8,20 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from attackers import CORNER, job, model_row, moved, normed_job, scene
+from attackers import CORNER, job, model_row, moved, normed_job, recipe, scene
 from torch import Tensor
 
 from attacks.darkfed import KEY, SMOOTH, DarkFed, diverse, forecast, head, smoothed
 from attacks.snapshot import Snapshot
 from flame.geometry.layout import StateLayout
-from flame.round.client import LocalSGD
 from flame.round.evaluate import evaluate
 from flame.round.seeding import generator
 
 
 def darkfed(**changes: Any) -> DarkFed:
-    sgd = LocalSGD(0.05, 0.0, 0.0, 4, 40)
-    return replace(DarkFed(CORNER, 2, 60, 0.5, 0.2, 0.0, 0.0, 0.5, sgd), **changes)
+    client = recipe(0.05, 0.0, 0.0, 4, 40)
+    return replace(DarkFed(CORNER, 2, 60, 0.5, 0.2, 0.0, 0.0, 0.5, client), **changes)
 
 
 def test_fake_clients_have_no_data() -> None:
@@ -68,7 +67,7 @@ def test_noise_teaches_the_trigger() -> None:
     work = job(lr=0.5)
     exam = darkfed().backdoor_set(work.images)
     before = evaluate(work.model, exam, work.normalise).mean_loss
-    darkfed(sgd=LocalSGD(0.05, 0.0, 0.0, 30, 40)).train(work)
+    darkfed(client=recipe(0.05, 0.0, 0.0, 30, 40)).train(work)
     assert evaluate(work.model, exam, work.normalise).mean_loss < before - 0.5
 
 
@@ -76,7 +75,7 @@ def test_clean_and_triggered_images_count_alike() -> None:
     """24 and 6 of one batch: the loss of a second epoch is one mean plus the other, after the first one's step."""
     work, one = normed_job(), normed_job()
     x, logits, poisoned = darkfed().shadow(one)
-    loss, _ = (darkfed(sgd=LocalSGD(0.05, 0.0, 0.0, e, 40)).train(w) for e, w in ((2, work), (1, one)))
+    loss, _ = (darkfed(client=recipe(0.05, 0.0, 0.0, e, 40)).train(w) for e, w in ((2, work), (1, one)))
     with torch.no_grad():
         off = (one.model.eval()(one.normalise(x)) - logits).square()
     clean, triggered = (float(off[flags].mean()) for flags in (~poisoned, poisoned))

@@ -38,7 +38,7 @@ def test_the_tail_is_what_lies_far_from_the_rest_of_its_class() -> None:
     x_test = torch.zeros_like(data.test.x)
     x_test[1] = 180  # of class 1 and far from all of it
     data = replace(data, train=replace(data.train, x=x), test=replace(data.test, x=x_test))
-    attack = EdgeCase(1, 2, None, share=0.4, neighbours=3, poisoned_data_rate=0.25, epochs=None)
+    attack = EdgeCase(1, 2, None, share=0.4, neighbours=3, poisoned_data_rate=0.25)
     armed, rest = attack.prepare(data, generator(0, "prepare"))
     assert isinstance(armed, SubPopulation)
     assert len(rest.train) == 36 and not bool((rest.train.x[rest.train.y == 1] > 0).any())
@@ -59,7 +59,7 @@ def test_published_edge_images_come_from_plain_arrays(tmp_path: Path) -> None:
     path = tmp_path / "tail.npz"
     train, test = (np.full((count, 6, 6, 1), count, dtype=np.uint8) for count in (3, 2))
     np.savez(path, train=train, test=test)
-    armed, rest = EdgeCase(0, 2, str(path), 0.1, 1, 1.0, None).prepare(dataset(), generator(0, "prepare"))
+    armed, rest = EdgeCase(0, 2, str(path), 0.1, 1, 1.0).prepare(dataset(), generator(0, "prepare"))
     assert len(rest.train) == 40
     assert bool((armed.poison(images(), generator(0, "poison")).x == 3).all())
     backdoor = armed.backdoor_set(armed.examined(images()))
@@ -103,9 +103,9 @@ def test_edge_images_that_do_not_fit(tmp_path: Path, arrays: dict, message: str)
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: EdgeCase(1, 1, None, 0.1, 1, 0.5, None), "attack.target_class=1"),
-        (lambda: EdgeCase(1, 2, None, 1.0, 1, 0.5, None), "attack.share=1.0"),
-        (lambda: EdgeCase(1, 2, None, 0.1, 0, 0.5, None), "attack.neighbours=0"),
+        (lambda: EdgeCase(1, 1, None, 0.1, 1, 0.5), "attack.target_class=1"),
+        (lambda: EdgeCase(1, 2, None, 1.0, 1, 0.5), "attack.share=1.0"),
+        (lambda: EdgeCase(1, 2, None, 0.1, 0, 0.5), "attack.neighbours=0"),
     ],
 )
 def test_settings_out_of_range(make: Any, message: str) -> None:

@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from attackers import job, normed_job
+from attackers import job, normed_job, recipe
 from test_threedfed import LAYOUT
 from torch import Tensor
 
 from attacks.indicators import ACCEPTED, CLIPPED, REJECTED, choose, curvature, quiet_layer, read
 from attacks.snapshot import Snapshot
 from flame.geometry.layout import StateLayout
-from flame.round.client import LocalSGD
 
 
 def test_of_the_quietest_parameters_the_flattest_are_taken() -> None:
@@ -35,7 +34,7 @@ def test_answers_by_hand() -> None:
 
 
 def test_curvature_is_the_row_sum_of_the_hessian() -> None:
-    work = replace(job(), sgd=LocalSGD(0.1, 0.0, 0.0, 1, 40))
+    work = replace(job(), training=recipe(0.1, 0.0, 0.0, 1, 40))
     before, (weight, bias) = Snapshot.of(work.model).row, work.model.parameters()
 
     def loss(w: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from flame.round.seeding import generator
 
 def test_label_flip_from_source_to_target() -> None:
     clean = images()
-    attack = LabelFlip(source_class=1, target_class=3, classes=4, poisoned_data_rate=0.4, epochs=None)
+    attack = LabelFlip(source_class=1, target_class=3, classes=4, poisoned_data_rate=0.4)
     poisoned = attack.poison(clean, generator(0, "poison"))
     changed = poisoned.y != clean.y
     assert torch.equal(poisoned.x, clean.x) and int(changed.sum()) == 4
@@ -25,7 +25,7 @@ def test_label_flip_from_source_to_target() -> None:
 
 def test_label_flip_of_all_labels_has_no_backdoor() -> None:
     clean = images()
-    attack = LabelFlip(source_class=None, target_class=None, classes=4, poisoned_data_rate=1.0, epochs=None)
+    attack = LabelFlip(source_class=None, target_class=None, classes=4, poisoned_data_rate=1.0)
     assert torch.equal(attack.poison(clean, generator(0, "poison")).y, 3 - clean.y)
     assert attack.backdoor_set(clean) is None
 
@@ -33,8 +33,8 @@ def test_label_flip_of_all_labels_has_no_backdoor() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LabelFlip(1, None, 4, 0.5, None), "give two different classes"),
-        (lambda: LabelFlip(1, 1, 4, 0.5, None), "give two different classes"),
+        (lambda: LabelFlip(1, None, 4, 0.5), "give two different classes"),
+        (lambda: LabelFlip(1, 1, 4, 0.5), "give two different classes"),
     ],
 )
 def test_settings_out_of_range(make: Any, message: str) -> None:

@@ -108,7 +108,7 @@ def test_critical_layers_are_sought_on_images_that_nothing_was_trained_on(seed: 
     training = twin.images[torch.tensor(sorted(set(range(160)) - set(held.tolist())))]
     stream = twin.stream("identify")
     for _ in range(3 if fit_accuracy else 1):
-        twin.sgd.fit(twin.model, training, twin.normalise, stream)
+        twin.training.fit(twin.model, training, twin.normalise, stream, round=twin.round)
     benign = Snapshot.of(twin.model)
     PLAIN.train(replace(twin, images=training))
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from attackers import LAYOUT, PLAIN, normed_job, scene, vector
+from attackers import LAYOUT, PLAIN, normed_job, recipe, scene, vector
 from hypothesis import given
 from hypothesis import strategies as st
 
 from attacks.neurotoxin import SEEN, Neurotoxin, bottom, clean_gradient
 from attacks.snapshot import Snapshot
-from flame.round.client import LocalSGD, cross_entropy
+from flame.round.client import cross_entropy
 from flame.round.seeding import generator
 
 
@@ -53,7 +53,7 @@ def test_with_all_coordinates_it_is_the_inner_attack() -> None:
 
 def test_a_first_round_looks_at_the_own_gradient() -> None:
     """One batch of all images: the gradient of the benign loss, in the layout's order; nothing is moved by looking."""
-    work = replace(normed_job(), sgd=LocalSGD(0.1, 0.0, 0.0, 1, 40))
+    work = replace(normed_job(), training=recipe(0.1, 0.0, 0.0, 1, 40))
     start = Snapshot.of(work.model)
     got = clean_gradient(work, start)
     after = Snapshot.of(work.model)

@@ -9,15 +9,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from attackers import PLAIN, images, job
+from attackers import PLAIN, dataset, images, job, recipe
 from omegaconf import OmegaConf
 
-from attacks.base import Attack
+from attacks.base import Poisoner
 from attacks.edge_case import EdgeCase
 from attacks.label_flip import LabelFlip
+from attacks.mixing import PerBatch
+from attacks.semantic import Semantic
 from attacks.subpopulation import SubPopulation
-from flame.run.build import build
-from flame.run.config import plain
+from flame.data.samples import Dataset
+from flame.round.optimizers import SGD, Adam
+from flame.round.rates import Linear
+from flame.round.seeding import generator
+from flame.run.build import ConfigError, build, make
+from flame.run.config import filled, plain
 
 ATTACKS = Path(__file__).parents[2] / "conf" / "attack"
 SENTENCE = re.compile(
@@ -58,23 +64,24 @@ THEIRS = {
     "darkfed": Theirs("hustweiwan/DarkFed 5c0ed08", "2 to 2", "626 to 16", "0.005 to 0.1"),
 }
 # ours, of a client that trains one epoch at 0.05 and of one that trains two at 0.1: epochs and rate; the shares of the
-# epochs after which the rate falls to a tenth. None: as benign ones
-AS_BENIGN: tuple[Any, ...] = (None, None, None, None, [])
+# epochs after which the rate falls to a tenth
+AS_BENIGN: tuple[Any, ...] = (1, 0.05, 2, 0.1, [])
 RETRAINED = (8, 0.025, 15, 0.05, [0.13, 0.73])
 OURS = {
     **dict.fromkeys(("badnets", "blended", "edge_case", "label_flip", "a3fl", "a3fl_fixed", "iba"), AS_BENIGN),
+    "badnets_all_to_all": AS_BENIGN,
     **dict.fromkeys(("lp", "lp_random", "pgd", "edge_case_pgd", "flame_aware", "shrunk", "shrunk_weights"), AS_BENIGN),
     **dict.fromkeys(("forged_statistics", "shrunk_forged"), AS_BENIGN),
-    "badnets_longer": (2, None, 2, None, []),
-    "badnets_slow": (None, 0.0075, None, 0.015, []),
+    "badnets_longer": (2, 0.05, 2, 0.1, []),
+    "badnets_slow": (1, 0.0075, 2, 0.015, []),
     **dict.fromkeys(("retrained_badnets", "semantic", "semantic_replacement"), RETRAINED),
     **dict.fromkeys(("model_replacement", "constrain_and_scale"), RETRAINED),
     "dba": (3, 0.025, 6, 0.05, [0.2, 0.8]),
     "cerp": (0.5, 0.025, 1, 0.05, []),
-    **dict.fromkeys(("neurotoxin", "neurotoxin_unmasked"), (5, None, 10, None, [])),
+    **dict.fromkeys(("neurotoxin", "neurotoxin_unmasked"), (5, 0.05, 10, 0.1, [])),
     "neurotoxin_slow": (5, 0.0075, 10, 0.015, []),
     "chameleon": (3, 0.0019, 3, 0.0038, []),
-    **dict.fromkeys(("threedfed", "threedfed_unmasked"), (8, None, 15, None, [])),
+    **dict.fromkeys(("threedfed", "threedfed_unmasked"), (8, 0.05, 15, 0.1, [])),
 }
 NO_TRAINING = {  # of their own: they send what they have made up, or train elsewhere (darkfed, on its own recipe)
     *("none", "alie", "fang", "gaussian", "ipm", "min_max", "min_sum", "sign_flip", "darkfed"),
@@ -109,50 +116,70 @@ def test_its_yaml_names_code_commit_and_ratio(option: str) -> None:
 def test_attackers_train_as_their_authors_let_them(option: str, tiny: Callable) -> None:
     epochs, rate, twice, doubled, tenths = OURS[option]
     for words, wanted in (((), (epochs, rate)), (("client.epochs=2", "client.lr=0.1"), (twice, doubled))):
-        found = poisoner(plain(tiny(f"attack={option}", *words).attack))
-        assert found["epochs"] == wanted[0] and found.get("lr_tenths", []) == tenths
-        assert found.get("local_lr") == (wanted[1] and pytest.approx(wanted[1]))
+        found = poisoner(plain(filled(tiny(f"attack={option}", *words)).attack))["client"]
+        assert found["epochs"] == wanted[0] and found["lr_tenths"] == tenths
+        assert found["lr"] == pytest.approx(wanted[1])
 
 
 @pytest.mark.parametrize("option", [name for name, ours in OURS.items() if ours == AS_BENIGN])
 def test_as_benign_clients_is_the_benign_recipe(option: str, tiny: Callable) -> None:
-    parts = build(tiny(f"attack={option}"))
+    parts = build(tiny(f"attack={option}", "poisoned_model_rate=0.4"))
     work = job()
-    assert parts.attack.compromise(replace(work, sgd=parts.task.sgd, images=parts.task.train[:8])).sgd == parts.task.sgd
+    assert (
+        parts.attack.compromise(replace(work, training=parts.task.training, images=parts.task.train[:8])).training
+        == parts.task.training
+    )
+
+
+POISONERS = [PLAIN, LabelFlip(1, 2, 4, 1.0), SubPopulation(images(), images(), 2, 0.5)]
+
+
+@pytest.mark.parametrize("attack", POISONERS)
+def test_every_poisoner_may_have_a_recipe_of_its_own(attack: Poisoner) -> None:
+    work, own = job(), recipe(0.3, 0.5, 0.0, 0.5, 8)
+    assert replace(attack, client=own).compromise(work).training == own
+    assert attack.compromise(work).training == work.training
+
+
+@pytest.mark.parametrize("data", [dataset()])
+def test_what_prepare_makes_of_an_attack_keeps_its_recipe(data: Dataset) -> None:
+    own, mixing = recipe(0.3, 0.5, 0.0, 0.5, 8), PerBatch()
+    for attack in (EdgeCase(1, 2, None, 0.4, 3, 0.2), Semantic(1, 2, {}, 0.4, 0.2)):
+        armed, _ = replace(attack, client=own, mixing=mixing).prepare(data, generator(0, "prepare"))
+        assert isinstance(armed, SubPopulation) and (armed.client, armed.mixing) == (own, mixing)
+
+
+def test_an_attacker_names_what_differs_and_keeps_the_rest(compose: Callable) -> None:
+    """A part that is chosen anew takes nothing from the benign one; without any, all is the benign recipe."""
+    words = ("client.optimizer.momentum=0.5", "client.clip_norm=3", "+attack.client.optimizer.weight_decay=0.005")
+    merged = make(compose("attack=dba", *words), "attack").client
+    assert merged.optimizer == SGD(momentum=0.5, weight_decay=0.005) and merged.clip_norm == 3
+    chosen = make(compose("+client/optimizer@attack.client.optimizer=adam", *words[:2]), "attack").client
+    assert chosen.optimizer == Adam(0.9, 0.999, 1e-8, 0.0) and chosen.clip_norm == 3
+    outer = compose("attack=pgd", "+client/schedule@attack.backdoor.client.schedule=linear", "client=adamw")
+    assert make(outer, "attack").backdoor.client.schedule == Linear(warmup=0, rounds=30, end=0.0)
+    assert make(outer, "attack").backdoor.client.optimizer == make(outer, "client").optimizer
+    assert "optimizer" not in outer.attack.backdoor.client  # what is recorded is what was said
 
 
 @pytest.mark.parametrize(
-    "attack",
+    ("words", "message"),
     [
-        PLAIN,
-        LabelFlip(1, 2, 4, 1.0, None),
-        SubPopulation(images(), images(), 2, 0.5, None),
+        (("attack.client.epochs=1.5",), r"^attack\.client\.epochs=1.5 is out of range"),
+        (("attack.client.lr=0",), r"^attack\.client\.lr=0 is out of range"),
+        (("+attack.client.lr_tenths=[0.2,1]",), r"^attack\.client\.lr_tenths=\[0.2, 1\] is out of range"),
+        (("+attack.client.optimizer.momentum=1",), r"^attack\.client\.optimizer\.momentum=1 is out of range"),
+        (
+            ("attack=pgd", "+attack.backdoor.client.schedule.warmup=30"),
+            r"^attack\.backdoor\.client\.schedule\.warmup=30 ",
+        ),
+        (("+attack.client.rate=1",), r"^attack\.client\.rate is not a parameter of .*LocalTraining"),
+        (("attack.client.lr=fast",), r"^attack\.client\.lr='fast' has the wrong type"),
     ],
 )
-def test_every_poisoner_has_a_pace(attack: Attack) -> None:
-    """Half of one pass over 40 images is 20 of them, each once; the rest of the recipe is the benign one."""
-    work = job()
-    changed: Any = {"epochs": 0.5, "local_lr": 0.3, "lr_tenths": [0.5]}
-    found = replace(attack, **changed).compromise(work)
-    assert len(found.images) == 20 and found.sgd == replace(work.sgd, epochs=1, lr=0.3, lr_tenths=[0.5])
-    assert len({x.numpy().tobytes() for x in replace(attack, epochs=0.5).paced(work, 0.5).images.x}) == 20
-    assert replace(attack, epochs=3).compromise(work).sgd == replace(work.sgd, epochs=3)
-
-
-@pytest.mark.parametrize("attack", [PLAIN, LabelFlip(1, 2, 4, 1.0, None), EdgeCase(1, 2, None, 0.4, 3, 0.2, None)])
-@pytest.mark.parametrize(
-    ("key", "value"), [("epochs", 1.5), ("epochs", -0.5), ("local_lr", 0.0), ("lr_tenths", [0.2, 1.0])]
-)
-def test_paces_out_of_range(attack: Attack, key: str, value: Any) -> None:
-    changed: Any = {key: value}
-    with pytest.raises(ValueError, match=rf"attack\.{key}="):
-        replace(attack, **changed)
-
-
-def test_a_share_of_few_images_leaves_two_for_batchnorm() -> None:
-    few = replace(job(), images=images(3))
-    assert [len(PLAIN.paced(few, share).images) for share in (0.01, 0.5, 0.9)] == [2, 2, 3]
-    assert len(PLAIN.paced(replace(few, images=images(1)), 0.5).images) == 1
+def test_paces_out_of_range(compose: Callable, words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make(compose(*words), "attack")
 
 
 def test_passes_are_whole_from_one_on() -> None:

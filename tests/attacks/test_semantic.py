@@ -16,7 +16,7 @@ from flame.round.seeding import generator
 def test_semantic_takes_the_listed_images_from_everyone() -> None:
     data = dataset()
     lists = {"made up": {"train": [1, 5], "held_out": [7, 9, 2]}}
-    armed, rest = Semantic(1, 2, lists, 0.1, 1.0, None).prepare(data, generator(0, "prepare"))
+    armed, rest = Semantic(1, 2, lists, 0.1, 1.0).prepare(data, generator(0, "prepare"))
     assert isinstance(armed, SubPopulation)
     assert torch.equal(armed.pool.x, data.train.x[[1, 5]]) and torch.equal(armed.held_out.x, data.train.x[[7, 9, 2]])
     keep = [i for i in range(40) if i not in (1, 2, 5, 7, 9)]
@@ -27,7 +27,7 @@ def test_semantic_takes_the_listed_images_from_everyone() -> None:
 
 def test_semantic_elsewhere_takes_the_brightest() -> None:
     data = dataset(80)
-    armed, rest = Semantic(1, 2, {}, 0.2, 1.0, None).prepare(data, generator(0, "prepare"))
+    armed, rest = Semantic(1, 2, {}, 0.2, 1.0).prepare(data, generator(0, "prepare"))
     assert isinstance(armed, SubPopulation)
     mean = data.train.x[data.train.y == 1].float().mean((1, 2, 3)).sort(descending=True).values
     taken = torch.cat([armed.pool.x, armed.held_out.x[:2]]).float().mean((1, 2, 3))
@@ -39,8 +39,8 @@ def test_semantic_elsewhere_takes_the_brightest() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Semantic(1, 2, {"x": {"train": [1]}}, 0.1, 0.5, None), "attack.positions.x must be two lists"),
-        (lambda: Semantic(1, 2, {"x": {"train": ["a"], "held_out": [2]}}, 0.1, 0.5, None), "x must be two lists"),  # type: ignore[dict-item,list-item]
+        (lambda: Semantic(1, 2, {"x": {"train": [1]}}, 0.1, 0.5), "attack.positions.x must be two lists"),
+        (lambda: Semantic(1, 2, {"x": {"train": ["a"], "held_out": [2]}}, 0.1, 0.5), "x must be two lists"),  # type: ignore[dict-item,list-item]
     ],
 )
 def test_settings_out_of_range(make: Any, message: str) -> None:

@@ -216,5 +216,5 @@ def test_the_constrained_training_starts_at_the_global_model() -> None:
     """Bit by bit what the poisoned images alone come to, whatever else was trained on the client before."""
     work, poisoned = normed_job(), PLAIN.compromise(normed_job())
     loss = threedfed().train(work)
-    assert loss == poisoned.fit(poisoned.images, objective=constrained(poisoned.model, 0.6, "l2"))
+    assert loss == poisoned.fit(poisoned.images, objective=constrained(poisoned, 0.6, "l2"))
     assert torch.equal(model_row(work), model_row(poisoned))

@@ -60,7 +60,17 @@ class Broken(Attack):
 
 @pytest.fixture(scope="module")
 def cfg(tiny: Callable[..., DictConfig]) -> DictConfig:
-    return tiny("defense=flame_all_state", "attack=badnets")
+    """With everything that a client's recipe may have, and poison batch by batch."""
+    recipe = (
+        "client=adamw",
+        "client/schedule=cosine",
+        "client.clip_norm=1",
+        "client.proximal=0.1",
+        "client.max_steps=9",
+    )
+    return tiny(
+        "defense=flame_all_state", "attack=badnets", "attack/mixing=per_batch", "+attack.client.clip_norm=2", *recipe
+    )
 
 
 def final(parts: Parts, cfg: DictConfig, engine: Sequential | Pool, until: int = 2) -> tuple[ServerState, list[dict]]:

@@ -103,11 +103,32 @@ def test_a_pool_keeps_its_workers_for_a_part_of_a_cohort(tiny: Compose, tmp_path
 
 
 @pytest.mark.parametrize(
-    "change", ["seed=1", "client.lr=0.01", "train_samples=299", "model=cnn", "precision=bf16", "partition=dirichlet"]
+    "change",
+    [
+        "seed=1",
+        "client.lr=0.01",
+        "train_samples=299",
+        "model=cnn",
+        "precision=bf16",
+        "partition=dirichlet",
+        "augment=crop_flip",
+    ],
 )
 def test_whatever_training_follows_from_is_in_the_key(tiny: Compose, change: str) -> None:
     same, other = tiny("defense=krum", "attack=none", "rounds=7"), tiny(change)
     assert key(build(same).task, CODE) == key(build(tiny()).task, CODE) != key(build(other).task, CODE)
+
+
+def test_a_round_is_recalled_at_its_rate_alone(tiny: Compose, tmp_path: Path) -> None:
+    """The first round of a constant and of a falling rate is one, of a rising rate another; a run's length is none."""
+    memo, files, linear = Memo(str(tmp_path), 1.0), [], "client/schedule=linear"
+    for words in ((), (linear, "rounds=9"), ("client.schedule.warmup=1",), (linear,)):
+        parts = build(tiny("attack=none", *words))
+        with closing(memo.around(Sequential, CODE)(parts.task)) as engine:
+            for number in (0, 1):
+                engine.train(replace(parts.initial, round=number), parts.population.cohort(number))
+        files.append(len(list(tmp_path.iterdir())))
+    assert files == [2, 3, 4, 5]  # of round 0 at 1 and 1/2; of round 1 at 1 (twice), 8/9 and 2/3
 
 
 def test_pixels_and_the_code_are_in_the_key(tiny: Compose) -> None:

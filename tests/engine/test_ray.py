@@ -24,7 +24,8 @@ from flame.engine.sequential import Sequential
 from flame.round.client import LocalJob
 from flame.round.types import Updates
 from flame.run.build import build
-from flame.run.experiment import Stop, execute
+from flame.run.experiment import execute
+from flame.run.stop import Stop
 from flame.run.trackers.base import RunInfo
 
 PATIENCE = 240  # seconds that a round may take, a node's death included

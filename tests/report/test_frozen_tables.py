@@ -13,7 +13,7 @@ FROZEN = dict(
 
 def test_no_published_table_has_changed() -> None:
     tables = {path.name: path for path in (ROOT / "results" / "tables").glob("*.csv")}
-    assert tables.keys() == FROZEN.keys()
+    assert FROZEN.keys() <= tables.keys()
     assert [
-        name for name, path in tables.items() if hashlib.sha256(path.read_bytes()).hexdigest() != FROZEN[name]
+        name for name, frozen in FROZEN.items() if hashlib.sha256(tables[name].read_bytes()).hexdigest() != frozen
     ] == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,10 @@ from flame.geometry.clustering import majority_cluster
 from flame.report.__main__ import main
 from flame.report.comparison import row
 from flame.report.page import rounded
+from flame.round.breakdown import class_rows
+from flame.round.evaluate import Evaluation
 from flame.round.types import ServerState, Updates
+from flame.run.classes import CLASSES, class_lines
 from flame.run.record import find_runs, gather, read_run
 from flame.run.recording import Recorder, packed
 from flame.run.trackers.files import ENVIRONMENT, SUMMARY, RunFiles, write_json
@@ -51,6 +55,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, history: list[Round]) -> Path
     folder_of(folder / "a1", seed=1, ma=0.8125)
     folder_of(folder / "b0", finished=False, defense="krum")
     folder_of(folder / "c0", defense=HOSTILE)
+    counted = {"clean": Evaluation(3, 1.0, 4, answers={(0, 0, 0): 3, (0, 0, 1): 1})}
+    (folder / "a0" / CLASSES).write_text(class_lines(replace(history[1], classes=class_rows(counted, 2)), header=True))
     real = folder_of(folder / "real", defense="flame_weights_only", attack="none")
     files, recorder = RunFiles(real, 0), Recorder(real, rounds=[1], every=0, seed=0)
     for record in history:
@@ -103,6 +109,20 @@ def test_nothing_is_asked_of_the_network_and_nothing_fails(page: Page) -> None:
     urls = [event["request"]["url"] for event in page.happened("Network.requestWillBeSent")]
     assert [url for url in urls if not url.startswith("data:")] == [urls[0]] and urls[0].startswith("file:")
     assert not page.happened("Runtime.exceptionThrown") and not page.happened("Log.entryAdded")
+
+
+@in_browser
+def test_answers_by_class_are_shown_where_they_were_counted(page: Page) -> None:
+    hidden, titles = "document.querySelector('#answers').hidden", "[...document.querySelectorAll('#classes > div')]"
+    first = options(page, "#run")
+    choose(page, "#run", next(i for i, text in enumerate(first) if "krum" in text))
+    assert page.evaluate(hidden)
+    for place in range(len(first)):
+        choose(page, "#run", place)
+        if not page.evaluate(hidden):
+            break
+    drawn = page.evaluate(f"{titles}.map(e => [e.data[0].y, e.data[0].z.map(row => [...row])])")
+    assert drawn == [[["0: 75.0 %"], [[75, 25]]]]
 
 
 @in_browser

@@ -102,10 +102,10 @@ def test_a_line_of_a_run(tmp_path: Path) -> None:
     write_json(tmp_path / "a" / ENVIRONMENT, {"commit": "1234567", "dirty": True, "code": "c0de"})
     from flame.report.records import line as line_of
 
-    keys = ["seed", "attack", "attack.poisoned_data_rate", "attack.epochs", "defense.noise.factor", "rounds"]
+    keys = ["seed", "attack", "attack.poisoned_data_rate", "attack.client.epochs", "defense.noise.factor", "rounds"]
     found = line_of(read_run(tmp_path / "a"), keys)
     assert set(found) == set(COLUMNS)
-    assert found["settings"] == "attack.poisoned_data_rate=1 attack.epochs=null defense.noise.factor=- rounds=3"
+    assert found["settings"] == "attack.poisoned_data_rate=1 attack.client.epochs=null defense.noise.factor=- rounds=3"
     assert (found["ma"], found["commit"], found["code"], found["processor"]) == (0.5, "1234567+", "c0de", "")
 
 
@@ -290,7 +290,7 @@ def test_of_two_runs_of_one_cell_the_one_with_the_recipe_s_own_settings_is_taken
 def trial(place: Path, rate: float, momentum: float) -> None:
     """A run of figure_pdr in fewer rounds than it has."""
     run(place, attack="badnets", defense="fedavg")
-    set_config(place, attack={"poisoned_data_rate": rate}, rounds=3, client={"momentum": momentum})
+    set_config(place, attack={"poisoned_data_rate": rate}, rounds=3, client={"optimizer": {"momentum": momentum}})
 
 
 @pytest.mark.parametrize(("key", "value"), [("clients", 7), ("poisoned_model_rate", 0.4), ("shadow", [])])
@@ -309,7 +309,9 @@ def test_runs_of_another_recipe_alone_are_refused_and_the_table_stays(tmp_path: 
     trial(tmp_path / "other" / "b", 0.5, 0.1)
     publish("figure_pdr", cells(tmp_path / "own"), tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(ValueError, match=r"recipe figure_pdr: no .*; b: client.momentum is 0.1, and 0.9 in conf/"):
+    with pytest.raises(
+        ValueError, match=r"recipe figure_pdr: no .*; b: client.optimizer.momentum is 0.1, and 0.9 in conf/"
+    ):
         publish("figure_pdr", cells(tmp_path / "other"), tmp_path)
     run(tmp_path / "fedavg", attack="none", defense="fedavg")
     with pytest.raises(ValueError, match=r"no run is one of `train.py --config-name recipe/figures/figure_pdr`$"):
@@ -335,7 +337,7 @@ hydra:
     params:
       seed: 0,1
       attack: badnets
-      client.momentum: 0.5,0.9
+      client.optimizer.momentum: 0.5,0.9
       defense: fedavg,krum
 recipe:
   figures:
@@ -343,12 +345,12 @@ recipe:
   tables:
     own_cells:
       caption: In per cent, mean of the last {mean_of_last} of {rounds} rounds
-      rows: [client.momentum, defense]
+      rows: [client.optimizer.momentum, defense]
       columns: [{as: MA %, value: ma}, {as: BA %, value: ba}]
     own_pairs:
       caption: Pairs
-      rows: [client.momentum, {value: [ma, ba]}]
-      labels: {client.momentum: momentum, value: share}
+      rows: [client.optimizer.momentum, {value: [ma, ba]}]
+      labels: {client.optimizer.momentum: momentum, value: share}
       columns: [{as: "`{defense}` %", defense: [krum, fedavg]}]
       contrast: true
 """
@@ -365,7 +367,7 @@ def test_a_recipe_with_a_table_and_a_comparison_is_one_file(tmp_path: Path, monk
     for (defense, seed), value in ma.items():
         folder = tmp_path / "runs" / f"{defense}{seed}"
         run(folder, seed, attack="badnets", defense=defense, dataset="digits")
-        set_config(folder, client={"momentum": 0.9}, clients=10)
+        set_config(folder, client={"optimizer": {"momentum": 0.9}}, clients=10)
         whole = read_json(folder / SUMMARY)
         write_json(folder / SUMMARY, {**whole, "metrics": {**whole["metrics"], "eval/ma": value}})
     assert publish("own", cells(tmp_path / "runs"), tmp_path)[0].startswith(

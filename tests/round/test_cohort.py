@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from flame.round.cohort import EvaluatedRounds, Population, Schedule
+from flame.round.cohort import BEGAN, EvaluatedRounds, Population, Schedule
 
 ALWAYS = Schedule(start=0, stop=None, every=1)
 POPULATION = Population(
@@ -205,3 +206,47 @@ def test_any_number_of_rounds_takes_no_memory() -> None:
         assert tracemalloc.get_traced_memory()[1] < 10_000
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "active"),
+    [
+        (Schedule(0, None, 1, 0.7), {3, 4, 5, 6, 7}),
+        (Schedule(2, None, 1, 0.7), {5, 6, 7}),
+        (Schedule(0, 1, 1, 0.7), {3}),  # single shot
+        (Schedule(1, 4, 2, 0.7), {4, 6}),
+    ],
+)
+def test_an_attack_that_waits_for_ma(schedule: Schedule, active: set[int]) -> None:
+    """MA exceeds 0.7 in round 2, not when it equals it in round 1; that it falls back in round 4 changes nothing."""
+    population, truth = replace(POPULATION, schedule=schedule), POPULATION.compromised()
+    memory: Mapping[str, torch.Tensor] = {"other": torch.ones(1)}
+    for round_, ma in enumerate([0.2, 0.7, 0.71, 0.9, 0.1, 0.8, 0.8, 0.8]):
+        cohort = population.cohort(round_, memory)
+        assert torch.equal(cohort.ids, POPULATION.cohort(round_).ids)
+        assert torch.equal(cohort.compromised, truth[cohort.ids] & (round_ in active))
+        assert population.waits(memory) == (round_ <= 2)
+        memory = schedule.noted(memory, ma, round_ + 1)
+    assert memory.keys() == {"other", BEGAN} and int(memory[BEGAN]) == 3
+
+
+def test_without_after_ma_or_attack_nothing_waits() -> None:
+    assert not POPULATION.waits({}) and not ALWAYS.noted({}, 1.0, 1)
+    waiting = replace(POPULATION, schedule=replace(ALWAYS, after_ma=0.5))
+    assert waiting.waits({}) and not replace(waiting, hostile=False).waits({})
+    assert waiting.attacked(10) and not replace(waiting, hostile=False).attacked(10)
+
+
+def test_an_attack_that_never_began_is_said() -> None:
+    waiting = replace(POPULATION, schedule=Schedule(2, None, 1, 0.9))
+    assert "after_ma=0.9, its best: 0.8123; lower it" in str(waiting.unattacked(10, {}, 0.8123))
+    late, soon = ({BEGAN: torch.tensor(began)} for began in (8, 7))
+    assert "first exceeded attack_rounds.after_ma=0.9 in round 7 of 10" in str(waiting.unattacked(10, late, 0.95))
+    assert waiting.unattacked(10, soon, 0.95) is None and POPULATION.unattacked(10, {}, 0.5) is None
+    assert replace(waiting, hostile=False).unattacked(10, {}, 0.5) is None
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, 70, float("nan")])
+def test_after_ma_is_a_share(share: float) -> None:
+    with pytest.raises(ValueError, match=r"attack_rounds\.after_ma=.* is out of range: must be in \(0, 1\)"):
+        Schedule(0, None, 1, share)

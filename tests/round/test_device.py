@@ -23,7 +23,7 @@ from flame.engine.pool import Pool
 from flame.engine.ray import Ray
 from flame.engine.sequential import Sequential
 from flame.engine.workbench import Task, Workbench
-from flame.round.client import LocalJob, LocalSGD
+from flame.round.client import LocalJob, LocalTraining
 from flame.round.device import check_device, describe_device, describe_processor
 from flame.round.evaluate import evaluate
 from flame.run.build import build, make
@@ -62,16 +62,16 @@ class FakeGPU(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-def job(task: Task, model: torch.nn.Module, sgd: LocalSGD) -> LocalJob:
+def job(task: Task, model: torch.nn.Module, training: LocalTraining) -> LocalJob:
     """The first client's."""
-    return LocalJob(model, task.train[task.shards[0]], sgd, task.normalise, {}, task.seed, 0, 0)
+    return LocalJob(model, task.train[task.shards[0]], training, task.normalise, {}, task.seed, 0, 0)
 
 
 def test_no_step_waits_for_the_device(tiny: Tiny) -> None:
     task = build(tiny()).task
     counts = []
     for epochs in (1, 3):
-        work = job(task, Workbench(task).model, replace(task.sgd, epochs=epochs))
+        work = job(task, Workbench(task).model, replace(task.training, epochs=epochs))
         with Reads() as reads:
             work.fit(work.images)
         counts.append(reads.count)
@@ -83,7 +83,7 @@ def test_nothing_is_on_the_wrong_device(tiny: Tiny, attack: str) -> None:
     cfg = tiny(f"attack={attack}")
     task = build(cfg).task
     model = make(cfg, "model").to("meta", memory_format=torch.channels_last)
-    work = job(task, model, task.sgd)
+    work = job(task, model, task.training)
     with FakeGPU():
         task.attack.train(work)
         found = evaluate(model, task.eval_sets["clean"], task.normalise)

@@ -49,6 +49,17 @@ def run(tmp_path: Path, tiny: Compose) -> Path:
     return recorded(tmp_path / "run", tiny(*OPTIONS))
 
 
+def test_a_run_from_before_there_was_a_choice(run: Path, tiny: Compose) -> None:
+    """What its config.yaml does not say is as it was then."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    old = {key: value for key, value in config.items() if key not in ("augment", "evaluate", "precision")}
+    (run / "config.yaml").write_text(yaml.safe_dump(old))
+    found = again(run)
+    assert identity(found) == identity(tiny(*OPTIONS))
+    for key in ("augment", "evaluate", "precision"):
+        assert found[key] == OmegaConf.create({key: config[key]})[key]
+
+
 def test_the_same_config_whole_in_a_new_folder(run: Path, tiny: Compose) -> None:
     cfg, wanted = again(run), OmegaConf.to_container(tiny(*OPTIONS), resolve=True)
     found = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), resolve=True)

@@ -21,9 +21,10 @@ from flame.engine.sequential import Sequential
 from flame.federation import Round
 from flame.run import experiment
 from flame.run.config import NAMED
-from flame.run.experiment import conclude, execute, revisit, stop_on_signals
+from flame.run.experiment import conclude, execute, revisit
 from flame.run.figure import FIGURE, own_settings
 from flame.run.folder import finished
+from flame.run.stop import stop_on_signals
 from flame.run.trackers.base import NoView, RunInfo
 from flame.run.trackers.files import CHOICES, SUMMARY, RunFiles
 from flame.run.trackers.wandb import WandB
@@ -105,6 +106,7 @@ def test_a_run_whose_engine_and_view_do_not_close_is_finished(
     assert (folder / FIGURE).exists() and (folder / CHOICES).exists()
     assert [text.split(" failed (")[0] for text in warnings(caplog)] == [
         "the end of the tracker's view",
+        "model.safetensors",  # the config above names no model
         "closing the tracker's view",
         "closing the engine",
     ]

@@ -34,11 +34,12 @@ OUT_OF_RANGE = {
     "train_samples=5000": r"train_samples=5000 is out of range: must be in \[1, 1442\]",
     "client.lr=0": r"client.lr=0 is out of range",
     "client.batch_size=0": r"client.batch_size=0 is out of range",
+    "evaluate.clients=9": r"evaluate.clients=9 is out of range: must be in \[0, 8\], the number of benign clients",
     "attack.poisoned_data_rate=1.5": r"attack.poisoned_data_rate=1.5 is out of range: must be in \[0, 1\]",
     "attack.source_class=5": r"attack.source_class=5 is the target class",
     "attack.target_class=12": r"attack.target_class=12",
     "attack.source_class=11": r"attack.source_class=11",
-    "attack.epochs=0": r"attack.epochs=0",
+    "attack.client.epochs=0": r"attack.client.epochs=0",
     "engine.workers=0": r"engine.workers=0 is out of range: must be auto or a whole number >= 1",
     "attack.trigger.size=0": r"attack.trigger.size=0 is out of range",
     "attack.trigger.row=7": r"attack.trigger.row=7: 5 pixels from there do not fit into 8",
@@ -58,7 +59,9 @@ OUT_OF_RANGE = {
 FOUND_BY_TRYING = {
     "model.in_channels=3": r"model does not fit the images of dataset=digits, \(1, 8, 8\)",
     "model.num_classes=5": r"model gives \(2, 5\) for 2 images of dataset=digits: must be \(2, 10\)",
-    "client.epochs=1.5": r"client.epochs=1.5 has the wrong type: must be a whole number",
+    "client.epochs=1.5": r"client.epochs=1.5 is out of range: must be a whole number >= 1 or a share of one pass",
+    "augment=crop_flip augment.pad=8": r"augment.pad=8 is out of range: must be in \[0, 7\], .* 8 x 8 pixels",
+    "augment=crop_flip augment.stamp=never": r"augment.stamp='never' is unknown: must be one of after, before",
     "client.lr=fast": r"client.lr='fast' has the wrong type: must be a number",
     "defense.noise.factor=small": r"defense.noise.factor='small' has the wrong type: must be a number or null",
     "defense.cluster.min_cluster_size=1": r"min_cluster_size=1 is out of range: must be null \(n//2 \+ 1\), 0 \(no",
@@ -89,10 +92,10 @@ FOUND_BY_TRYING = {
         r"^defense\.rule\.randomized_smoothing\.copies=0"
     ),
     "defense=nnm defense.malicious_share=1": r"^defense\.malicious_share=1",
-    "attack=pgd attack@attack.backdoor=dba attack.backdoor.epochs=0": r"^attack\.backdoor\.epochs=0",
+    "attack=pgd attack@attack.backdoor=dba attack.backdoor.client.epochs=0": r"^attack\.backdoor\.client\.epochs=0",
     "attack=pgd attack.backdoor.trigger.size=0": r"^attack\.backdoor\.trigger\.size=0",
     "attack=threedfed attack.backdoor.target_class=12": r"^attack\.backdoor\.target_class=12",
-    "attack=darkfed attack.sgd.lr=0": r"^attack\.sgd\.lr=0 is out of range",
+    "attack=darkfed attack.client.lr=0": r"^attack\.client\.lr=0 is out of range",
     "attack=pgd attack.backdoor.trigger.row=7": (
         r"^attack\.backdoor\.trigger\.row=7: 5 pixels .*, unless attack\.backdoor\.trigger\.size=5 is made smaller"
     ),

@@ -11,7 +11,7 @@ import pytest
 from hydra.errors import CompactHydraException, HydraException
 
 from flame.run.config import register
-from flame.run.estimate import Cost, Job, estimate, planned, told
+from flame.run.estimate import Cost, Job, clean_rounds, estimate, planned, told
 from flame.run.sweep import standing
 
 TINY = ("experiment=smoke", "engine=sequential", "tracker=files", "train_samples=300", "rounds=24", "evaluate_every=24")
@@ -69,6 +69,22 @@ def test_what_is_finished_costs_nothing(found: list[Job]) -> None:
     assert "attack=none           3    10.00     2.00          5.00   66 s" in text
     assert "3 runs of kinds that were not measured, as the others" in text
     assert text.endswith("About 7 min left, 1 at a time.")
+
+
+def test_clean_rounds_are_counted_once_for_all_that_share_them(tmp_path: Path) -> None:
+    """Two starts of 30 rounds, one for each seed, whatever attack and defense: 120 s, after eight runs of 66 s."""
+    words = [*TINY, *SWEPT, "start=trained", "start.rounds=30", f"paths.runs={tmp_path}"]
+    found = list(planned("config", words, multirun=True))
+    assert clean_rounds(found) == [30, 30]
+    text = told(found, {"attack=none": COST})
+    assert "\n60 clean rounds are played once, about 2 min; those on disk are not." in text
+    assert text.endswith("About 11 min left, 1 at a time.")
+
+
+def test_a_run_that_waits_for_ma_is_evaluated_in_every_round(found: list[Job]) -> None:
+    cfg = found[0].cfg.copy()
+    cfg.attack_rounds.after_ma = 0.7
+    assert COST.run(cfg) == 10 + 23 * 2 + 24 * 5
 
 
 def test_nothing_is_left_of_a_finished_sweep(found: list[Job]) -> None:

@@ -20,15 +20,25 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from torch import Generator
 
+from attacks.base import Attack
 from flame.data.datasets import subset
-from flame.data.samples import LabelledImages
+from flame.data.samples import LabelledImages, Shards
+from flame.partition.examined import examined
 from flame.run.build import ConfigError, _check_run_level, _population, make
 from flame.run.config import register
 
 CONF = Path(__file__).parents[2] / "conf"
-GROUPS = ("attack", "client", "defense", "engine", "model", "partition", "server", "tracker")
-POISONING = {"poisoned_data_rate": "[0, 1]", "epochs": "null or whole >= 1", "local_lr": "null or > 0"}
-TRAINING = {"lr": "(0, inf)", "momentum": "[0, 1)", "weight_decay": "[0, inf)", "epochs": "whole >= 1"}
+GROUPS = ("attack", "augment", "client", "defense", "engine", "model", "partition", "server", "tracker")
+POISONING = {"poisoned_data_rate": "[0, 1]"}
+CLIENT = {
+    "_target_": "flame.round.client.LocalTraining",
+    "lr": 0.1,
+    "optimizer": {"_target_": "flame.round.optimizers.SGD", "momentum": 0.0, "weight_decay": 0.0},
+    "epochs": 1,
+    "batch_size": 8,
+}
+MOMENTS = {"beta1": "[0, 1)", "beta2": "[0, 1)", "eps": "(0, inf)", "weight_decay": "[0, inf)"}
+WARMUP = {"warmup": "whole [0, 29]"}
 
 PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
     "attacks.a3fl.A3FL": {
@@ -38,7 +48,7 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
         "rival_every": "whole >= 1",
         "balance": ">= 0",
     },
-    "attacks.alie.ALIE": {"z": "null or >= 0"},
+    "attacks.alie.ALIE": {"z": "null or > 0"},
     "attacks.badnets.BadNets": POISONING,
     "attacks.blended.Blend": {"opacity": "(0, 1]"},
     "attacks.cerp.CerP": {**POISONING, "lr": "> 0", "radius": ">= 0", "alpha": ">= 0", "beta": ">= 0"},
@@ -76,6 +86,8 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
         "fit_accuracy": "[0, 1]",
         "fit_epochs": "whole >= 1",
     },
+    "attacks.mixing.MultiTask": {"alpha": "[0, 1]"},
+    "attacks.mixing.WithClean": {"share": "[0, 1]"},
     "attacks.neurotoxin.Neurotoxin": {"ratio": "(0, 1]"},
     "attacks.pgd.PGD": {"radius": "> 0"},
     "attacks.scaling.Scaling": {"gamma": "null or > 0", "norm_bound": "null or > 0"},
@@ -89,6 +101,9 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
         "group_size": "whole >= 2",
         "neurons": "whole >= 0",
         "mask_std": "> 0",
+        "mask_energy": ">= 0",
+        "mask_size": ">= 0",
+        "mask_balance": ">= 0",
         "least_mask": "[0, 1]",
         "decoy_reach": ">= 0",
     },
@@ -161,7 +176,24 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
     "flame.partition.rules.label_groups": {"q": "[0, 1]"},
     "flame.partition.rules.main_label": {"q": "[0, 1]", "samples_per_client": "whole [1, 40]"},
     "flame.partition.rules.shards": {"shards_per_client": "whole >= 1"},
-    "flame.round.client.LocalSGD": {**TRAINING, "batch_size": "whole >= 1"},
+    "flame.round.augment.CropFlip": {"pad": "whole >= 0", "flip": "[0, 1]"},
+    "flame.round.client.LocalTraining": {
+        "lr": "(0, inf)",
+        "epochs": "(0, 1]",
+        "batch_size": "whole >= 1",
+        "max_steps": "null or whole >= 1",
+        "clip_norm": "null or (0, inf)",
+        "label_smoothing": "[0, 1)",
+        "proximal": "[0, inf)",
+    },
+    "flame.round.optimizers.SGD": {"momentum": "[0, 1)", "weight_decay": "[0, inf)"},
+    "flame.round.optimizers.Adam": MOMENTS,
+    "flame.round.optimizers.AdamW": MOMENTS,
+    "flame.round.rates.Constant": WARMUP,
+    "flame.round.rates.Step": {**WARMUP, "every": "whole [1, 29]", "gamma": "(0, 1]"},
+    "flame.round.rates.MultiStep": {**WARMUP, "gamma": "(0, 1]"},
+    "flame.round.rates.Linear": {**WARMUP, "end": "[0, 1]"},
+    "flame.round.rates.Cosine": {**WARMUP, "end": "[0, 1]"},
     "flame.round.server.Adaptive": {"beta1": "[0, 1)", "beta2": "[0, 1)", "tau": "(0, inf)"},
     "flame.round.server.Momentum": {"beta": "[0, 1)"},
     "flame.round.server.Server": {"lr": "(0, inf)"},
@@ -170,9 +202,9 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
     "models.vgg19_bn.VGG19BN": {"dropout": "[0, 1)"},
 }
 ELSEWHERE = (  # the data set says: tests/attacks, tests/models
-    *("target_class", "source_class", "facilitator_class", "row", "column"),
+    *("rounds", "target_class", "source_class", "facilitator_class", "row", "column"),
     *("in_channels", "num_classes", "image_size", "classes", "widths"),
-    *("lr_tenths", "workers"),  # a list of shares; `engine.workers` is in RUN
+    *("lr_tenths", "milestones", "workers"),  # lists of shares; `engine.workers` is in RUN
 )
 UNBOUNDED = {("attacks.blended.Blend", "seed"), ("attacks.iba.Noise", "seed")}
 BESIDE: Mapping[tuple[str, str], Mapping[str, Any]] = {  # what else must be set so that only this number is in question
@@ -183,14 +215,16 @@ BESIDE: Mapping[tuple[str, str], Mapping[str, Any]] = {  # what else must be set
     ("flame.partition.rules.main_label", "q"): {"partition.samples_per_client": 5},
 }
 RUN: Mapping[str, str] = {  # a run of 3 rounds with 10 clients, 5 a round, of 1,442 images
+    "attack_rounds.after_ma": "null or (0, 1)",
     "attack_rounds.every": "whole >= 1",
     "attack_rounds.start": "whole [0, 2]",
-    "attack_rounds.stop": "null or whole >= 0",
+    "attack_rounds.stop": "null or whole >= 1",
     "checkpoint.rounds": "whole >= 0",
     "checkpoint.seconds": ">= 0",
     "clients": "whole >= 5",
     "clients_per_round": "whole [1, 10]",
     "engine.workers": "whole >= 1",
+    "evaluate.clients": "whole [0, 8]",
     "evaluate_every": "whole >= 1",
     "memo.gb": ">= 0",
     "poisoned_model_rate": "[0, 1)",
@@ -273,10 +307,7 @@ def test_every_number_of_every_part_has_a_rule(sites: dict[tuple[str, str], Any]
 
 def refusal(group: str, option: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """What making the part says; empty if it is made."""
-    around = {
-        "dataset": {"channels": 1, "classes": 2, "image_size": 32},
-        "client": {"batch_size": 8, "epochs": 2, "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0},
-    }
+    around = {"dataset": {"channels": 1, "classes": 2, "image_size": 32}, "client": CLIENT, "rounds": 30}
     cfg = OmegaConf.create({**around, group: deepcopy(dict(option))})
     for path, value in settings.items():
         OmegaConf.update(cfg, path, value, force_add=True)
@@ -305,8 +336,12 @@ def check_run(cfg: DictConfig) -> str:
     images = LabelledImages(torch.zeros(1442, 1, 1, 1, dtype=torch.uint8), torch.zeros(1442, dtype=torch.int64))
     try:
         _check_run_level(cfg)
-        _population(cfg, hostile=True)
+        _population(cfg, Attack())
         subset(images, cfg.train_samples, Generator())
+        honest = torch.arange(10) >= 2  # as poisoned_model_rate=0.2 has it
+        examined(
+            images.y, Shards.cut(torch.arange(10), torch.ones(10).long()), honest, cfg.evaluate.clients, Generator()
+        )
     except ValueError as error:
         return str(error)
     return ""
@@ -314,7 +349,7 @@ def check_run(cfg: DictConfig) -> str:
 
 @pytest.mark.parametrize("key", RUN)
 def test_runs_at_the_bounds_of_their_ranges(compose: Any, key: str) -> None:
-    plain = compose("experiment=smoke", "engine=pool", "engine.workers=1")
+    plain = compose("experiment=smoke", "engine=pool", "engine.workers=1", "clients_per_round=5")
     assert not check_run(plain)
     inside, outside = probes(RUN[key])
     for value in [*inside, *outside]:

@@ -17,8 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from torture import fingerprint, finish, killed_and_resumed, run_folder, start, succeed
 
 from flame.federation import Round
-from flame.run.experiment import due, loop, stop_on_signals
+from flame.run.experiment import due, loop
 from flame.run.folder import CHECKPOINTS, finished
+from flame.run.stop import stop_on_signals
 from flame.run.trackers.base import NoView, RunInfo
 from flame.run.trackers.files import RunFiles, read_metrics
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from flame.federation import Round
 from flame.round.checkpoint import RunFolderError, write_atomically
+from flame.run.classes import CLASSES, class_lines, cut_classes
 
 METRICS, ACCEPTANCE, SUMMARY = "metrics.jsonl", "acceptance.csv", "summary.json"
 CONFIG, CHOICES, ENVIRONMENT = "config.yaml", "choices.json", "environment.json"
@@ -31,9 +32,11 @@ class RunFiles:
         self._metrics, self._acceptance = folder / METRICS, folder / ACCEPTANCE
         _cut(self._metrics, 0, first_round, lambda line: json.loads(line)["round"])
         _cut(self._acceptance, 1, first_round, lambda line: int(line.split(",")[0]))
+        self._classes = folder / CLASSES
+        cut_classes(self._classes, first_round)
 
     def log(self, record: Round) -> None:
-        """One line of metrics.jsonl, n lines of acceptance.csv."""
+        """One line of metrics.jsonl, n lines of acceptance.csv and, where they were counted, answers by class."""
         rows = client_rows(record)
         text = io.StringIO()
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -41,13 +44,20 @@ class RunFiles:
             writer.writeheader()
         writer.writerows(rows)
         _append(self._acceptance, text.getvalue())
+        if record.classes:
+            self._classes.touch()
+            _append(self._classes, class_lines(record, header=self._classes.stat().st_size == 0))
         _append(self._metrics, json.dumps({"round": record.number, **finite_or_none(record.metrics)}) + "\n")
 
     def sync(self) -> None:
         """Flush to disk: a checkpoint must not survive a power failure that its rounds' lines do not."""
-        for path in (self._metrics, self._acceptance):
+        for path in filter(Path.exists, (self._metrics, self._acceptance, self._classes)):
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
+
+    def best(self, name: str) -> float:
+        """The highest value of a metric so far; 0 if there is none."""
+        return max((row[name] for row in read_metrics(self.folder) if row.get(name) is not None), default=0.0)
 
     def summary(self, last: int, state_sha256: str, extra: Mapping[str, Any]) -> dict[str, Any]:
         """What summary.json is to hold: the mean of the last k rounds of every metric, never a maximum.

@@ -8,6 +8,7 @@ the log names, or `wandb sync RUNS/*/wandb/offline-run-*` for a sweep.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import logging
@@ -19,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from flame.federation import Round
+from flame.run.classes import CLASSES, read_confusions
 from flame.run.config import NAMED, without_seed
-from flame.run.figure import acceptance_png
+from flame.run.figure import acceptance_png, classes_png
 from flame.run.record import RunRecord, read_run
 from flame.run.trackers.base import RunInfo, dispensable
 from flame.run.trackers.files import read_metrics
@@ -79,7 +81,7 @@ class WandB:
         with dispensable(f"{TABLE} and {PICTURE} for W&B"):  # the rest of the view is whole without them
             record = read_run(self._folder)
             with staging(self._folder):
-                self._run.log(acceptance(record), step=record.rounds, commit=True)
+                self._run.log({**acceptance(record), **answers(record)}, step=record.rounds, commit=True)
 
     def close(self, exit_code: int) -> None:
         """End the W&B run; `exit_code` other than 0 shows it as failed."""
@@ -184,6 +186,21 @@ def acceptance(run: RunRecord) -> dict[str, Any]:
     return {
         TABLE: wandb.Table(columns=columns, data=rows, log_mode="IMMUTABLE"),
         PICTURE: wandb.Image(Image.open(io.BytesIO(acceptance_png(run)))),
+    }
+
+
+def answers(run: RunRecord) -> dict[str, Any]:
+    """classes.csv as one immutable table, and its confusion matrices; nothing where there is none."""
+    import wandb
+    from PIL import Image
+
+    if not (confusions := read_confusions(run)):
+        return {}
+    header, *rows = csv.reader(io.StringIO((run.folder / CLASSES).read_text()))
+    data = [[float(row[0]), row[1], *map(float, row[2:])] for row in rows]
+    return {
+        "classes": wandb.Table(columns=list[str | int](header), data=data, log_mode="IMMUTABLE"),
+        "confusion": wandb.Image(Image.open(io.BytesIO(classes_png(confusions)))),
     }
 
 

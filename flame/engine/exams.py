@@ -1,0 +1,63 @@
+"""Which images the global model of a run is evaluated on: the two test sets and, on request, single clients' images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from attacks.base import Attack
+from flame.data.check import evaluation_sets
+from flame.data.samples import Dataset, LabelledImages, Shards
+from flame.partition.examined import examined
+from flame.round.breakdown import client_set
+from flame.round.cohort import Population
+from flame.round.seeding import generator
+
+
+@dataclass(frozen=True)
+class Exams:
+    """The evaluation sets, and what is told of them beside accuracy and loss (`evaluate` in conf/config.yaml)."""
+
+    sets: Mapping[str, LabelledImages]  # "clean"; if the attack has a backdoor, "backdoor"; a set for each client asked
+    truth: Mapping[str, Tensor]  # true classes [N] of the sets whose answers are counted
+    classes: int  # of the data set
+    groups: Mapping[str, Sequence[int]]  # of clients with a set: benign, skewed
+
+    @classmethod
+    def of(
+        cls,
+        per_class: bool,
+        clients: int,
+        attack: Attack,
+        dataset: Dataset,
+        train: LabelledImages,
+        shards: Shards,
+        population: Population,
+    ) -> Exams:
+        """What the keys of `evaluate` ask for, beside the test sets.
+
+        Raises:
+            ValueError: there are not so many benign clients, or an attack's images are not as `check_images` wants them
+                or not those that its `target` is said of.
+        """
+        kept = attack.examined(dataset.test)
+        backdoor = attack.backdoor_set(kept)
+        sets = evaluation_sets(dataset, backdoor)
+        truth = {"clean": dataset.test.y} if per_class else {}
+        if per_class and backdoor:
+            truth["backdoor"] = kept.y[attack.target(kept.y) != kept.y]
+            if len(truth["backdoor"]) != len(backdoor):
+                raise ValueError(
+                    f"evaluate.per_class=true wants the true classes of {len(backdoor)} triggered images, but"
+                    f" attack.target changes {len(truth['backdoor'])} labels: both must speak of the same images"
+                )
+        honest = ~(population.compromised() & population.hostile)
+        groups = examined(train.y, shards, honest, clients, generator(population.seed, "examined"))
+        asked = sorted({client for group in groups.values() for client in group})
+        sets |= {client_set(client): train[shards[client]] for client in asked}
+        return cls(sets, truth, dataset.classes, groups)
+
+
+NONE_BESIDE = Exams({}, {}, 0, {})

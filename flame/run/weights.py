@@ -1,0 +1,121 @@
+"""A model as a file that any PyTorch code reads and writes: a plain state_dict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from flame.geometry.layout import StateLayout
+from flame.round.checkpoint import PATTERN, RunFolderError, read_checkpoint, write_atomically
+from flame.round.types import ServerState, digest
+from flame.run.build import make
+from flame.run.folder import CHECKPOINTS
+from flame.run.record import read_config
+from flame.run.trackers.files import CONFIG
+
+MODEL = "model.safetensors"  # in the folder of a finished run
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys under which training scripts keep the weights
+PREFIX = "module."  # of torch's DataParallel
+
+Weights = dict[str, Tensor]
+Facts = Mapping[str, Any]  # of the data set that they were trained on
+
+
+def export(folder: Path) -> None:
+    """Write a finished run's last checkpoint as `folder/model.safetensors`.
+
+    Its keys are the state_dict's, floats float32, counters int64. The metadata have one key, `run`: JSON of the
+    sha256 of summary.json and of the data set's settings, by which a start from it is compared.
+    """
+    state, layout, dataset = _newest(folder)
+    tensors = {key: tensor.clone() for key, tensor in layout.unflatten(state.row, state.counters).items()}
+    run = {"state_sha256": digest(state), "dataset": dataset}
+    write_atomically(folder / MODEL, save(tensors, {"run": json.dumps(run, sort_keys=True)}))
+
+
+def facts_of(dataset: Facts) -> dict[str, Any]:
+    """The settings of a data set, as JSON gives them back, without where it lies or comes from."""
+    kept: dict[str, Any] = json.loads(json.dumps(dict(dataset)))
+    return {key: value for key, value in kept.items() if key not in ("root", "download")}
+
+
+def read_weights(path: Path) -> tuple[Weights, Facts | None]:
+    """The state_dict in a file or a run folder, and what is known of the data that it was trained on.
+
+    Raises:
+        ValueError: it is neither, or holds more than tensors; nothing in it is executed.
+    """
+    if path.is_dir():
+        return _read_run(path)
+    if not path.is_file():
+        raise ValueError(f"start.path={path}: there is no such file or folder")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a foreign file makes the reader raise nearly anything
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise ValueError(
+            f"start.path={path} cannot be read ({type(error).__name__}: {reason}): must be what"
+            " torch.save(model.state_dict(), path) writes, or a .safetensors file"
+        ) from error
+    return _plain(found, path), None
+
+
+def _read_safetensors(path: Path) -> tuple[Weights, Facts | None]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is not a mapping
+            run = json.loads((file.metadata() or {}).get("run", "{}"))
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"start.path={path} is not a whole safetensors file: {error}") from error
+    if {"row", "counters"} <= found.keys():
+        raise ValueError(f"start.path={path} is a checkpoint, which has no keys: must be the folder of its run")
+    return _plain(found, path), run.get("dataset") if isinstance(run, dict) else None
+
+
+def _read_run(folder: Path) -> tuple[Weights, Facts | None]:
+    """The newest model of a run of ours, finished or not."""
+    if (folder / MODEL).is_file():
+        return _read_safetensors(folder / MODEL)
+    try:
+        state, layout, dataset = _newest(folder)
+    except RunFolderError as error:
+        raise ValueError(f"start.path={folder}: {error}; must be a run folder of ours, or a state_dict") from error
+    return layout.unflatten(state.row, state.counters), dataset
+
+
+def _newest(folder: Path) -> tuple[ServerState, StateLayout, Facts]:
+    """The newest checkpoint of a run, its model's layout and its data set's settings; RunFolderError if it has none."""
+    found = sorted((folder / CHECKPOINTS).glob(PATTERN))
+    if not found or not (folder / CONFIG).is_file():
+        raise RunFolderError(f"it has no {CONFIG} with {CHECKPOINTS}")
+    config = read_config(folder / CONFIG)
+    layout = StateLayout.of(make(config, "model"))
+    state, _ = read_checkpoint(found[-1])
+    if state.row.shape != (layout.size,):
+        raise RunFolderError(f"{found[-1].name} is not of the model in {CONFIG}")
+    return state, layout, facts_of(config["dataset"])
+
+
+def _plain(found: Any, path: Path) -> Weights:
+    """The state_dict itself, out of a training script's checkpoint and without DataParallel's prefix."""
+    for key in WRAPPERS:
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    strangers = [k for k, v in found.items() if not isinstance(v, Tensor)] if isinstance(found, Mapping) else ["all"]
+    if strangers or not found:
+        raise ValueError(
+            f"start.path={path} is no state_dict ({strangers[:3] or 'empty'}): must be tensors by name, or hold them"
+            f" under one of {', '.join(WRAPPERS)}"
+        )
+    if all(key.startswith(PREFIX) for key in found):
+        return {key.removeprefix(PREFIX): tensor for key, tensor in found.items()}
+    return dict(found)
