@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from flame.run.classes import Confusion, read_confusions
+from flame.run.classes import read_confusions
 from flame.run.panels import BLOCKS, LINES, VERDICTS
 from flame.run.record import Array, Cell, RunRecord
 from flame.run.trees import recorded_rounds
@@ -89,13 +89,8 @@ def run_content(run: RunRecord, cell: int) -> dict[str, Any]:
         "vectors": run.shadows,
         "clients": clients(run),
         "recorded": recorded_rounds(run.folder),
-        "classes": {name: answers(found) for name, found in read_confusions(run).items()},
+        "classes": {name: vars(found) for name, found in read_confusions(run).items()},
     }
-
-
-def answers(found: Confusion) -> dict[str, Any]:
-    """One confusion matrix."""
-    return {"shown": found.shown, "accuracy": found.accuracy, "shares": found.shares}
 
 
 def clients(run: RunRecord) -> dict[str, Any]:

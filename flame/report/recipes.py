@@ -102,7 +102,7 @@ def _composed(config: str, *overrides: str) -> Mapping[str, Any]:
 def _compared(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """What `other_settings` looks at, by dotted key."""
     flat = flatten({key: value for key, value in config.items() if key not in FREE})
-    return {key: value for key, value in flat.items() if key not in PLACES}
+    return {key: value for key, value in flat.items() if key not in PLACES and not key.endswith("schedule.rounds")}
 
 
 @cache

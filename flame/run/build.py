@@ -118,14 +118,10 @@ def _build(cfg: DictConfig) -> Parts:
     )
     check_repeatable(task, initial)
     check_defense(defense, cfg.clients_per_round, initial, task)
-    engine, rest = _engine(cfg, server), (initial, list(cfg.shadow), evaluated_rounds(cfg), asked)
-    return Parts(dataset, given.digest(), task, population, attack, defense, server, start, engine, *rest)
-
-
-def _engine(cfg: DictConfig, server: Server) -> Callable[[Task], Engine]:
-    """The engine's constructor, around it the memory of what benign clients send, if there is to be one."""
     check_memo(cfg.memo.dir, server)
-    return Memo(**cfg.memo).around(make(cfg, "engine", **engine_workers(cfg)), benign_code(cfg))
+    engine = Memo(**cfg.memo).around(make(cfg, "engine", **engine_workers(cfg)), benign_code(cfg))
+    rest = initial, list(cfg.shadow), evaluated_rounds(cfg), asked
+    return Parts(dataset, given.digest(), task, population, attack, defense, server, start, engine, *rest)
 
 
 def benign_code(cfg: DictConfig) -> str:

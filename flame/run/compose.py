@@ -31,8 +31,8 @@ from flame.run.signature import PLAIN_NAMES, parameters_of
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
-PACE = {"epochs", "local_lr"}  # of a backdoor, as an attack around it sets them
 RECIPE = "flame.round.client.LocalTraining"
+PACE = {"client"}  # of a backdoor: how it trains, as an attack around it sets it
 APPEND = re.compile(r"\nTo append to your .*")  # Hydra's advice for a key that is not there; a typo would stay one
 
 

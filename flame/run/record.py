@@ -68,8 +68,7 @@ class RunRecord:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Dotted key -> value of all that can change a result, but the seed."""
-        settings = flatten(telling(self.config))
-        return {key: value for key, value in settings.items() if key not in (*PLACES, "seed")}
+        return {k: v for k, v in flatten(telling(self.config)).items() if k not in (*PLACES, "seed")}
 
 
 @dataclass(frozen=True)
