@@ -134,7 +134,7 @@ def test_what_does_not_fit(smoke: Callable[..., DictConfig], override: str) -> N
     ("overrides", "message"),
     [
         ("attack=chameleon attack@attack.backdoor=min_max", r"backdoor=MinMax poisons no data and has no .*Chameleon"),
-        ("attack=neurotoxin attack@attack.backdoor=gaussian", r"=Gaussian poisons no data and has no epochs, .*Neuro"),
+        ("attack=neurotoxin attack@attack.backdoor=gaussian", r"=Gaussian poisons no data and has no client, .*Neuro"),
         ("attack=chameleon attack@attack.backdoor=pgd", r"backdoor=PGD has no .*must be a way to poison data"),
         ("defense=trimmed_mean +defense.trim=0.6", r"^\+defense.trim=0.6: .* already; say it .* \+: defense.trim=0.6$"),
     ],
@@ -200,7 +200,7 @@ def test_a_composition_that_fails_gives_the_reason() -> None:
         ("xyzzy=1", "known are: "),
         ("+defence=fedavg", "did you mean defense=?"),
         ("++xyzzy=1", "known are: "),
-        ("+attack_rounds.begin=1", "there is no key 'begin'; known are: every, start, stop"),
+        ("+attack_rounds.begin=1", "there is no key 'begin'; known are: after_ma, every, start, stop"),
         ("record.round=[1]", "did you mean record.rounds=?"),
         ("checkpoint.round=3", "there is no key 'round'; did you mean checkpoint.rounds=?"),
         ("paths.rnus=x", "did you mean paths.runs=?"),
@@ -223,7 +223,7 @@ def test_did_you_mean(argument: str, hint: str) -> None:
         ("defense=fedavg,flam_all_state", "did you mean flame_all_state?"),
         ("attack/trigger=sqare", "did you mean square?"),
         ("engine=xyzzy", "known are: pool, ray, sequential"),
-        ("attack=bad", "did you mean badnets or badnets_longer or badnets_slow?"),
+        ("attack=bad", "did you mean badnets or badnets_all_to_all or badnets_longer or"),
         ("partition=dirichlet_0", "did you mean dirichlet_015 or dirichlet_03 or dirichlet_05?"),
     ],
 )
