@@ -83,7 +83,8 @@ def repeat(folder: Path, keys: Collection[str] = ()) -> None:
 def portable(value: Any, paths: Mapping[str, str]) -> Any:
     """The same settings, with `${paths.data}` again where it was filled in: other machines have other folders."""
     if isinstance(value, dict):
-        return {key: portable(item, paths) for key, item in value.items()}
+        followed = {"rounds": "${rounds}"} if "warmup" in value else {}  # a schedule is as long as the run
+        return {key: portable(item, paths) for key, item in value.items()} | followed
     if isinstance(value, list):
         return [portable(item, paths) for item in value]
     for name, path in paths.items():

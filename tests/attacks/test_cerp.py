@@ -20,7 +20,7 @@ from flame.round.seeding import generator
 
 
 def cerp(**changes: Any) -> CerP:
-    return replace(CerP(START, 2, None, 0.5, False, None, 0.5, 5.0, 0.0, 0.0), **changes)
+    return replace(CerP(START, 2, None, 0.5, False, 0.5, 5.0, 0.0, 0.0), **changes)
 
 
 def test_a_step_of_the_trigger_is_the_gradient() -> None:
@@ -42,7 +42,7 @@ def test_the_trigger_stays_in_its_ball() -> None:
 def test_without_its_controls_it_is_badnets_with_the_found_trigger() -> None:
     work, plain = normed_job(), normed_job()
     cerp().train(work)
-    BadNets(Painted(START, work.notes[CerP.key]), 2, None, 0.5, False, None).train(plain)
+    BadNets(Painted(START, work.notes[CerP.key]), 2, None, 0.5, False).train(plain)
     assert torch.equal(model_row(work), model_row(plain))
 
 

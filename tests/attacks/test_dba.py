@@ -17,7 +17,7 @@ from flame.round.seeding import generator
 
 def test_each_dba_client_trains_on_its_own_part_and_the_whole_is_tested() -> None:
     bars = Bars(size=2, gap=1, row=0, column=0, value=255)
-    attack = DBA(bars, 2, None, 1.0, False, None, parts=4, scaling=UNSCALED)
+    attack = DBA(bars, 2, None, 1.0, False, parts=4, scaling=UNSCALED)
     white = [attack.compromise(replace(job(), client=client)).images.x[0, 0] == 255 for client in range(8)]
     whole = attack.stamp(images().x)[0, 0] == 255
     assert all(int(part.sum()) == 2 for part in white) and int(whole.sum()) == 8
@@ -27,14 +27,14 @@ def test_each_dba_client_trains_on_its_own_part_and_the_whole_is_tested() -> Non
 
 def test_the_update_is_scaled() -> None:
     rows = torch.randn(2, 6, generator=generator(0, "rows"))
-    attack = DBA(Bars(1, 0, 0, 0, 1), 2, None, 0.5, False, None, 4, Scaling(3.0, None, "all_state"))
+    attack = DBA(Bars(1, 0, 0, 0, 1), 2, None, 0.5, False, 4, Scaling(3.0, None, "all_state"))
     assert torch.equal(attack.craft(rows, scene(LAYOUT, [{}, {}]), generator(0, "craft")).rows, 3 * rows)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: DBA(Bars(1, 0, 0, 0, 1), 2, None, 0.5, False, None, 0, UNSCALED), "attack.parts=0"),
+        (lambda: DBA(Bars(1, 0, 0, 0, 1), 2, None, 0.5, False, 0, UNSCALED), "attack.parts=0"),
     ],
 )
 def test_settings_out_of_range(make: Any, message: str) -> None:

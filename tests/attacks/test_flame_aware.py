@@ -83,7 +83,7 @@ def test_statistics_and_counters_are_benign_ones() -> None:
     assert torch.equal(sent[:, 60:], benign.mean(0)[60:].expand(3, 4))
     work = normed_job()
     wanted = honest(work)
-    FlameAware(replace(PLAIN, epochs=3), "both", 1.0, None, "benign").train(work)
+    FlameAware(replace(PLAIN, client=replace(work.training, epochs=3)), "both", 1.0, None, "benign").train(work)
     assert torch.equal(Snapshot.of(work.model).counters, wanted.counters)
 
 

@@ -15,7 +15,7 @@ from flame.round.seeding import generator
 
 
 def test_weights_of_the_attack_and_statistics_of_an_honest_client() -> None:
-    inner = replace(PLAIN, epochs=3)
+    inner = replace(PLAIN, client=replace(job().training, epochs=3))
     sent, poisoned, clean = normed_job(), normed_job(), normed_job()
     d = Snapshot.of(clean.model).layout.trainable
     loss = ForgedStatistics(inner).train(sent)

@@ -22,7 +22,7 @@ from flame.run.build import build
 
 
 def iba(**changes: Any) -> IBA:
-    attack = IBA(Noise(4, 40.0, 0), 2, None, 1.0, True, None, 10.0, 0.5, 0.7, 6, 0.02, 0.3)
+    attack = IBA(Noise(4, 40.0, 0), 2, None, 1.0, True, 10.0, 0.5, 0.7, 6, 0.02, 0.3)
     return replace(attack, **changes)
 
 

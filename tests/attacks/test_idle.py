@@ -35,7 +35,7 @@ def test_a_client_notes_how_many_images_it_poisons() -> None:
     PLAIN.compromise(work)
     assert int(work.notes["poisoned"]) == 20
     without = replace(job(), images=images()[images().y != 1])
-    LabelFlip(1, 3, 4, 1.0, None).compromise(without)
+    LabelFlip(1, 3, 4, 1.0).compromise(without)
     assert int(without.notes["poisoned"]) == 0
 
 

@@ -123,13 +123,13 @@ def test_critical_layers_are_sought_on_images_that_nothing_was_trained_on(seed: 
 def test_layers_are_ranked_on_images_of_the_pool_where_the_attack_has_its_own() -> None:
     """Of a pool of eight, two are held back: those are the exam, the other six are trained on; one is never all."""
     pool, held_out = images(8), LabelledImages(images(9).x + 50, images(9).y)
-    attack = SubPopulation(pool, held_out, 3, 0.5, None)
+    attack = SubPopulation(pool, held_out, 3, 0.5)
     less, exam = attack.rehearsal(images(), 0.25, generator(0, "rehearsal"))
     assert isinstance(less, SubPopulation) and len(less.pool) == 6 and exam is not None
     left = {x.numpy().tobytes() for x in pool.x} - {x.numpy().tobytes() for x in less.pool.x}
     assert {x.numpy().tobytes() for x in exam.x} <= left and len(left) == 2  # images of the target class are left out
     assert bool((exam.y == 3).all()) and less.held_out is held_out
-    alone = SubPopulation(pool[:1], held_out, 3, 0.5, None).rehearsal(images(), 0.25, generator(0, "rehearsal"))
+    alone = SubPopulation(pool[:1], held_out, 3, 0.5).rehearsal(images(), 0.25, generator(0, "rehearsal"))
     assert alone[1] is None
     work, other = normed_job(), normed_job()
     replace(lp(), backdoor=attack).train(work)

@@ -83,7 +83,7 @@ def test_every_engine_and_a_resumed_run_give_the_same_bits(tiny: Compose, tmp_pa
     wanted = played(parts, Sequential(parts.task))
     assert played(parts, Pool(restless(cfg).task, workers=2)) == wanted
     for _ in range(2):  # kept, then recalled
-        assert played(parts, Memo(str(tmp_path), 1.0).around(Sequential)(parts.task)) == wanted
+        assert played(parts, Memo(str(tmp_path), 1.0).around(Sequential, "")(parts.task)) == wanted
     with closing(Sequential(parts.task)) as engine:
         (first,) = rounds(parts.federation(engine), parts.initial, 1)
     assert played(parts, Sequential(parts.task), first.after)[0] == wanted[0]
@@ -113,8 +113,8 @@ def test_what_repr_hides_makes_another_memory(tiny: Compose) -> None:
     other, masked = Restless(0.3), Restless()
     masked.mask[3] = 0
     assert repr(other) == repr(task.model) == repr(masked)
-    assert len({key(replace(task, model=model)) for model in (task.model, other, masked)}) == 3
-    assert key(task) == key(replace(task, model=Restless()))
+    assert len({key(replace(task, model=model), "") for model in (task.model, other, masked)}) == 3
+    assert key(task, "") == key(replace(task, model=Restless()), "")
 
 
 def test_a_stream_is_a_function_of_its_address() -> None:
