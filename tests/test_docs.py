@@ -65,7 +65,9 @@ def made_tiny(words: list[str], folder: Path) -> list[str]:
     if words[:2] == ["-m", "flame.data"]:
         return [*words[:2], "--help"]  # it would use the network
     if words[0] == "train.py" and not {"--help", "--cfg"} & set(words):
-        words = [*words[:-1], *TINY, words[-1]] if words[-1] == "--estimate" else [*words, *TINY]
+        given = any(word.startswith(("record", "rounds", "attack_rounds", "start")) for word in words)
+        tiny = TINY if given else [*TINY, "rounds=1", "report_last=1"]
+        words = [*words[:-1], *tiny, words[-1]] if words[-1] == "--estimate" else [*words, *tiny]
     if "start=trained" in words:
         words = [*words, "start.rounds=2"]
     if words[:2] == ["-m", "flame.partition"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ HYDRA_AWARE = {
     "flame/run/cores.py",
     "flame/run/compose.py",
     "flame/run/command.py",
+    "flame/run/arguments.py",
     "flame/run/build.py",
     "flame/run/clean.py",
     "flame/run/signature.py",
@@ -95,6 +97,17 @@ def test_a_room_knows_only_those_before_it(path: str) -> None:
         return
     later = ROOMS[ROOMS.index(own) + 1 :]
     assert not [name for name in imports(path) if room(name) in later]
+
+
+def test_no_module_is_in_a_circle() -> None:
+    """Whatever the import, at the top or inside a function."""
+    modules = {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in SOURCES}
+
+    def home(name: str) -> str | None:
+        return name if name in modules else next((m for m in (name.rpartition(".")[0],) if m in modules), None)
+
+    graph = {m: {h for name in imports(path) if (h := home(name)) and h != m} for m, path in modules.items()}
+    list(TopologicalSorter(graph).static_order())  # CycleError names the circle
 
 
 def test_ten_rooms() -> None:

@@ -33,13 +33,13 @@ from flame.round.device import check_device, check_precision
 from flame.round.seeding import addressed, generator
 from flame.round.server import Server
 from flame.round.types import ServerState
+from flame.run.base import Start
 from flame.run.compose import PROJECT, Conf, ConfigError, composed
 from flame.run.config import filled, plain_node
 from flame.run.cores import engine_workers
 from flame.run.fit import check_defense, check_fit, check_memo, check_repeatable, fitting
 from flame.run.overrides import nested, placed
 from flame.run.signature import check_signature
-from flame.run.start import Start
 
 BENIGN = ("model", "client", "augment")  # groups whose parts train benign clients, on what the others have made
 

@@ -11,7 +11,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -22,12 +22,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from numpy.typing import NDArray
 
-    from flame.run.record import RunRecord
-
 CLASSES = "classes.csv"
 TITLES = {"clean": "Clean test images: MA by class", "backdoor": "Triggered test images: BA by their true class"}
 NUMBERED = 12  # classes, up to which a cell of the confusion matrix has room for its number
 WHITE_FROM = 0.5  # share from which a cell is so dark that its number is white
+
+
+class Recorded(Protocol):
+    """What is asked of a run folder that was read (`flame/run/record.py`)."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it is."""
+
+    @property
+    def rounds(self) -> int:
+        """Rounds that were played."""
+
+    @property
+    def summary(self) -> Mapping[str, Any] | None:
+        """summary.json; None if the run has not finished."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +80,7 @@ def cut_classes(path: Path, first_round: int) -> None:
     write_atomically(path, "".join([header, *kept]).encode())
 
 
-def read_confusions(run: RunRecord) -> dict[str, Confusion]:
+def read_confusions(run: Recorded) -> dict[str, Confusion]:
     """Set -> its answers in the rounds that summary.json is the mean of, the last round if the run has not finished.
 
     Nothing if the run was not asked for them.

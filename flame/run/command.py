@@ -9,7 +9,6 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from hydra._internal.utils import get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -18,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from flame.run.again import AGAIN, without_again
-from flame.run.compose import PROJECT, Conf, ConfigError, composed_here, sentence, started
+from flame.run.arguments import conf_of, parser
+from flame.run.compose import PROJECT, ConfigError, composed_here, sentence, started
 from flame.run.config import register
 from flame.run.console import keep_going
 from flame.run.overrides import explain_missing_launcher, explain_unknown_keys, quoted, recipe_meant
@@ -53,13 +53,6 @@ def prepared(arguments: Sequence[str]) -> list[str]:
     return [*options, *words]
 
 
-def parser() -> argparse.ArgumentParser:
-    """Hydra's, and `--estimate`."""
-    hydras = get_args_parser()
-    hydras.add_argument("--estimate", action="store_true")
-    return hydras
-
-
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The options with their values, and the overrides, in whatever order they stand."""
     valued = {flag: action.nargs for action in parser()._actions if action.nargs != 0 for flag in action.option_strings}
@@ -71,11 +64,6 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         (options if value or word.startswith("-") else words).append(word)
         before = "" if value else word
     return options, words
-
-
-def conf_of(given: argparse.Namespace) -> Conf:
-    """Where a parsed command line looks for configs."""
-    return Conf(given.config_dir, given.config_path)
 
 
 def explain(given: argparse.Namespace) -> None:

@@ -26,8 +26,8 @@ from omegaconf.errors import OmegaConfBaseException
 from flame.engine import start_fork_server
 from flame.federation import play
 from flame.round.cohort import BEGAN
+from flame.run.arguments import conf_of, parser
 from flame.run.build import build, evaluated_rounds
-from flame.run.command import conf_of, parser
 from flame.run.compose import PROJECT, Conf, ConfigError, composed_here, sentence, started
 from flame.run.config import fingerprint, plain
 from flame.run.cores import cores, cores_per_job, jobs_at_once

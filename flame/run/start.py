@@ -9,23 +9,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 LISTED = 5  # keys that a message names
-
-
-class Start(Protocol):
-    """A start, seen before any round."""
-
-    @property
-    def rounds(self) -> int:
-        """Clean rounds that come before the run's first; see `flame/run/clean.py`."""
-
-    def load(self, model: nn.Module, dataset: Mapping[str, Any]) -> None:
-        """Put weights into a model at its initialisation; `dataset` is the run's, as its config has it."""
 
 
 @dataclass(frozen=True)
