@@ -125,11 +125,12 @@ def _build(cfg: DictConfig) -> Parts:
 
 
 def benign_code(cfg: DictConfig) -> str:
-    """Hash of the code and the settings of what trains benign clients."""
-    benign = [plain_node(cfg[group]) for group in BENIGN]
-    for node in benign:
-        if "Constant" in (schedule := node.get("schedule", {})).get("_target_", ""):
-            schedule.pop("rounds", None)  # the one schedule that is the same in runs of any length
+    """Hash of the code and the settings of what trains benign clients, but for the schedule.
+
+    Of that a round's own rate says all, and runs of other lengths may have the same.
+    """
+    nodes = [plain_node(cfg[group]) for group in BENIGN]
+    benign = [{key: value for key, value in node.items() if key != "schedule"} for node in nodes]
     return short(code(benign), repr(benign))
 
 

@@ -8,7 +8,8 @@ engine are not in it, so a sweep over those shares a start. The first job that n
 Nobody attacks yet and nothing is filtered: a cohort is drawn from all clients (`attackers=random`, whatever the run
 has), the aggregate is the mean (`defense=fedavg server=plain`). The data are the run's own once the attack has taken
 away its images (semantic, edge_case): runs with such an attack have a start of their own. A defense's `root_samples`
-stay with the clients here, so that all defenses go on from one model.
+stay with the clients here, so that all defenses go on from one model. The client's rate is the full one throughout: its
+schedule belongs to the run's own rounds, and begins with them.
 
 Randomness: all streams of these rounds have a seed of their own, drawn at the address (seed, "start"). Partition and
 initial weights are the run's. Memory is not carried over: server, defense and attack start with none.
@@ -34,6 +35,7 @@ from flame.engine.workbench import Task
 from flame.federation import Federation
 from flame.round.checkpoint import latest_checkpoint
 from flame.round.cohort import Population, Schedule
+from flame.round.rates import Constant
 from flame.round.seeding import generator
 from flame.round.server import Server
 from flame.round.types import ServerState, digest
@@ -83,6 +85,7 @@ class Clean:
             shards=dealt(self.cfg, self.parts.dataset, 0)[1] if rooted else task.shards,
             eval_sets={"clean": task.eval_sets["clean"]},
             attack=Attack(),
+            training=replace(task.training, schedule=Constant(warmup=0, rounds=self.parts.start.rounds)),
             seed=generator(self.cfg.seed, "start").initial_seed(),
             smoothing=None,
         )

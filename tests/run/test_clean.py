@@ -43,7 +43,7 @@ SHARED = (  # twelve runs of a sweep
     "defense=flshield shadow=[]",
     "attack=none",
     "attack=model_replacement rounds=7",
-    "attack=iba evaluate_every=2",
+    "attack=iba evaluate_every=2 client/schedule=cosine",
     "attack=dba attack_rounds.start=1 attack_rounds.after_ma=0.5",
     "attack=constrain_and_scale checkpoint.rounds=1 spill.share=0",
 )
