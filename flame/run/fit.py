@@ -45,9 +45,9 @@ def check_repeatable(task: Task, state: ServerState) -> None:
     try:
         once, again = _done(bench, state), _done(bench, state)
     except RuntimeError as error:
+        reason = str(error).partition("\n")[0].partition(" Hint")[0].rstrip(".")
         raise ValueError(
-            f"model={type(task.model).__name__} fails in a step of training: {str(error).partition(chr(10))[0]}. Logits"
-            " must come from parameters, and no layer may change in place (inplace=True) what another still needs"
+            f"model={type(task.model).__name__} fails in a step of training: {reason}. Logits must come from parameters, and no layer may change in place (inplace=True) what another still needs"
         ) from error
     if once != again:
         raise ValueError(

@@ -60,7 +60,7 @@ def parameters_of(node: Any) -> set[str]:
 
 
 def type_error(key: str, target: str, cause: TypeError) -> str:
-    """What a target's TypeError means to who wrote its node: a key that nobody takes, or a wrong value, or wrong code."""
+    """What a target's TypeError means to who wrote its node: a key that nobody takes, or a wrong value or code."""
     if stranger := re.search(r"unexpected keyword argument '(\w+)'", str(cause)):
         return (
             f"{key}.{stranger[1]} is taken by nothing that {target} makes ({cause}): choose an option, or write a YAML,"
