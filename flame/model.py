@@ -118,7 +118,7 @@ def tensor_table(parts: list[Part]) -> Table:
 def facts(layout: StateLayout) -> Iterator[str]:
     """What the two vectors are made of, and what one update takes."""
     d, b = layout.trainable, layout.size - layout.trainable
-    yield f"weights_only: d = {d:,} numbers; all_state: d + b = {layout.size:,}; counters apart: {layout.counter_size:,}."
+    yield f"weights_only: d = {d:,} numbers; all_state: d + b = {layout.size:,}; counters: {layout.counter_size:,}."
     if not b:
         yield "There is nothing but parameters: weights_only and all_state are one vector."
     yield f"An update takes {4 * layout.size / MEGA:,.1f} MB."

@@ -47,7 +47,8 @@ def check_repeatable(task: Task, state: ServerState) -> None:
     except RuntimeError as error:
         reason = str(error).partition("\n")[0].partition(" Hint")[0].rstrip(".")
         raise ValueError(
-            f"model={type(task.model).__name__} fails in a step of training: {reason}. Logits must come from parameters, and no layer may change in place (inplace=True) what another still needs"
+            f"model={type(task.model).__name__} fails in a step of training: {reason}. Logits must come from"
+            " parameters, and no layer may change in place (inplace=True) what another still needs"
         ) from error
     if once != again:
         raise ValueError(

@@ -10,6 +10,8 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from flame.geometry.layout import StateLayout
+
 SHRUNK = (
     "the image has shrunk too far there: take larger images (dataset.image_size), or a model with fewer strides and"
 )
@@ -29,8 +31,9 @@ ALONE = (
 
 
 def check_module(model: object, target: str) -> nn.Module:
-    """The model; ValueError unless it is one."""
+    """The model; ValueError unless it is one whose state a row can hold."""
     if isinstance(model, nn.Module):
+        StateLayout.of(model)
         return model
     kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
     raise ValueError(f"model._target_={target} gave {kind}: must be a torch.nn.Module")
@@ -94,10 +97,11 @@ def entered(model: nn.Module) -> Iterator[list[str]]:
 def _copy(model: nn.Module) -> nn.Module:
     """A copy, as every process that trains makes one."""
     try:
-        return deepcopy(model)
+        with torch.inference_mode(False):
+            return deepcopy(model)
     except (RuntimeError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"model={type(model).__name__} cannot be copied ({reason}): must keep nothing but modules, parameters,"
-            " buffers and plain values; for weight_norm take torch.nn.utils.parametrizations.weight_norm"
+            " buffers, functions and plain values (no open file, lock or connection)"
         ) from error

@@ -200,6 +200,7 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
     "flame.round.smoothing.Smoothing": {"copies": "whole >= 1", "noise_std": "[0, inf)", "alpha": "(0, 1)"},
     "models.cnn.CNN": {"dropout": "[0, 1)"},
     "models.vgg19_bn.VGG19BN": {"dropout": "[0, 1)"},
+    "models.vit_tiny.ViTTiny": dict.fromkeys(("patch_size", "width", "depth", "heads"), "whole >= 1"),
 }
 ELSEWHERE = (  # the data set says: tests/attacks, tests/models
     *("rounds", "target_class", "source_class", "facilitator_class", "row", "column"),
@@ -213,6 +214,7 @@ BESIDE: Mapping[tuple[str, str], Mapping[str, Any]] = {  # what else must be set
     ("flame.defenses.steps.noise.Noise", "delta"): {"defense.noise.factor": None, "defense.noise.epsilon": 1.0},
     ("flame.partition.rules.dirichlet", "alpha"): {"partition.min_size": 1},
     ("flame.partition.rules.main_label", "q"): {"partition.samples_per_client": 5},
+    ("models.vit_tiny.ViTTiny", "width"): {"model.heads": 1},
 }
 RUN: Mapping[str, str] = {  # a run of 3 rounds with 10 clients, 5 a round, of 1,442 images
     "attack_rounds.after_ma": "null or (0, 1)",
