@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
-from test_repeatable import played
+from test_repeatable import played, restless
 from torch import Tensor, nn
 
 from flame.engine.base import WorkerError
 from flame.engine.pool import Pool
 from flame.engine.sequential import Sequential
+from flame.federation import rounds
+from flame.round.seeding import addressed
 from flame.run.build import ConfigError, build, make
+from flame.run.recording import Recorder, read_round
 from flame.run.signature import check_signature, parameters_of
 from flame.run.trial import check_images, entered
 
@@ -189,8 +195,55 @@ def test_mobilenet_with_adam_and_augmentation_is_the_same_in_both_engines(tiny: 
     """BatchNorm, hard-swish in place, dropout, squeeze and excitation, on 8 x 8 pixels."""
     small = ("clients=4", "clients_per_round=2", "poisoned_model_rate=0.5", "train_samples=24", "client.epochs=1")
     cfg = tiny("model=torchvision", "client=adam", "augment=crop_flip", "defense=fedavg", *small)
-    one, other = build(cfg), build(cfg)
-    assert played(one, Sequential(one.task), until=1) == played(other, Pool(other.task, workers=1), until=1)
+    parts = build(cfg)
+    assert played(parts, Sequential(parts.task), until=1) == played(parts, Pool(parts.task, workers=1), until=1)
+
+
+class Once(nn.Module):
+    """One matrix that two layers use, under one name; and a factor without dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(0.5))
+        self.first = nn.Linear(64, 64)
+        self.second = self.bias_alone()
+        self.out = nn.Linear(64, 10)
+
+    def bias_alone(self) -> nn.Module:
+        layer = nn.Linear(1, 64)
+        del layer.weight
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x.flatten(1)).relu() * self.factor
+        return self.out(F.linear(hidden, self.first.weight, self.second.bias).relu())
+
+
+class Twice(Once):
+    """The same with the matrix under two names."""
+
+    def bias_alone(self) -> nn.Module:
+        layer = nn.Linear(64, 64)
+        layer.weight = self.first.weight
+        return layer
+
+
+def test_tied_weights_train_filter_and_are_recorded_as_one(tiny: Compose, tmp_path: Path) -> None:
+    """To the bits of a model that has them under one name: clipping and noise reach them."""
+    cfg = tiny("defense=flame_weights_only", "defense.noise.factor=0.01", "record.rounds=[0]")
+    with addressed(0, "model of a test"):
+        once = Once()
+    twice = Twice()
+    twice.load_state_dict(once.state_dict() | {"second.weight": once.first.weight})
+    one, other = restless(cfg, once), restless(cfg, twice)
+    assert one.initial.row.shape == other.initial.row.shape
+    assert played(one, Sequential(one.task)) == played(other, Sequential(other.task))
+    with closing(Sequential(other.task)) as engine:
+        (record,) = rounds(other.federation(engine), other.initial, 1)
+    Recorder(tmp_path, [0], 0, 0).log(record)
+    back = read_round(next(tmp_path.rglob("*.safetensors"))).updates
+    assert torch.equal(back.rows, (record.updates.models - record.updates.base))
+    assert [e.key for e in back.layout.entries] == [e.key for e in record.updates.layout.entries]
 
 
 class InPlace(nn.Module):
