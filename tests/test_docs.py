@@ -68,6 +68,8 @@ def made_tiny(words: list[str], folder: Path) -> list[str]:
         given = any(word.startswith(("record", "rounds", "attack_rounds", "start")) for word in words)
         tiny = TINY if given else [*TINY, "rounds=1", "report_last=1"]
         words = [*words[:-1], *tiny, words[-1]] if words[-1] == "--estimate" else [*words, *tiny]
+    if "model=torchvision" in words:  # large, however few the images
+        words = [*words, "train_samples=20", "clients=2", "clients_per_round=2", "attack=none", "defense=fedavg"]
     if "start=trained" in words:
         words = [*words, "start.rounds=2"]
     if words[:2] == ["-m", "flame.partition"]:

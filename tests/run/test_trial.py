@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 from test_repeatable import played, restless
 from torch import Tensor, nn
+from torchvision.models.mobilenetv3 import InvertedResidualConfig, MobileNetV3
 
 from flame.engine.base import WorkerError
 from flame.engine.pool import Pool
@@ -21,6 +22,7 @@ from flame.engine.sequential import Sequential
 from flame.federation import rounds
 from flame.round.seeding import addressed
 from flame.run.build import ConfigError, build, make
+from flame.run.fit import check_repeatable
 from flame.run.recording import Recorder, read_round
 from flame.run.signature import check_signature, parameters_of
 from flame.run.trial import check_images, entered
@@ -191,11 +193,28 @@ def test_what_cannot_be_sent_to_a_worker_is_said(tiny: Compose) -> None:
         played(parts, Pool(parts.task, workers=1), until=1)
 
 
-def test_mobilenet_with_adam_and_augmentation_is_the_same_in_both_engines(tiny: Compose) -> None:
+def mobilenet(size: str) -> nn.Module | None:
+    """Two blocks of MobileNetV3, all kinds of layers among them; None: the whole of it, as the config has it."""
+    if size == "whole":
+        return None
+    kinds = [
+        InvertedResidualConfig(8, 3, 16, 8, True, "RE", 1, 1, 1),
+        InvertedResidualConfig(8, 3, 24, 8, True, "HS", 2, 1, 1),
+    ]
+    with addressed(0, "model of a test"):
+        model = MobileNetV3(kinds, last_channel=16, num_classes=10)
+        model.features[0][0] = nn.Conv2d(1, 8, 3, stride=2, padding=1, bias=False)
+    return model
+
+
+@pytest.mark.parametrize("size", ["two blocks", pytest.param("whole", marks=pytest.mark.slow)])
+def test_mobilenet_with_adam_and_augmentation_is_the_same_in_both_engines(tiny: Compose, size: str) -> None:
     """BatchNorm, hard-swish in place, dropout, squeeze and excitation, on 8 x 8 pixels."""
     small = ("clients=4", "clients_per_round=2", "poisoned_model_rate=0.5", "train_samples=24", "client.epochs=1")
-    cfg = tiny("model=torchvision", "client=adam", "augment=crop_flip", "defense=fedavg", *small)
-    parts = build(cfg)
+    chosen = ("model=torchvision",) if size == "whole" else ()
+    cfg = tiny(*chosen, "client=adam", "augment=crop_flip", "defense=fedavg", *small)
+    parts = restless(cfg, model) if (model := mobilenet(size)) else build(cfg)
+    check_repeatable(parts.task, parts.initial)
     assert played(parts, Sequential(parts.task), until=1) == played(parts, Pool(parts.task, workers=1), until=1)
 
 
