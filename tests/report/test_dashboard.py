@@ -19,8 +19,9 @@ from test_wandb import described, inspect, written
 from flame.federation import Round
 from flame.report.__main__ import main
 from flame.run.trackers.dashboard import SECTIONS, TITLE, workspace
+from flame.run.trackers.exhibits import PICTURE, TABLE
 from flame.run.trackers.files import RunFiles
-from flame.run.trackers.wandb import PICTURE, TABLE, WandB, cell
+from flame.run.trackers.wandb import WandB, cell
 
 pytest.importorskip("wandb_workspaces")
 ROOT = Path(__file__).parents[2]

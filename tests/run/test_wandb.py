@@ -258,7 +258,7 @@ def test_a_picture_that_fails_leaves_the_rest_of_the_view(
     def fail(run: object) -> bytes:
         raise RuntimeError("no latex")
 
-    monkeypatch.setattr("flame.run.trackers.wandb.acceptance_png", fail)
+    monkeypatch.setattr("flame.run.trackers.exhibits.acceptance_png", fail)
     info, tracker = described(tmp_path / "run"), WandB("p", None, "offline")
     files = RunFiles(info.folder, 0)
     tracker.start(info, 0)

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flame.run.trackers.wandb import PICTURE, TABLE
+from flame.run.trackers.exhibits import PICTURE, TABLE
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
