@@ -124,6 +124,10 @@ def test_replay_and_compare_know_an_own_defense(own: Path, tmp_path: Path, capsy
     assert "everyone usable accepted in every round by: mine" in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"--defenses=mine is unknown: .* --config-dir adds others"):
         replay(["--compare", file, "--defenses", "mine"])
+    replay(["--compare", file, "--defenses", "mine", f"hydra.searchpath=[file://{own}]"])
+    assert "by: mine" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"^seed=1: --compare takes defenses as they are"):
+        replay(["--compare", file, "seed=1"])
 
 
 def test_the_partition_tool_knows_an_own_partition(
