@@ -3,11 +3,11 @@
     python -m flame.replay FILE defense=flame_zhmzm [defense.noise.factor=0] [out=FILE]
     python -m flame.replay --compare FILE... [--defenses flame_weights_only,flame_all_state,krum]
 
-`--config-dir DIR` or `hydra.searchpath=[file://DIR]` finds defenses of your own, in DIR/defense. The first command prints one JSON object: accepted
-(positions in the file's order), clip_bound, noise_std (null for a defense without one), weights, and xray, each block's
-share of norms and distances; `out` receives the new global state. The second prints who accepts whom in each round, and
-the mean Jaccard index of each two accepted sets. A defense that remembers (foolsgold, afa) starts with an empty memory
-in every round: a file holds one round alone.
+`--config-dir DIR` or `hydra.searchpath=[file://DIR]` finds defenses of your own, in DIR/defense. The first command
+prints one JSON object: accepted (positions in the file's order), clip_bound, noise_std (null for a defense without
+one), weights, and xray, each block's share of norms and distances; `out` receives the new global state. The second
+prints who accepts whom in each round, and the mean Jaccard index of each two accepted sets. A defense that remembers
+(foolsgold, afa) starts with an empty memory in every round: a file holds one round alone.
 """
 
 from __future__ import annotations
