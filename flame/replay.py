@@ -46,14 +46,17 @@ def main(arguments: Sequence[str]) -> None:
         prog="python -m flame.replay", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="FILE or updates=, defense=, out=, defense.*=")
-    parser.add_argument("--compare", nargs="+", type=Path, metavar="FILE", help="recorded rounds")
+    parser.add_argument("--compare", nargs="+", metavar="FILE", help="recorded rounds")
     parser.add_argument("--defenses", help="for --compare, separated by commas; default: all in conf/defense")
     parser.add_argument("--config-dir", metavar="DIR", help="a conf of your own beside the project's")
     given = parser.parse_intermixed_args(arguments)
     conf = Conf(given.config_dir)
     try:
         if given.compare:
-            print(comparison(given.compare, chosen(given.defenses, conf, given.settings), conf, given.settings))
+            words = [*given.compare, *given.settings]  # what stands behind --compare may be a setting
+            search = [word for word in words if "=" in word and not Path(word).exists()]
+            files = [Path(word) for word in words if word not in search]
+            print(comparison(files, chosen(given.defenses, conf, search), conf, search))
         else:
             print(json.dumps(replay(given.settings, conf), allow_nan=False))
     except (ConfigError, ValueError, OSError) as error:

@@ -307,7 +307,7 @@ def test_files_go_with_a_run_that_was_asked_for_them(
     model, recorded = (found[f"{kind}-0123456789ab"] for kind in ("model", "recorded"))
     assert model["type"] == "model" and recorded["type"] == "dataset"
     (entry,) = model["manifest"]["contents"]
-    assert entry["local_path"] == str(info.folder / MODEL) and entry["size"] == 7
+    assert entry["local_path"] == str(info.folder / MODEL) and int(entry["size"]) == 7
     names = [Path(entry["local_path"]).name for entry in recorded["manifest"]["contents"]]
     assert names == ["round_000000.safetensors", "round_000001.safetensors"]
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]

@@ -131,7 +131,7 @@ def workspace(project: str, entity: str, defenses: Sequence[str] = (), classes: 
         ]
 
     def bars(kind: str, images: str) -> Any:
-        names = [f"class/{kind}/{label}" for label in range(classes)]
+        names: list[Any] = [f"class/{kind}/{label}" for label in range(classes)]
         title = f"{kind.upper()} of each class, mean of the last rounds: {images}"
         return panels.BarPlot(title=title, metrics=names, groupby_aggfunc="mean", groupby_rangefunc="stddev")
 
