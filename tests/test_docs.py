@@ -43,7 +43,8 @@ def test_make_target(line: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_in_order(page: str, tmp_path: Path, command: Warm) -> None:
-    """In the page's order: one reads what another has written."""
+    """In the page's order: one reads what another has written. Files of a page's own are written first."""
+    write_files(page, tmp_path)
     for line in commands(page):
         if copied := re.fullmatch(r"cp -r (examples/\S+) (\S+)", line):
             shutil.copytree(ROOT / copied[1], tmp_path / copied[2])
@@ -83,6 +84,16 @@ def made_tiny(words: list[str], folder: Path) -> list[str]:
             word = str(folder / word.partition("/")[0])
         made += [*map(str, recorded)] if "*" in word else [str(folder / word) if word.startswith("mine/") else word]
     return made
+
+
+def write_files(page: str, folder: Path) -> None:
+    """The Python and YAML of a page whose first line names their file, as a reader would save them."""
+    for text in (block for language in ("python", "yaml") for block in blocks(page, language)):
+        named = re.match(r"# (mine/\S+)\n", text)
+        if named:
+            path = folder / named[1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
 
 
 @pytest.mark.parametrize("page", ALL)
