@@ -21,7 +21,13 @@ from flame.run.record import read_config
 from flame.run.trackers.files import CONFIG
 
 MODEL = "model.safetensors"  # in the folder of a finished run
-WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net")  # keys under which training scripts keep the weights
+WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+)  # keys under which training scripts keep the weights
 PREFIX = "module."  # of torch's DataParallel
 
 Weights = dict[str, Tensor]

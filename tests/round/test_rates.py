@@ -68,5 +68,7 @@ def test_milestones_that_no_round_has(milestone: float) -> None:
 
 
 def test_a_fall_longer_than_the_rounds() -> None:
-    with pytest.raises(ValueError, match=r"client.schedule.falls=29 .*must be null \(all\) or in \[1, rounds - warmup = 28"):
+    with pytest.raises(
+        ValueError, match=r"client.schedule.falls=29 .*must be null \(all\) or in \[1, rounds - warmup = 28"
+    ):
         Linear(2, 30, 0.0, falls=29)

@@ -94,7 +94,10 @@ def backfed_attack(at: str) -> dict[str, tuple[Any, Ours]]:
     return {
         "poisoned_lr": (0.05, f"{own}.lr"),
         "poison_epochs": (6, f"{own}.epochs"),
-        "step_size": (2, lambda cfg: round(OmegaConf.select(cfg, own).lr_tenths[0] * OmegaConf.select(cfg, own).epochs)),
+        "step_size": (
+            2,
+            lambda cfg: round(OmegaConf.select(cfg, own).lr_tenths[0] * OmegaConf.select(cfg, own).epochs),
+        ),
         "atk_optimizer_config.sgd.momentum": (0.9, f"{own}.optimizer.momentum"),
         "atk_optimizer_config.sgd.weight_decay": (5e-4, f"{own}.optimizer.weight_decay"),
         "poison_rate, of 64": (20, in_a_batch(f"{at}.poisoned_data_rate")),
@@ -203,7 +206,10 @@ TABLE: dict[str, dict[str, tuple[Any, Ours]]] = {
         "lr of round 1801": (0.2 * (2000 - 1801) / 1500, "client.lr"),
         "retrain_poison": (10, "attack.backdoor.client.epochs"),
         "--poison_lr": (0.02, "attack.backdoor.client.lr"),
-        "the attacker's rate over the rounds": ("flame.round.rates.Constant", "attack.backdoor.client.schedule._target_"),
+        "the attacker's rate over the rounds": (
+            "flame.round.rates.Constant",
+            "attack.backdoor.client.schedule._target_",
+        ),
         "poison_momentum": (0.9, "attack.backdoor.client.optimizer.momentum"),
         "poison_decay": (0.005, "attack.backdoor.client.optimizer.weight_decay"),
         "--gradmask_ratio": (0.95, "attack.ratio"),
@@ -332,7 +338,7 @@ def test_the_page_says_what_the_recipe_has(name: str) -> None:
     assert len(said) >= 12
     choices = {key: choice for key, choice in cfg.hydra.runtime.choices.items() if isinstance(choice, str)}
     for key, value in said:
-        found = OmegaConf.select(cfg, key) if "." in key or key not in choices else choices[key]
+        found = choices.get(key, OmegaConf.select(cfg, key))
         found = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
         assert found == pytest.approx(yaml.safe_load(value)), f"{key}={value}"
 
@@ -350,4 +356,6 @@ def test_dba_s_bars_are_its_four_patterns() -> None:
     bars = hydra.utils.instantiate(composed("dba").attack.trigger)
     assert isinstance(bars, Bars)
     rows, columns, values = bars.pixels(32, 32)
-    assert rows[::6].tolist() == [0, 0, 4, 4] and columns[::6].tolist() == [0, 9, 0, 9] and set(values.tolist()) == {255}
+    assert (
+        rows[::6].tolist() == [0, 0, 4, 4] and columns[::6].tolist() == [0, 9, 0, 9] and set(values.tolist()) == {255}
+    )
