@@ -1,4 +1,4 @@
-"""`recipe/protocols/`: each composes to the numbers of the public configuration that it copies, and so says its page."""
+"""`recipe/protocols/`: each composes to the numbers of the public configuration that it copies; its page says so, too."""
 
 from __future__ import annotations
 
@@ -326,7 +326,7 @@ def test_it_composes_to_their_number(name: str, theirs: str) -> None:
     cfg = composed(name)
     found = OmegaConf.select(cfg, ours) if isinstance(ours, str) else ours(cfg)
     found = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
-    exact = wanted is None or isinstance(wanted, str) or isinstance(wanted, list)
+    exact = wanted is None or isinstance(wanted, str | list)
     assert found == (wanted if exact else pytest.approx(wanted, rel=2e-4))
 
 
