@@ -1,4 +1,4 @@
-"""`recipe/protocols/`: each composes to the numbers of the public configuration that it copies; its page says so, too."""
+"""Each of `recipe/protocols/` composes to the numbers of the public configuration that it copies; so does its page."""
 
 from __future__ import annotations
 
