@@ -229,8 +229,8 @@ def evaluated_rounds(cfg: DictConfig) -> EvaluatedRounds:
 
 def dealt(cfg: Mapping[str, Any], dataset: Dataset, root_samples: int) -> tuple[LabelledImages, Shards]:
     """The training images of a run and who holds them; `cfg` composed, or as the run recorded it."""
-    train = subset(dataset.train, cfg["train_samples"], generator(cfg["seed"], "subset"))
-    return train, deal(train, make(cfg, "partition"), cfg["clients"], root_samples, cfg["seed"])
+    drawn = subset(dataset, cfg["train_samples"], generator(cfg["seed"], "subset"))
+    return drawn.train, deal(drawn, make(cfg, "partition"), cfg["clients"], root_samples, cfg["seed"])
 
 
 def initial_model(cfg: Mapping[str, Any]) -> torch.nn.Module:

@@ -22,7 +22,7 @@ from torch import Generator
 
 from attacks.base import Attack
 from flame.data.datasets import subset
-from flame.data.samples import LabelledImages, Shards
+from flame.data.samples import Dataset, LabelledImages, Shards
 from flame.partition.examined import examined
 from flame.run.build import ConfigError, _check_run_level, _population, make
 from flame.run.config import register
@@ -337,7 +337,7 @@ def check_run(cfg: DictConfig) -> str:
     try:
         _check_run_level(cfg)
         _population(cfg, Attack())
-        subset(images, cfg.train_samples, Generator())
+        subset(Dataset("any", images, images, (0.5,), (0.5,), 2), cfg.train_samples, Generator())
         honest = torch.arange(10) >= 2  # as poisoned_model_rate=0.2 has it
         examined(
             images.y, Shards.cut(torch.arange(10), torch.ones(10).long()), honest, cfg.evaluate.clients, Generator()
