@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ FLOATS = (
     "only if they are in [0, 1] make them with (x * 255).round().to(torch.uint8); dataset.mean and dataset.std do the"
     " rest"
 )
+NO_NAME = ',"#'  # of CSV, and of those who read it
 WHOLE = "convert it with .to(torch.uint8) only if pixels are in [0, 255]"
 
 
@@ -89,16 +91,24 @@ def check_holders(what: str, holders: object, images: int) -> None:
             f"{what}: holders.of has {len(of)} entries for {images} training images: must be one each;"
             " Dataset.narrowed takes images away with their holders"
         )
-    if not isinstance(names, tuple) or not all(isinstance(name, str) and name.isprintable() for name in names):
-        raise ValueError(f"{what}: holders.names must be a tuple of printable text, one per holder")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{what}: holders.names has {twice!r} twice: must be distinct, one per holder")
+    check_names(f"{what}: holders.names", names)
     if images and not 0 <= int(of.min()) <= int(of.max()) < len(names):
         raise ValueError(
             f"{what}: holders.of is in [{int(of.min())}, {int(of.max())}] for {len(names)} names: must be in"
             f" [0, {len(names) - 1}]; number the holders from 0"
         )
+
+
+def check_names(what: str, names: object) -> None:
+    """A ValueError that begins with `what` unless these are distinct names that can stand in a column of a CSV file."""
+    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{what} must be a tuple of text, one for each")
+    for name in names:
+        if not name.strip() or name != name.strip() or not name.isprintable() or set(name) & set(NO_NAME):
+            raise ValueError(f"{what} has {name!r}: must be printable text, without the characters {NO_NAME}")
+    if len(set(names)) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise ValueError(f"{what} has {twice!r} twice: must be distinct")
 
 
 def evaluation_sets(dataset: Dataset, backdoor: LabelledImages | None) -> dict[str, LabelledImages]:

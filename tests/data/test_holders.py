@@ -74,7 +74,7 @@ def test_the_digest_knows_holders_where_there_are_some() -> None:
         (Holders(torch.arange(12) % 5, NAMES), r"holders\.of is in \[0, 4\] for 4 names: must be in \[0, 3\]"),
         (Holders(torch.arange(12) % 4 - 1, NAMES), r"holders\.of is in \[-1, 2\]"),
         (Holders(torch.arange(12) % 4, ("a", "b", "a", "c")), r"holders\.names has 'a' twice"),
-        (Holders(torch.arange(12) % 4, ("a", "b", "c", "d\n")), r"holders\.names must be a tuple of printable text"),
+        (Holders(torch.arange(12) % 4, ("a", "b", "c", "d\n")), r"holders\.names has 'd\\n': must be printable text"),
         (Holders(torch.arange(12) % 4, [*NAMES]), r"holders\.names must be a tuple"),  # type: ignore[arg-type]
     ],
 )
