@@ -1,0 +1,128 @@
+"""Runs on data of one's own: the same bits in every engine, names in the record, and other files are another run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from flame.run.build import build
+from flame.run.config import identity
+from flame.run.provenance import origin_of
+from flame.run.record import read_acceptance
+from flame.run.weights import facts_of
+
+WRITERS = ("Zoë", "writer 2", "03", "iv", "five")
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits as floats, written by five hands."""
+    bunch = load_digits()
+    x, y = (bunch.images[:300] / 16).astype(np.float32), bunch.target[:300]
+    path = tmp_path_factory.mktemp("own") / "digits.npz"
+    writers = np.array([WRITERS[i % 5] for i in range(250)])
+    np.savez(path, x_train=x[:250], y_train=y[:250], x_test=x[250:], y_test=y[250:], client_train=writers)
+    return path
+
+
+@pytest.fixture
+def own(archive: Path) -> list[str]:
+    return [
+        *("experiment=smoke", "rounds=1", "clients=4", "clients_per_round=4", "tracker=files", "train_samples=240"),
+        *("dataset=arrays", f"dataset.path={archive}", "dataset.layout=NHW", "dataset.pixels=unit"),
+        *("dataset.classes=10", "dataset.channels=1", "dataset.image_size=8", "partition=natural"),
+    ]
+
+
+def record(done: Any, key: str) -> tuple[str, list[dict[str, str]]]:
+    """state_sha256 and the lines of acceptance.csv of the newest run whose name has the key."""
+    assert done.returncode == 0, done.stderr[-3000:]
+    line = next(line for line in (done.stdout + done.stderr).splitlines() if "record: " in line)
+    folder = Path(line.partition("record: ")[2].strip())
+    assert key in folder.name
+    with open(folder / "acceptance.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert read_acceptance(folder / "acceptance.csv")["name"].tolist() == [row["name"] for row in rows]
+    return json.loads((folder / "summary.json").read_text())["state_sha256"], rows
+
+
+def test_the_record_has_the_names_and_engines_agree(own: list[str], train: Callable[..., Any]) -> None:
+    root = ["defense=fltrust", "defense.root_samples=20"]
+    one, rows = record(train(*own, *root, "engine=sequential", "resume=false"), "arrays-natural")
+    two, _ = record(train(*own, *root, "engine=pool", "engine.workers=2", "resume=false"), "arrays-natural")
+    assert one == two
+    names = {int(row["client"]): row["name"] for row in rows}
+    assert len(names) == 4 and [names[i] for i in sorted(names)] == sorted(names.values(), key=sorted(WRITERS).index)
+    assert sum(int(row["samples"]) for row in rows) <= 220
+
+
+@pytest.fixture
+def smoke(tiny: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
+    return lambda *overrides: tiny(
+        "partition=file", "train_samples=null", "clients=5", "clients_per_round=5", *overrides
+    )
+
+
+def test_other_lists_in_a_file_of_the_same_name_are_other_data(
+    tmp_path: Path, smoke: Callable[..., DictConfig]
+) -> None:
+    """The folder of a run is named before there are lists, so that the record has to know them."""
+    from omegaconf import OmegaConf
+
+    cfg, digests = smoke(f"partition.path={tmp_path}/mine.json"), []
+    for shift in (0, 1, 0):
+        (tmp_path / "mine.json").write_text(json.dumps([[*range((i + shift) % 5, 1442, 5)] for i in range(5)]))
+        parts = build(cfg)
+        plain: Any = OmegaConf.to_container(cfg, resolve=True)
+        assert origin_of(plain, "any")["data"] == parts.data[:12]
+        digests.append(parts.data)
+    assert digests[0] == digests[2] != digests[1]
+    assert parts.task.shards.sizes.tolist() == [289, 289, 288, 288, 288, 0]
+
+
+def test_folders_elsewhere_are_other_data(tiny: Callable[..., DictConfig]) -> None:
+    """Of sets whose content is known the place does not matter; where decoded images are kept never does."""
+    here, there, kept = (
+        tiny("dataset=folder", *words)
+        for words in (["dataset.root=/a"], ["dataset.root=/b"], ["dataset.root=/a", "dataset.cache=/c"])
+    )
+    assert identity(here) == identity(kept) != identity(there)
+    assert facts_of(here.dataset) == facts_of(kept.dataset) != facts_of(there.dataset)
+
+
+def test_a_folder_of_images_is_learnt(tmp_path: Path, tiny: Callable[..., DictConfig], start: Callable) -> None:
+    """As the data set that they were made of: one round ends with the same bits."""
+    from flame.federation import rounds
+
+    sha = []
+    words = ("train_samples=null", "clients=5", "clients_per_round=5", "attack=none", "partition=iid")
+    bunch = load_digits()
+    for i, (image, label) in enumerate(zip(bunch.images[:200], bunch.target[:200], strict=True)):
+        folder = tmp_path / "mine" / ("train" if i < 150 else "test") / f"digit {label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.rint(image * 255 / 16).astype(np.uint8)).save(folder / f"{i:03d}.png")
+    order = np.concatenate(
+        [np.argsort(bunch.target[part], kind="stable") + part.start for part in (slice(0, 150), slice(150, 200))]
+    )
+    x = np.rint(bunch.images[order] * 255 / 16).astype(np.uint8)
+    y = bunch.target[order]
+    np.savez(tmp_path / "same.npz", x_train=x[:150], y_train=y[:150], x_test=x[150:], y_test=y[150:])
+    facts = ("dataset.classes=10", "dataset.channels=1", "dataset.image_size=8")
+    for data in (
+        ("dataset=folder", f"dataset.root={tmp_path}/mine"),
+        ("dataset=arrays", f"dataset.path={tmp_path}/same.npz", "dataset.layout=NHW"),
+    ):
+        with start(tiny(*words, *data, *facts)) as (fed, state):
+            sha.append(next(rounds(fed, state, 1)).after.row)
+    assert torch.equal(*sha) and os.listdir(tmp_path / "mine/.tensors")
