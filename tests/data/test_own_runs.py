@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from flame.run.build import build
+from flame.federation import rounds
+from flame.run.build import build, data_digest
 from flame.run.config import identity
 from flame.run.provenance import origin_of
 from flame.run.record import read_acceptance
@@ -67,28 +68,17 @@ def test_the_record_has_the_names_and_engines_agree(own: list[str], train: Calla
     assert sum(int(row["samples"]) for row in rows) <= 220
 
 
-@pytest.fixture
-def smoke(tiny: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
-    return lambda *overrides: tiny(
-        "partition=file", "train_samples=null", "clients=5", "clients_per_round=5", *overrides
-    )
-
-
-def test_other_lists_in_a_file_of_the_same_name_are_other_data(
-    tmp_path: Path, smoke: Callable[..., DictConfig]
-) -> None:
-    """The folder of a run is named before there are lists, so that the record has to know them."""
-    from omegaconf import OmegaConf
-
-    cfg, digests = smoke(f"partition.path={tmp_path}/mine.json"), []
+def test_other_lists_in_the_same_file_are_other_data(tmp_path: Path, tiny: Callable[..., DictConfig]) -> None:
+    """The folder of a run is named before there are lists, so that its record has to know them."""
+    path, digests = tmp_path / "mine.json", []
+    cfg = tiny("partition=file", f"partition.path={path}", "train_samples=null", "clients=5", "clients_per_round=5")
     for shift in (0, 1, 0):
-        (tmp_path / "mine.json").write_text(json.dumps([[*range((i + shift) % 5, 1442, 5)] for i in range(5)]))
-        parts = build(cfg)
-        plain: Any = OmegaConf.to_container(cfg, resolve=True)
-        assert origin_of(plain, "any")["data"] == parts.data[:12]
-        digests.append(parts.data)
+        path.write_text(json.dumps([[*range((i + shift) % 5, 1442, 5)] for i in range(5)]))
+        digests.append(data_digest(cfg, "any"))
     assert digests[0] == digests[2] != digests[1]
+    parts, plain = build(cfg), OmegaConf.to_container(cfg, resolve=True)
     assert parts.task.shards.sizes.tolist() == [289, 289, 288, 288, 288, 0]
+    assert isinstance(plain, dict) and origin_of(plain, "any")["data"] == parts.data[:12]  # type: ignore[arg-type]
 
 
 def test_folders_elsewhere_are_other_data(tiny: Callable[..., DictConfig]) -> None:
@@ -103,8 +93,6 @@ def test_folders_elsewhere_are_other_data(tiny: Callable[..., DictConfig]) -> No
 
 def test_a_folder_of_images_is_learnt(tmp_path: Path, tiny: Callable[..., DictConfig], start: Callable) -> None:
     """As the data set that they were made of: one round ends with the same bits."""
-    from flame.federation import rounds
-
     sha = []
     words = ("train_samples=null", "clients=5", "clients_per_round=5", "attack=none", "partition=iid")
     bunch = load_digits()
