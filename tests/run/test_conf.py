@@ -149,9 +149,12 @@ def test_defenses_answer(compose: Compose, updates: Callable[..., tuple[ServerSt
     assert verdict.weights.shape == (7,) and bool((verdict.weights >= 0).all())
 
 
-@pytest.mark.parametrize("option", options("attack", "defense"))
+@pytest.mark.parametrize("option", [option for option in options("attack", "defense") if option[:7] != "attack="])
 def test_a_round_is_played_and_evaluated(tiny: Compose, start: Callable, option: str) -> None:
-    """What a part asks of the federation, it asks by attributes: a key of that name must not be taken for one."""
+    """What a part asks of the federation, it asks by attributes: a key of that name must not be taken for one.
+
+    Attacks themselves play theirs in tests/attacks/test_attack_properties.py, where more is asked of it.
+    """
     with start(tiny(option, "shadow=[]", "poisoned_model_rate=0.4")) as (fed, state):
         record = play(fed, state)
     assert 0 <= record.metrics["eval/ma"] <= 1
