@@ -140,7 +140,15 @@ class _Worker:
         self.job: tuple | None = None
         self.connection, far = context.Pipe()
         self.process = context.Process(target=_serve, args=(far, parcel, room), daemon=True)
-        self.process.start()
+        try:
+            self.process.start()
+        except OSError:
+            raise
+        except Exception as error:  # what cannot be sent makes the sender raise nearly anything
+            raise WorkerError(
+                f"a part of the run cannot be sent to a worker ({error}): a model, attack or client of yours must keep"
+                " functions and classes that have a name at the top of a module (no lambda); or take engine=sequential"
+            ) from error
         far.close()  # so that the worker's death reads as end of file here
 
     def give(self, job: tuple) -> None:
