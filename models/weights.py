@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys under which training scripts keep the weights
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net")  # where training scripts keep the weights
 PREFIX = "module."  # of torch's DataParallel
 
 Weights = dict[str, Tensor]

@@ -51,7 +51,7 @@ def bootstrap_interval(differences: Array) -> Interval:
 
 
 @cache
-def _resamples(n: int) -> Array:
+def _resamples(n: int) -> np.ndarray:
     """[RESAMPLES, n] positions, those that scipy.stats.bootstrap draws from a generator of seed 0: kept, as every call
     with n values asks for them."""
     return np.random.default_rng(0).integers(0, n, (RESAMPLES, n))

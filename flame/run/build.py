@@ -121,8 +121,8 @@ def _build(cfg: DictConfig) -> Parts:
     check_defense(defense, cfg.clients_per_round, initial, task)
     check_memo(cfg.memo.dir, server)
     engine = Memo(**cfg.memo).around(make(cfg, "engine", **engine_workers(cfg)), benign_code(cfg))
-    rest = initial, list(cfg.shadow), evaluated_rounds(cfg), asked
-    return Parts(dataset, given.digest(), task, population, attack, defense, server, start, engine, *rest)
+    rest, data = (initial, list(cfg.shadow), evaluated_rounds(cfg), asked), data_digest(cfg, given.digest())
+    return Parts(dataset, data, task, population, attack, defense, server, start, engine, *rest)
 
 
 def benign_code(cfg: DictConfig) -> str:
@@ -229,8 +229,14 @@ def evaluated_rounds(cfg: DictConfig) -> EvaluatedRounds:
 
 def dealt(cfg: Mapping[str, Any], dataset: Dataset, root_samples: int) -> tuple[LabelledImages, Shards]:
     """The training images of a run and who holds them; `cfg` composed, or as the run recorded it."""
-    train = subset(dataset.train, cfg["train_samples"], generator(cfg["seed"], "subset"))
-    return train, deal(train, make(cfg, "partition"), cfg["clients"], root_samples, cfg["seed"])
+    drawn = subset(dataset, cfg["train_samples"], generator(cfg["seed"], "subset"))
+    return drawn.train, deal(drawn, make(cfg, "partition"), cfg["clients"], root_samples, cfg["seed"])
+
+
+def data_digest(cfg: Mapping[str, Any], dataset: str) -> str:
+    """Hash of the data: that of the data set, with the lists of a partition that reads them from a file."""
+    lists = getattr(make(cfg, "partition"), "content", None)
+    return dataset if lists is None else short(dataset, lists)
 
 
 def initial_model(cfg: Mapping[str, Any]) -> torch.nn.Module:

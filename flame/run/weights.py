@@ -13,6 +13,7 @@ from flame.geometry.layout import StateLayout
 from flame.round.checkpoint import PATTERN, RunFolderError, read_checkpoint, write_atomically
 from flame.round.types import ServerState, digest
 from flame.run.build import make
+from flame.run.config import OWN
 from flame.run.folder import CHECKPOINTS
 from flame.run.record import read_config
 from flame.run.trackers.files import CONFIG
@@ -37,7 +38,8 @@ def export(folder: Path) -> None:
 def facts_of(dataset: Facts) -> dict[str, Any]:
     """The settings of a data set, as JSON gives them back, without where it lies or comes from."""
     kept: dict[str, Any] = json.loads(json.dumps(dict(dataset)))
-    return {key: value for key, value in kept.items() if key not in ("root", "download")}
+    places = ("cache",) if str(kept.get("_target_")).startswith(OWN) else ("root", "download")
+    return {key: value for key, value in kept.items() if key not in places}
 
 
 def read_weights(path: Path) -> tuple[Weights, Facts | None]:

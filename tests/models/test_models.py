@@ -15,6 +15,7 @@ from torchvision.models import resnet18
 from torchvision.models.vgg import cfgs, make_layers
 
 from models.cnn import CNN
+from models.lenet import LeNet
 from models.resnet8 import ResNet8
 from models.resnet18 import ResNet18
 from models.vgg19_bn import VGG19BN
@@ -41,6 +42,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int, int, tuple[int, int, int]]
         0,
         (1, 28, 28),
     ),
+    "lenet": (lambda: LeNet(1, 10, 28), 20 * 26 + 50 * 501 + 500 * 801 + 10 * 501, 0, (1, 28, 28)),
 }
 SMALL = {  # every model that takes the 8x8 digits
     "resnet8": lambda: ResNet8(1, 10, "batch"),
@@ -116,6 +118,27 @@ def test_cnn_computes_its_dense_layer(size: int) -> None:
     assert CNN(3, 4, size, 0.0)(noise(2, 3, size, size)).shape == (2, 4)
 
 
+@pytest.mark.parametrize("size", [16, 19, 20, 28, 32])
+def test_lenet_computes_its_dense_layer(size: int) -> None:
+    assert LeNet(3, 4, size)(noise(2, 3, size, size)).shape == (2, 4)
+
+
+def test_lenet_has_the_keys_and_shapes_of_backfed_s_checkpoint() -> None:
+    """Of EMNIST_BYCLASS_unweighted_fedavg/mnistnet_round_1000_dir_0.5.pth in its repository, at ab3bcbd."""
+    kernels = {"conv1": (20, 1, 5, 5), "conv2": (50, 20, 5, 5), "fc1": (500, 800), "fc2": (62, 500)}
+    theirs = {f"{k}.{part}": v[:size] for k, v in kernels.items() for part, size in (("weight", 4), ("bias", 1))}
+    assert {key: tuple(value.shape) for key, value in LeNet(1, 62, 28).state_dict().items()} == theirs
+
+
+def test_lenet_is_the_stack_of_its_layers() -> None:
+    """In the order of its authors: convolution, relu, pooling."""
+    ours, x = seeded(lambda: LeNet(1, 4, 28)), noise(3, 1, 28, 28)
+    conv1, conv2, fc1, fc2 = ours.children()
+    halved = nn.MaxPool2d(2)
+    rest = (nn.Flatten(), fc1, nn.ReLU(), fc2)
+    assert_same_logits(ours, nn.Sequential(conv1, nn.ReLU(), halved, conv2, nn.ReLU(), halved, *rest), x)
+
+
 @pytest.mark.parametrize("size", [32, 40, 64])
 def test_vgg_computes_its_dense_layer(size: int) -> None:
     assert VGG19BN(1, 4, size, 0.0)(noise(2, 1, size, size)).shape == (2, 4)
@@ -124,6 +147,8 @@ def test_vgg_computes_its_dense_layer(size: int) -> None:
 def test_images_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match=r"dataset.image_size=5 does not fit model=cnn.* >= 6"):
         CNN(1, 10, 5, 0.0)
+    with pytest.raises(ValueError, match=r"dataset.image_size=15 does not fit model=lenet.* >= 16"):
+        LeNet(1, 10, 15)
     with pytest.raises(ValueError, match=r"dataset.image_size=28 does not fit model=vgg19_bn.* >= 32"):
         VGG19BN(1, 10, 28, 0.0)
 
