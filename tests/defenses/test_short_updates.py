@@ -58,6 +58,7 @@ BOUNDS = {
     "snowball": Bound(lambda n: 1 / ceil(n / 2), "the target of its second stage is half of the clients"),
     **dict.fromkeys(["multi_krum", "dnc"], FEWER),
     "nnm": FEWER,  # even one that is in every mean has 1 / (n - f) of each
+    "multi_metrics": Bound(lambda n: 1 / max(1, int(0.3 * n)), "three in ten are accepted, and share equally"),
     "bulyan": PICKED,
     "krum": ONE,  # never of updates that resemble one another; see below
     "bucketing": Bound(lambda n: 0.5 + 0.5 * (n % 2), "of Krum: one bucket of two, or the last one"),
