@@ -45,6 +45,11 @@ class Federation:
         """Images that the defense keeps at the server; 0 for most."""
         return getattr(self.defense, "root_samples", 0)
 
+    @property
+    def trains_root(self) -> bool:
+        """Whether the server trains on these images, as a client does; not where it only tries models on them."""
+        return self.root_samples > 0 and getattr(self.defense, "root_update", True)
+
     def evaluates(self, state: ServerState) -> bool:
         """Whether the round that begins with this state ends with an evaluation."""
         return state.round in self.evaluate_at or self.population.waits(state.memory)
@@ -105,7 +110,7 @@ def train(fed: Federation, state: ServerState, cohort: Cohort) -> tuple[Updates,
     For one that tries models a laboratory; for one with data of its own the server's update (shard `clients`).
     """
     lab = fed.lab(state, cohort) if fed.lab else None
-    if not fed.root_samples:
+    if not fed.trains_root:
         updates, notes = fed.engine.train(state, cohort)
         return replace(updates, lab=lab), notes
     ids = torch.cat([cohort.ids, torch.tensor([fed.population.clients])])

@@ -16,9 +16,9 @@ class Defense(Protocol):
 
     Nobody gains weight by sending less, beyond the bound that `tests/defenses/test_short_updates.py` has for each rule.
 
-    One that needs more than updates says so by an attribute: `root_samples` (an int: images at the server) or
-    `needs_lab` (True: it tries models, in `Updates.lab`). One that cannot filter every number of clients has a method
-    `check_clients(n)`, which raises a ValueError before the run.
+    One that needs more than updates says so by an attribute: `root_samples` (an int: images at the server, which
+    trains on them unless `root_update` is False) or `needs_lab` (True: it tries models, in `Updates.lab`). One that
+    cannot filter every number of clients has a method `check_clients(n)`, which raises a ValueError before the run.
     """
 
     def __call__(self, state: ServerState, updates: Updates, stream: Generator) -> Verdict:

@@ -25,6 +25,11 @@ class PreAggregation:
         """Images that the inner rule keeps at the server."""
         return getattr(self.rule, "root_samples", 0)
 
+    @property
+    def root_update(self) -> bool:
+        """Whether the inner rule wants the server's own update."""
+        return getattr(self.rule, "root_update", True)
+
     def check_clients(self, clients: int) -> None:
         """The inner rule's answer for as many mixtures, under the key that it has here."""
         check = getattr(self.rule, "check_clients", None)

@@ -115,6 +115,23 @@ class Workbench:
         with addressed(self.task.seed, "laboratory", round, client, device):
             return torch.cat(list(answers(model, x.to(device), self.task.normalise))).cpu()
 
+    def features(self, row: Tensor, counters: Tensor, x: Tensor, round: int) -> Tensor:
+        """[N, p] float32, what the output layer gets while `logits` are computed, flat.
+
+        Raises:
+            ValueError: the model does not call its output layer, so that nothing can be seen there.
+        """
+        name, seen = self.task.layout.output_layer, list[Tensor]()
+
+        def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            seen.append(inputs[0].flatten(1).float().cpu())
+
+        with self.model.get_submodule(name).register_forward_pre_hook(look):
+            self.logits(row, counters, x, round)
+        if not seen:
+            raise ValueError(f"the model never calls its output layer {name!r}, whose input a defense asks for")
+        return torch.cat(seen)
+
 
 def restamp(task: Task, memory: Mapping[str, Tensor]) -> None:
     """Put the trigger of this moment on the backdoor set, in place: workers map the same memory. Most never move."""

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from flame.data.samples import LabelledImages
 from flame.geometry.guard import guard
 from flame.geometry.layout import StateLayout
 from flame.geometry.products import Geometry
@@ -63,8 +64,15 @@ class Lab(Protocol):
     def __getitem__(self, index: Tensor | slice) -> Lab:
         """The same laboratory with only these of its clients as validators."""
 
+    @property
+    def root(self) -> LabelledImages:
+        """The server's own images, of a defense with `root_samples`."""
+
     def logits(self, models: Iterable[Tensor], x: Tensor) -> Tensor:
         """[k, N, classes] float32 of k models on images `x` [N, C, H, W] uint8; whatever a broken model answers."""
+
+    def features(self, models: Iterable[Tensor], x: Tensor) -> Tensor:
+        """[k, N, p] float32, what the output layer of k models gets of images `x` [N, C, H, W] uint8, flat."""
 
     def class_losses(self, models: Iterable[Tensor], most: int) -> Tensor:
         """[v, k, classes] float64, what each of the round's clients says of k models on its own private shard.
