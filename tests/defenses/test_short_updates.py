@@ -65,6 +65,10 @@ BOUNDS = {
     **dict.fromkeys(["multi_krum", "dnc"], FEWER),
     "nnm": FEWER,  # even one that is in every mean has 1 / (n - f) of each
     "multi_metrics": Bound(lambda n: 1 / max(1, int(0.3 * n)), "three in ten are accepted, and share equally"),
+    "feddlad": Bound(
+        lambda n: max(1, round(0.12 * n)) / round(0.48 * n),
+        "of reference: its size; pardoned: the part of all pardoned",
+    ),
     "flare": Bound(most_trusted, "exp(votes / their mean) of a client that all others name: 0.31 of 10"),
     "bulyan": PICKED,
     "krum": ONE,  # never of updates that resemble one another; see below

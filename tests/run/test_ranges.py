@@ -134,6 +134,7 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
         "coordinates": "whole >= 1",
         "passes": "whole >= 1",
     },
+    "flame.defenses.feddlad.FedDLAD": {"reference": "(0, 1]", "pardoned": "[0, 1]", "fence": "[0, inf)"},
     "flame.defenses.flare.Flare": {"root_samples": "whole >= 2", "label": "whole >= 0", "tau": "(0, inf)"},
     "flame.defenses.fldetector.FLDetector": {
         "window": "whole >= 1",
