@@ -120,7 +120,7 @@ def test_an_opposite_client_is_cut_and_turned_and_then_pardoned() -> None:
     updates = a_round(rows, base=torch.tensor([1.0, 0, 2]))
     assert int(outlier_factors(updates.geometry.cosine_distances("weights_only")).argmax()) == 4
     verdict = answer(replace(RULE, pardoned=1.0), updates)
-    assert 0 < verdict.weights[4] <= 0.11 and verdict.info["feddlad/pardoned"] == 5
+    assert 0 < verdict.weights[4] <= 0.13 and verdict.info["feddlad/pardoned"] == 5
     assert float(verdict.state.row[1]) == pytest.approx(1, rel=0.2)
 
 
