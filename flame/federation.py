@@ -75,6 +75,7 @@ def play(fed: Federation, state: ServerState) -> Round:
     seconds: dict[str, float] = {}
     cohort = fed.population.cohort(state.round, state.memory)
     with timed(seconds, "train"):
+        state = sent(fed, state, cohort)
         updates, notes = train(fed, state, cohort)
         state, idle = collude(fed, state, updates, cohort, notes)
     with timed(seconds, "aggregate"):
@@ -102,6 +103,15 @@ def play(fed: Federation, state: ServerState) -> Round:
     }
     answers = class_rows(evaluations, fed.exams.classes)
     return Round(state.round, cohort, state, updates, verdict, shadows, metrics, after, answers)
+
+
+def sent(fed: Federation, state: ServerState, cohort: Cohort) -> ServerState:
+    """What clients start from: the global model, or what a defense with `sends` makes of it in its laboratory."""
+    sends = getattr(fed.defense, "sends", None)
+    if sends is None or fed.lab is None:
+        return state
+    changed: ServerState = sends(state, fed.lab(state, cohort), generator(fed.seed, "send", state.round))
+    return changed
 
 
 def train(fed: Federation, state: ServerState, cohort: Cohort) -> tuple[Updates, Sequence[Notes]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -9,6 +10,8 @@ import torch
 from torch import Generator, Tensor
 
 from flame.round.types import Lab, ServerState, Updates, Verdict
+
+Sends = Callable[[ServerState, Lab, Generator], ServerState]
 
 
 class Defense(Protocol):
@@ -18,7 +21,8 @@ class Defense(Protocol):
 
     One that needs more than updates says so by an attribute: `root_samples` (an int: images at the server, which
     trains on them unless `root_update` is False) or `needs_lab` (True: it tries models, in `Updates.lab`). One that
-    cannot filter every number of clients has a method `check_clients(n)`, which raises a ValueError before the run.
+    cannot filter every number of clients has a method `check_clients(n)`, which raises a ValueError before the run. One
+    with a laboratory may have a method `sends(state, lab, stream)`: the state that the round's clients start from.
     """
 
     def __call__(self, state: ServerState, updates: Updates, stream: Generator) -> Verdict:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from flame.defenses.base import Defense
+from flame.defenses.base import Defense, Sends
 from flame.round.smoothing import Smoothing
 from flame.round.types import Updates, Verdict
 
@@ -43,6 +43,11 @@ class PreAggregation:
     def needs_lab(self) -> bool:
         """Whether the inner rule tries models."""
         return getattr(self.rule, "needs_lab", False)
+
+    @property
+    def sends(self) -> Sends | None:
+        """How the inner rule changes what clients start from."""
+        return getattr(self.rule, "sends", None)
 
     @property
     def randomized_smoothing(self) -> Smoothing | None:

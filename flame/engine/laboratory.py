@@ -15,8 +15,9 @@ from torch import Tensor
 
 from flame.data.samples import LabelledImages
 from flame.engine.workbench import Task, Workbench
+from flame.geometry.layout import StateLayout
 from flame.round.device import one_thread
-from flame.round.types import Cohort, ServerState
+from flame.round.types import Cohort, Fit, ServerState
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Laboratory:
         return tuple(self.bench.task.train.x.shape[1:])
 
     @property
+    def layout(self) -> StateLayout:
+        """See `Lab.layout`."""
+        return self.bench.task.layout
+
+    @property
     def root(self) -> LabelledImages:
         """See `Lab.root`: the shard behind the clients'."""
         task = self.bench.task
@@ -57,6 +63,11 @@ class Laboratory:
     def features(self, models: Iterable[Tensor], x: Tensor) -> Tensor:
         """See `Lab.features`."""
         return torch.stack([self.bench.features(row, self.counters, x, self.round) for row in models])
+
+    @one_thread()
+    def trained(self, row: Tensor, images: LabelledImages, fit: Fit) -> Tensor:
+        """See `Lab.trained`."""
+        return self.bench.trained(row, self.counters, images, fit, self.round)
 
     @one_thread()
     def class_losses(self, models: Iterable[Tensor], most: int) -> Tensor:

@@ -25,7 +25,7 @@ from flame.round.evaluate import Evaluation, answers, evaluate
 from flame.round.seeding import addressed
 from flame.round.server import with_own_statistics
 from flame.round.smoothing import Smoothing, vote
-from flame.round.types import Notes, ServerState, Updates
+from flame.round.types import Fit, Notes, ServerState, Updates
 
 BENIGN = Attack()  # its hooks do nothing
 
@@ -114,6 +114,16 @@ class Workbench:
         model, device = self._load(row, counters), device_of(self.model)
         with addressed(self.task.seed, "laboratory", round, client, device):
             return torch.cat(list(answers(model, x.to(device), self.task.normalise))).cpu()
+
+    def trained(self, row: Tensor, counters: Tensor, images: LabelledImages, fit: Fit, round: int) -> Tensor:
+        """[d + b], the row after `fit` of the model of `row` on these images, in the host's memory."""
+        model, device = self._load(row, counters), device_of(self.model)
+        with addressed(self.task.seed, "laboratory training", round, 0, device):
+            images = images.to(device)
+            fit(model, self.task.normalise(images.x), images.y)
+        (out,), (unused,) = self.task.layout.zeros(1)
+        self.task.layout.flatten(self.state, out, unused)
+        return out
 
     def features(self, row: Tensor, counters: Tensor, x: Tensor, round: int) -> Tensor:
         """[N, p] float32, what the output layer gets while `logits` are computed, flat.

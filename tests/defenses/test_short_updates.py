@@ -50,6 +50,7 @@ def at_rate(eta: float) -> Bound:
 
 BOUNDS = {
     **dict.fromkeys(["fedavg", "norm_clip", "weak_dp", "crfl", "rlr", "median", "trimmed_mean"], EQUAL),
+    "indicator": EQUAL,  # where nothing is planted, as here; else whoever is accepted weighs the same
     "centered_clipping": EQUAL,  # 1/n is an update within the bound; clipping lessens it
     "fldetector": EQUAL,  # in the first rounds, before anyone is judged
     "foolsgold": EQUAL,  # whoever resembles nobody has 1/n; lengths play no part
