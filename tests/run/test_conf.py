@@ -155,7 +155,8 @@ def test_a_round_is_played_and_evaluated(tiny: Compose, start: Callable, option:
 
     Attacks themselves play theirs in tests/attacks/test_attack_properties.py, where more is asked of it.
     """
-    with start(tiny(option, "shadow=[]", "poisoned_model_rate=0.4")) as (fed, state):
+    quick = ["defense.planting.epochs=1"] if option == "defense=indicator" else []  # 600 steps otherwise
+    with start(tiny(option, "shadow=[]", "poisoned_model_rate=0.4", *quick)) as (fed, state):
         record = play(fed, state)
     assert 0 <= record.metrics["eval/ma"] <= 1
     assert math.isfinite(record.metrics["eval/ma_loss"])
