@@ -27,6 +27,7 @@ from flame.run.build import ConfigError, Parts, build, check_incidental, check_p
 from flame.run.clean import begun
 from flame.run.config import identity
 from flame.run.cores import engine_workers
+from flame.run.engines import own_bits
 from flame.run.figure import FIGURE, draw_run
 from flame.run.folder import CHECKPOINTS, claimed, explain, finished, read_json
 from flame.run.progress import Progress, headline
@@ -128,7 +129,7 @@ def record_start(cfg: DictConfig, info: RunInfo, origin: Mapping[str, str], firs
     """What is known of a run before its first round, on disk; the files for the rest."""
     files = RunFiles(info.folder, first_round)
     workers = engine_workers(cfg).get("workers", cfg.engine.get("workers", 1))
-    now = {**origin, **environment(cfg.threads, workers, cfg.device, targets(info.config))}
+    now = {**origin, **environment(cfg.threads, workers, cfg.device, targets(info.config), own_bits(cfg))}
     record_environment(info.folder, now, resumed=first_round > 0)
     write_atomically(info.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(info.config))).encode())
     write_json(info.folder / CHOICES, info.choices)
