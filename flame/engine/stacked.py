@@ -27,7 +27,7 @@ from torch.func import functional_call, vmap
 from attacks.base import Attack
 from flame.engine.base import WorkerError
 from flame.engine.sequential import Sequential
-from flame.engine.workbench import Task
+from flame.engine.workbench import BENIGN, Task
 from flame.round.client import LocalJob, LocalTraining, autocast, batches
 from flame.round.device import device_of, one_thread
 from flame.round.server import told, with_own_statistics
@@ -83,9 +83,8 @@ class Stacked(Sequential):
                 yield [i], []
                 continue
             job = self._bench.job(state.row, state.counters, told(state.memory, client, bad), state.round, client)
-            if bad:
-                with self._bench.drawing(state.round, client):
-                    job = self._task.attack.compromise(job)
+            with self._bench.drawing(state.round, client):
+                job = (self._task.attack if bad else BENIGN).compromise(job)
             if job.mixture is not None:
                 yield [i], []
             else:

@@ -56,16 +56,16 @@ class Products:
         n, d = rows.shape
         gram, cross, along = (rows.new_zeros(size, dtype=torch.float64) for size in ((n, n), (n,), (n,)))
         # counters are whole numbers
-        exact = bool(wide) or rows.numel() <= EXACT_ELEMENTS or rows.dtype != torch.float32
+        exact = wide > 0 or rows.numel() <= EXACT_ELEMENTS or rows.dtype != torch.float32
         width = max(512, (wide or CHUNK_ELEMENTS) // n) if exact else max(2048, CACHED_ELEMENTS // n)
         apart = rows.new_empty(0 if exact else n, min(width, d) + PAD)  # each chunk's differences from its centre
         for start in range(0, d, width):
             part = rows[:, start : start + width]  # [n, width]
             g = base[start : start + width]
             if exact:
-                wide = part.double()
-                gram.addmm_(wide, wide.T)
-                along.addmv_(wide, g.double())
+                long = part.double()
+                gram.addmm_(long, long.T)
+                along.addmv_(long, g.double())
             else:
                 centre, square, near = usual(part)
                 part = _taken_off(centre, part, near, apart[:, : len(g)])

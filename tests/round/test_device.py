@@ -18,9 +18,7 @@ import torch
 from omegaconf import DictConfig
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from flame.engine.base import WorkerError
 from flame.engine.pool import Pool
-from flame.engine.ray import Ray
 from flame.engine.sequential import Sequential
 from flame.engine.workbench import Task, Workbench
 from flame.round.client import LocalJob, LocalTraining
@@ -149,8 +147,3 @@ def test_the_processor_is_told_from_others_that_round_differently(monkeypatch: p
     assert told("A B", "1 KB", "fpu avx").startswith("A B, cache 1 KB, ")
     told_apart = {told(*facts) for facts in [("A", "1", "fpu"), ("B", "1", "fpu"), ("A", "2", "fpu"), ("A", "1", "f")]}
     assert len(told_apart) == 4 and told("A", "1", "fpu") in told_apart
-
-
-def test_ray_asks_for_no_gpu(tiny: Tiny) -> None:
-    with pytest.raises(WorkerError, match=r"device=cuda is not for engine=ray"):
-        Ray(replace(build(tiny()).task, device="cuda"), "local", workers=1)
