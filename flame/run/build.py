@@ -218,7 +218,8 @@ def check_incidental(cfg: DictConfig) -> None:
         raise ValueError(f"record.every={cfg.record.every} is out of range: must be >= 0 (0: never)")
     if bad := [number for number in cfg.record.rounds if not 0 <= number < cfg.rounds]:
         raise ValueError(f"record.rounds={bad} is out of range: must be in [0, rounds - 1 = {cfg.rounds - 1}]")
-    check_engine(cfg)
+    engine_workers(cfg)
+    check_engine(cfg.engine, cfg.device)
     Spill(**cfg.spill)
     Memo(**cfg.memo)
 

@@ -102,7 +102,7 @@ class Clean:
             cfg.clients,
             cfg.clients_per_round,
             cfg.threads,
-            *filter(None, [own_bits(cfg)]),
+            *filter(None, [own_bits(cfg.engine)]),
         )
         return hashlib.sha256("\n".join(map(str, facts)).encode()).hexdigest()[:12]
 

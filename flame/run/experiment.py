@@ -129,7 +129,7 @@ def record_start(cfg: DictConfig, info: RunInfo, origin: Mapping[str, str], firs
     """What is known of a run before its first round, on disk; the files for the rest."""
     files = RunFiles(info.folder, first_round)
     workers = engine_workers(cfg).get("workers", cfg.engine.get("workers", 1))
-    now = {**origin, **environment(cfg.threads, workers, cfg.device, targets(info.config), own_bits(cfg))}
+    now = {**origin, **environment(cfg.threads, workers, cfg.device, targets(info.config), own_bits(cfg.engine))}
     record_environment(info.folder, now, resumed=first_round > 0)
     write_atomically(info.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(info.config))).encode())
     write_json(info.folder / CHOICES, info.choices)
