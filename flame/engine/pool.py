@@ -43,10 +43,10 @@ class Pool:
             raise ValueError(f"engine.workers={workers} is out of range: must be auto or a whole number >= 1")
         try:
             check_sockets()
+            self._homes = homes(task, workers, per_gpu)
         except ValueError as error:
             raise WorkerError(str(error)) from error
         self.aggregate_on = aggregating(task.device, aggregate_on)
-        self._homes = homes(task, workers, per_gpu)
         self._parcel = shared(task)
         self._task = self._parcel.task
         if mp.get_start_method(allow_none=True) == "loky":  # in a joblib worker; its children would not know the name

@@ -142,7 +142,7 @@ class Updates:
         part = replace(self, **{k: v[keep] for k in PER_CLIENT if (v := getattr(self, k)) is not None})
         part.__dict__["geometry"] = self.geometry.select(keep)  # sub-matrices, not a second pass
         if self.aggregate_on is not None:
-            part.__dict__["copied"] = self.copied[keep.to(self.aggregate_on)]
+            part.__dict__["copied"] = self.copied[keep.nonzero()[:, 0].to(self.aggregate_on)]
         return part
 
 

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing import Pipe
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,10 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 
+from flame.engine import pool
 from flame.engine.base import WorkerError
 from flame.engine.memo import key
 from flame.engine.placement import homes, place
 from flame.engine.ray import Ray
+from flame.engine.sharing import empty_room, shared
 from flame.round.device import check_device
 from flame.run.build import ConfigError, build
 from flame.run.config import identity
@@ -97,6 +100,25 @@ def test_cuda_is_all_of_them_and_cuda_1_is_one(
     gpus("A", "B")
     with pytest.raises(ValueError, match=r"device=cuda is 2 kinds of GPU here \(A, B\).*name one, such as"):
         homes(replace(task, device="cuda"), 2, None)
+
+
+def test_a_worker_trains_at_home(tiny: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    homes_seen: list[str] = []
+    monkeypatch.setattr(pool, "Workbench", lambda task: homes_seen.append(task.device))
+    monkeypatch.setattr(pool.signal, "signal", lambda *arguments: None)
+    task = build(tiny()).task
+    near, far = Pipe()
+    near.close()  # so that the worker's life ends at once
+    pool._serve(far, shared(task), empty_room(1, 1, 1, task.spill), "cuda:3")
+    assert homes_seen == ["cuda:3"] and task.device == "cpu"
+
+
+def test_a_pool_without_room_says_so(tiny: Compose, gpus: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    task = build(tiny()).task
+    gpus("A")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (GB, 80 * GB))
+    with pytest.raises(WorkerError, match=r"device=cuda has no room"):
+        pool.Pool(replace(task, device="cuda"), workers=1)
 
 
 def test_a_device_that_is_not_there(gpus: Callable[..., None]) -> None:

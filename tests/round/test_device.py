@@ -15,15 +15,19 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import recorded_updates
 from omegaconf import DictConfig
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from flame.defenses.base import defend
 from flame.engine.pool import Pool
 from flame.engine.sequential import Sequential
+from flame.engine.stacked import fit, losses_of
 from flame.engine.workbench import Task, Workbench
 from flame.round.client import LocalJob, LocalTraining
 from flame.round.device import check_device, describe_device, describe_processor
 from flame.round.evaluate import evaluate
+from flame.round.seeding import generator
 from flame.run.build import build, make
 from flame.run.config import identity
 
@@ -90,6 +94,29 @@ def test_nothing_is_on_the_wrong_device(tiny: Tiny, attack: str) -> None:
     assert not any(noted.is_meta for noted in work.notes.values())
     with FakeGPU(), pytest.raises(RuntimeError, match="device"):  # the test can fail
         work.fit(work.images, objective=lambda model, x, y: (model(x) * torch.ones(10)).mean())
+
+
+def test_stacked_clients_are_on_one_device(tiny: Tiny) -> None:
+    task = build(tiny()).task
+    jobs = [replace(job(task, task.model, task.training), client=client) for client in (0, 1)]
+    stack = {name: torch.stack([value, value]).to("meta") for name, value in task.model.state_dict().items()}
+    with FakeGPU():
+        losses = fit(stack, jobs, losses_of(task.model, task.training), task.model)
+    assert losses.shape == (2,) and not losses.is_meta and all(value.is_meta for value in stack.values())
+
+
+@pytest.mark.parametrize("defense", ["flame_weights_only", "fedavg", "multi_krum"])
+def test_what_is_aggregated_on_a_device_comes_back(tiny: Tiny, defense: str) -> None:
+    """With an update that the guard refuses, so that rows are selected there."""
+    state, sent = recorded_updates(seed=0, n=5)
+    sent.rows[2, 0] = torch.inf
+    there = replace(sent, aggregate_on=torch.device("meta"))
+    there.__dict__["guarded"] = sent.guarded  # a GPU would find it, too
+    rule = make(tiny(f"defense={defense}"), "defense")
+    with FakeGPU():
+        verdict = defend(rule, state, there, generator(0, "defense"))
+    assert there.copied.is_meta and there.select(torch.arange(5) > 2).copied.shape[0] == 2
+    assert not verdict.state.row.is_meta and not verdict.weights.is_meta and float(verdict.weights[2]) == 0
 
 
 def test_bf16_trains_to_other_bits_the_same_each_time(tiny: Tiny) -> None:
