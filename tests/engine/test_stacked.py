@@ -30,7 +30,7 @@ RECIPE = (  # what one may have
     "augment.pad=1",
 )
 EVERYBODY = Cohort(torch.arange(5), torch.tensor([True, True, False, False, False]))
-WITHIN = 2e-6  # of a row's length: a few steps' rounding; two float32 products differ by as much
+WITHIN = 1e-5  # of a row's length: the rounding of a few steps, with room for other processors; measured: 4e-7 to 2e-6
 
 
 def both(
