@@ -189,7 +189,7 @@ def _check(before: State, clients: Sequence[State], root_state: State | None, ne
         raise ValueError("client_states is empty: must hold the state_dict of one client at least")
     if needs_root and root_state is None:
         raise ValueError(
-            f"defense={name} compares clients with a model that the server has trained on data of its own, from the same"
+            f"defense={name} compares clients with a model that the server trained on data of its own, from the same"
             " global model: give it as root_state"
         )
     for i, client in enumerate(clients):
