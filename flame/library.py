@@ -19,12 +19,11 @@ import torch
 from torch import Tensor
 
 from flame.defenses.base import Defense, defend
-from flame.geometry.layout import StateLayout, is_counter, whole
-from flame.round.plain import State, as_round, as_state_dict, check_finite, check_tensors, layout_of
+from flame.geometry.layout import StateLayout
+from flame.round.plain import State, as_round, as_state_dict, check_finite, check_fit, check_tensors, layout_of
 from flame.round.seeding import generator
 from flame.round.types import ServerState, Updates
 from flame.run.named import named_defense
-from flame.run.start import differences
 
 ROUND, MODEL, MEMORY = "round", "model", "memory/"  # keys of `Aggregator.state_dict`; the last is a prefix
 
@@ -197,18 +196,6 @@ def _check(before: State, clients: Sequence[State], root_state: State | None, ne
     if root_state is not None:
         check_fit("root_state", before, root_state)
         check_finite(root_state)
-
-
-def check_fit(name: str, before: State, client: State) -> None:
-    """A ValueError that lists the keys in which the state_dict `name` differs from the global one."""
-    check_tensors(name, client)
-    if gaps := differences(*({key: _counted(key, value) for key, value in s.items()} for s in (before, client))):
-        raise ValueError(f"{name} does not fit global_state ({gaps}): must have its keys and shapes")
-
-
-def _counted(key: str, value: Tensor) -> Tensor:
-    """A counter as whole numbers, whatever its type: code that averages a state_dict makes it float."""
-    return whole(value) if is_counter(key, value) else value
 
 
 def _object(defense: Any, options: Mapping[str, Any]) -> Defense:

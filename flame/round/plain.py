@@ -13,13 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from flame.geometry.layout import StateLayout, is_counter
+from flame.geometry.layout import StateLayout, is_counter, whole
 from flame.round.types import ServerState, Updates
 
 State = Mapping[str, Tensor]
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 STATISTICS = ("running_mean", "running_var")
+LISTED = 5  # keys that a message names
 
 
 def layout_of(state: State, parameters: Iterable[str] | None) -> StateLayout:
@@ -63,6 +64,46 @@ def check_finite(state: State) -> None:
     for key, value in state.items():
         if not bool(value.float().isfinite().all()):
             raise ValueError(f"global_state[{key!r}] is not finite in float32: no defense can mend the global model")
+
+
+def check_fit(name: str, before: State, client: State) -> None:
+    """A ValueError that lists the keys in which the state_dict `name` differs from the global one."""
+    check_tensors(name, client)
+    if gaps := differences(*({key: _counted(key, value) for key, value in s.items()} for s in (before, client))):
+        raise ValueError(f"{name} does not fit global_state ({gaps}): must have its keys and shapes")
+
+
+def _counted(key: str, value: Tensor) -> Tensor:
+    """A counter as whole numbers, whatever its type: code that averages a state_dict makes it float."""
+    return whole(value) if is_counter(key, value) else value
+
+
+def differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """`missing: a, b; unexpected: c; misshapen: d (2, 3) instead of (4, 3)`; empty if all fits."""
+    misshapen = [
+        f"{k} {_kind(given[k])} instead of {_kind(t)}" for k, t in own.items() if not alike(t, given.get(k, t))
+    ]
+    lists = {
+        "missing": [key for key in own if key not in given],
+        "unexpected": [key for key in given if key not in own],
+        "misshapen": misshapen,
+    }
+    return "; ".join(f"{kind}: {named(keys)}" for kind, keys in lists.items() if keys)
+
+
+def named(keys: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = len(keys) - LISTED
+    return ", ".join(keys[:LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def alike(own: Tensor, given: Tensor) -> bool:
+    """Whether one can be copied into the other: floats of any width into floats, whole numbers into whole numbers."""
+    return own.shape == given.shape and own.is_floating_point() == given.is_floating_point() and not given.is_complex()
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)}{'' if tensor.is_floating_point() else f' {tensor.dtype}'}"
 
 
 def check_ties(state: State) -> None:

@@ -61,13 +61,12 @@ def composed(name: str, group: str = GROUP) -> Node:
 
 @cache
 def _content(group: str, name: str) -> Node:
-    path = CONF / group / f"{name}.yaml"
-    known = sorted(other.stem for other in path.parent.glob("*.yaml"))
+    known = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
     if name not in known:  # a name with a path in it is none, either
         meant = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {meant[0]}?" if meant else f"must be one of {', '.join(known)}, or a callable of your own"
         raise ValueError(f"{group}={name} is unknown: {hint}")
-    content: Node = yaml.safe_load(path.read_text())
+    content: Node = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
     return content
 
 
