@@ -25,6 +25,17 @@ def test_the_loop_is_defended_in_three_lines(command: Warm) -> None:
     assert float(found[-1][1]) > 0.8
 
 
+def test_the_guide(command: Warm, tmp_path: Path) -> None:
+    """Its Python blocks, but for Flower's, in order, on five clients."""
+    text = (ROOT / "docs/guides/library.md").read_text()
+    blocks = [block for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "flwr" not in block]
+    prelude = "import torch\nglobal_state = torch.nn.Linear(3, 2).state_dict()\nclient_states = [\n"
+    prelude += "    {k: v + torch.randn(v.shape) for k, v in global_state.items()} for _ in range(5)\n]\n"
+    (tmp_path / "guide.py").write_text(prelude + "\n".join(blocks) + "\nprint(outcome.ids, int(saved['round']))\n")
+    done = command([str(tmp_path / "guide.py")], {**os.environ, **QUICK})
+    assert done.returncode == 0 and done.stdout == "(17, 4, 8, 23, 42) 3\n", done.stderr
+
+
 def test_the_notebook(command: Warm, tmp_path: Path) -> None:
     """All cells, one after the other, in a process of their own; no output is kept in the file."""
     notebook = json.loads((EXAMPLES / "quickstart.ipynb").read_text())
