@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -10,15 +11,18 @@ from torch import Generator, Tensor
 
 from flame.round.types import Lab, ServerState, Updates, Verdict
 
+Sends = Callable[[ServerState, Lab, Generator], ServerState]
+
 
 class Defense(Protocol):
     """A pure function of one round; what it must remember goes through `ServerState.memory`.
 
     Nobody gains weight by sending less, beyond the bound that `tests/defenses/test_short_updates.py` has for each rule.
 
-    One that needs more than updates says so by an attribute: `root_samples` (an int: images at the server) or
-    `needs_lab` (True: it tries models, in `Updates.lab`). One that cannot filter every number of clients has a method
-    `check_clients(n)`, which raises a ValueError before the run.
+    One that needs more than updates says so by an attribute: `root_samples` (an int: images at the server, which
+    trains on them unless `root_update` is False) or `needs_lab` (True: it tries models, in `Updates.lab`). One that
+    cannot filter every number of clients has a method `check_clients(n)`, which raises a ValueError before the run. One
+    with a laboratory may have a method `sends(state, lab, stream)`: the state that the round's clients start from.
     """
 
     def __call__(self, state: ServerState, updates: Updates, stream: Generator) -> Verdict:

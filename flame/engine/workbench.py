@@ -25,7 +25,7 @@ from flame.round.evaluate import Evaluation, answers, evaluate
 from flame.round.seeding import addressed
 from flame.round.server import with_own_statistics
 from flame.round.smoothing import Smoothing, vote
-from flame.round.types import Notes, ServerState, Updates
+from flame.round.types import Fit, Notes, ServerState, Updates
 
 BENIGN = Attack()  # its hooks do nothing
 
@@ -114,6 +114,33 @@ class Workbench:
         model, device = self._load(row, counters), device_of(self.model)
         with addressed(self.task.seed, "laboratory", round, client, device):
             return torch.cat(list(answers(model, x.to(device), self.task.normalise))).cpu()
+
+    def trained(self, row: Tensor, counters: Tensor, images: LabelledImages, fit: Fit, round: int) -> Tensor:
+        """[d + b], the row after `fit` of the model of `row` on these images, in the host's memory."""
+        model, device = self._load(row, counters), device_of(self.model)
+        with addressed(self.task.seed, "laboratory training", round, 0, device):
+            images = images.to(device)
+            fit(model, self.task.normalise(images.x), images.y)
+        (out,), (unused,) = self.task.layout.zeros(1)
+        self.task.layout.flatten(self.state, out, unused)
+        return out
+
+    def features(self, row: Tensor, counters: Tensor, x: Tensor, round: int) -> Tensor:
+        """[N, p] float32, what the output layer gets while `logits` are computed, flat.
+
+        Raises:
+            ValueError: the model does not call its output layer, so that nothing can be seen there.
+        """
+        name, seen = self.task.layout.output_layer, list[Tensor]()
+
+        def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            seen.append(inputs[0].flatten(1).float().cpu())
+
+        with self.model.get_submodule(name).register_forward_pre_hook(look):
+            self.logits(row, counters, x, round)
+        if not seen:
+            raise ValueError(f"the model never calls its output layer {name!r}, whose input a defense asks for")
+        return torch.cat(seen)
 
 
 def restamp(task: Task, memory: Mapping[str, Tensor]) -> None:

@@ -7,13 +7,14 @@ N images, B batch, C H W image axes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
 from torch import Tensor, nn
 
+from flame.data.samples import LabelledImages
 from flame.geometry.guard import guard
 from flame.geometry.layout import StateLayout
 from flame.geometry.products import Geometry
@@ -44,6 +45,7 @@ class Cohort:
     compromised: Tensor  # [n] bool
 
 
+Fit = Callable[[nn.Module, Tensor, Tensor], None]  # model, x [N, C, H, W] float32, y [N]: trains in place
 Notes = Mapping[str, Tensor]  # what a compromised client tells its accomplices of a round, by name; not the server
 
 PER_CLIENT = ("ids", "rows", "counters", "samples", "losses", "recorded", "lab")  # fields of Updates, by client
@@ -63,8 +65,22 @@ class Lab(Protocol):
     def __getitem__(self, index: Tensor | slice) -> Lab:
         """The same laboratory with only these of its clients as validators."""
 
+    @property
+    def layout(self) -> StateLayout:
+        """Of the models' rows."""
+
+    @property
+    def root(self) -> LabelledImages:
+        """The server's own images, of a defense with `root_samples`."""
+
     def logits(self, models: Iterable[Tensor], x: Tensor) -> Tensor:
         """[k, N, classes] float32 of k models on images `x` [N, C, H, W] uint8; whatever a broken model answers."""
+
+    def features(self, models: Iterable[Tensor], x: Tensor) -> Tensor:
+        """[k, N, p] float32, what the output layer of k models gets of images `x` [N, C, H, W] uint8, flat."""
+
+    def trained(self, row: Tensor, images: LabelledImages, fit: Fit) -> Tensor:
+        """[d + b], what `fit` makes of the model of `row` [d + b], which is called with normalised images, labels."""
 
     def class_losses(self, models: Iterable[Tensor], most: int) -> Tensor:
         """[v, k, classes] float64, what each of the round's clients says of k models on its own private shard.

@@ -47,8 +47,13 @@ def nested(message: str, attack: Mapping[str, Any]) -> str:
 
 
 def quoted(word: str) -> str:
-    """An override with its value in quotes if Hydra could not read it without, such as umlauts; `~` is at home."""
+    """An override with its value in quotes if Hydra could not read it without, such as umlauts; `~` is at home.
+
+    None, as W&B's agent writes it, is null.
+    """
     key, equals, value = word.partition("=")
+    if value == "None":
+        return f"{key}=null"
     if not equals or BARE.fullmatch(value) or SYNTAX.search(value):
         return word
     escaped = os.path.expanduser(value).replace("'", r"\'")

@@ -22,7 +22,8 @@ from torch import Generator
 
 from attacks.base import Attack
 from flame.data.datasets import subset
-from flame.data.samples import LabelledImages, Shards
+from flame.data.samples import Dataset, Holders, LabelledImages, Shards
+from flame.partition.deal import deal
 from flame.partition.examined import examined
 from flame.run.build import ConfigError, _check_run_level, _population, make
 from flame.run.config import register
@@ -134,6 +135,8 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
         "coordinates": "whole >= 1",
         "passes": "whole >= 1",
     },
+    "flame.defenses.feddlad.FedDLAD": {"reference": "(0, 1]", "pardoned": "[0, 1]", "fence": "[0, inf)"},
+    "flame.defenses.flare.Flare": {"root_samples": "whole >= 2", "label": "whole >= 0", "tau": "(0, inf)"},
     "flame.defenses.fldetector.FLDetector": {
         "window": "whole >= 1",
         "most_clusters": "whole >= 2",
@@ -143,7 +146,17 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
     "flame.defenses.fltrust.FLTrust": {"root_samples": "whole >= 1"},
     "flame.defenses.foolsgold.FoolsGold": {"confidence": "(0, inf)"},
     "flame.defenses.freqfed.FreqFed": {"low": "(0, 2]"},
+    "flame.defenses.indicator.Indicator": {"images": "whole >= 2", "threshold": "(0, 1]", "start": "whole >= 0"},
+    "flame.defenses.indicator.Planting": {
+        "epochs": "whole >= 1",
+        "lr": "(0, inf)",
+        "momentum": "[0, 1)",
+        "weight_decay": "[0, inf)",
+        "gamma": "(0, 1]",
+        "mu": "[0, inf)",
+    },
     "flame.defenses.krum.Krum": {"malicious_share": "[0, 0.5)", "keep": "null or whole >= 1"},
+    "flame.defenses.multi_metrics.MultiMetrics": {"share": "(0, 1]"},
     "flame.defenses.nnm.NNM": {"malicious_share": "[0, 0.5)"},
     "flame.defenses.norm_clip.NormClip": {"bound": "(0, inf)", "noise_std": "[0, inf)"},
     "flame.defenses.rfa.RFA": {"iterations": "whole >= 1", "smoothing": "(0, inf)"},
@@ -172,10 +185,13 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
         "min_samples": "null or whole >= 1",
     },
     "flame.defenses.trimmed_mean.TrimmedMean": {"trim": "[0, 0.5]"},
+    "flame.partition.held.natural": {"min_samples": "whole >= 1"},
     "flame.partition.rules.dirichlet": {"alpha": "(0, inf)", "min_size": "whole >= 1"},
     "flame.partition.rules.label_groups": {"q": "[0, 1]"},
     "flame.partition.rules.main_label": {"q": "[0, 1]", "samples_per_client": "whole [1, 40]"},
     "flame.partition.rules.shards": {"shards_per_client": "whole >= 1"},
+    "flame.partition.sizes.iid_imbalanced": {"sigma": "[0, inf)", "min_size": "whole >= 1"},
+    "flame.partition.sizes.quantity_skew": {"alpha": "(0, inf)", "exponent": "[0, inf)", "min_size": "whole >= 1"},
     "flame.round.augment.CropFlip": {"pad": "whole >= 0", "flip": "[0, 1]"},
     "flame.round.client.LocalTraining": {
         "lr": "(0, inf)",
@@ -192,14 +208,15 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
     "flame.round.rates.Constant": WARMUP,
     "flame.round.rates.Step": {**WARMUP, "every": "whole [1, 29]", "gamma": "(0, 1]"},
     "flame.round.rates.MultiStep": {**WARMUP, "gamma": "(0, 1]"},
-    "flame.round.rates.Linear": {**WARMUP, "end": "[0, 1]"},
-    "flame.round.rates.Cosine": {**WARMUP, "end": "[0, 1]"},
+    "flame.round.rates.Linear": {**WARMUP, "end": "[0, 1]", "falls": "null or whole [1, 30]"},
+    "flame.round.rates.Cosine": {**WARMUP, "end": "[0, 1]", "falls": "null or whole [1, 30]"},
     "flame.round.server.Adaptive": {"beta1": "[0, 1)", "beta2": "[0, 1)", "tau": "(0, inf)"},
     "flame.round.server.Momentum": {"beta": "[0, 1)"},
     "flame.round.server.Server": {"lr": "(0, inf)"},
     "flame.round.smoothing.Smoothing": {"copies": "whole >= 1", "noise_std": "[0, inf)", "alpha": "(0, 1)"},
     "models.cnn.CNN": {"dropout": "[0, 1)"},
     "models.vgg19_bn.VGG19BN": {"dropout": "[0, 1)"},
+    "models.vit_tiny.ViTTiny": dict.fromkeys(("patch_size", "width", "depth", "heads"), "whole >= 1"),
 }
 ELSEWHERE = (  # the data set says: tests/attacks, tests/models
     *("rounds", "target_class", "source_class", "facilitator_class", "row", "column"),
@@ -212,7 +229,11 @@ BESIDE: Mapping[tuple[str, str], Mapping[str, Any]] = {  # what else must be set
     ("flame.defenses.steps.noise.Noise", "epsilon"): {"defense.noise.factor": None, "defense.noise.delta": 0.5},
     ("flame.defenses.steps.noise.Noise", "delta"): {"defense.noise.factor": None, "defense.noise.epsilon": 1.0},
     ("flame.partition.rules.dirichlet", "alpha"): {"partition.min_size": 1},
+    ("flame.partition.sizes.iid_imbalanced", "sigma"): {"partition.min_size": 1},
+    ("flame.partition.sizes.quantity_skew", "alpha"): {"partition.min_size": 1},
+    ("flame.partition.sizes.quantity_skew", "exponent"): {"partition.min_size": 1, "partition.alpha": None},
     ("flame.partition.rules.main_label", "q"): {"partition.samples_per_client": 5},
+    ("models.vit_tiny.ViTTiny", "width"): {"model.heads": 1},
 }
 RUN: Mapping[str, str] = {  # a run of 3 rounds with 10 clients, 5 a round, of 1,442 images
     "attack_rounds.after_ma": "null or (0, 1)",
@@ -314,7 +335,9 @@ def refusal(group: str, option: Mapping[str, Any], settings: Mapping[str, Any]) 
     try:
         part = make(cfg, group)
         if group == "partition":
-            part(torch.arange(40) % 4, 4, Generator().manual_seed(0))
+            at = torch.arange(40)
+            images = LabelledImages(torch.zeros(40, 1, 1, 1, dtype=torch.uint8), at % 4)
+            deal(Dataset("any", images, images, (0.5,), (0.5,), 4, Holders(at % 4, tuple("abcd"))), part, 4, 0, 0)
     except (ConfigError, ValueError) as error:
         return str(error)
     return ""
@@ -337,7 +360,7 @@ def check_run(cfg: DictConfig) -> str:
     try:
         _check_run_level(cfg)
         _population(cfg, Attack())
-        subset(images, cfg.train_samples, Generator())
+        subset(Dataset("any", images, images, (0.5,), (0.5,), 2), cfg.train_samples, Generator())
         honest = torch.arange(10) >= 2  # as poisoned_model_rate=0.2 has it
         examined(
             images.y, Shards.cut(torch.arange(10), torch.ones(10).long()), honest, cfg.evaluate.clients, Generator()
