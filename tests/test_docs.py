@@ -19,7 +19,7 @@ README = ROOT / "README.md"
 PAGES = [
     "README.md",
     "docs/quickstart.md",
-    *(f"docs/guides/{name}.md" for name in ("data", "models", "replay", "reports", "start", "yours")),
+    *(f"docs/guides/{name}.md" for name in ("data", "library", "models", "replay", "reports", "start", "yours")),
 ]
 TINY = ["experiment=smoke", "engine=sequential", "tracker=files", "train_samples=200"]
 ALL = ["README.md", "RESULTS.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))]

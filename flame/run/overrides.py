@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flame.run.config import RunConfig
+from flame.run.place import CONF
 
 PLUGINS = {  # hydra/launcher=KEY needs hydra_plugins.VALUE
     "joblib": "hydra_joblib_launcher",
@@ -99,7 +100,7 @@ def explain_missing_launcher(arguments: Sequence[str], plugins: Mapping[str, str
             raise ValueError(f"this launcher is not installed: pip install {plugin.replace('_', '-')}")
 
 
-def recipe_meant(arguments: Sequence[str], conf: Path = Path(__file__).parents[2] / "conf") -> str | None:
+def recipe_meant(arguments: Sequence[str], conf: Path = CONF) -> str | None:
     """How a recipe is started, if the command line names one otherwise: without its folder, or as an override.
 
     `recipe/question=...` would compose it into a run and leave out its sweep.
