@@ -66,7 +66,7 @@ def folder(
     paths = found.paths + (tested.paths if tested else [])
     kind = f"{look.channels}x{look.size}-{look.resize}"
     home = place / FOLDER if cache is None else Path(cache).expanduser()
-    images = cached(home, kind, key(place, paths, repr(look)), partial(decoded, paths, look))
+    images = cached(home, kind, key(paths, repr(look)), partial(decoded, paths, look))
     y = torch.cat([found.y, tested.y]) if tested else found.y
     held_out = torch.arange(len(y)) >= len(found.y) if tested else _drawn(y, float(test_share or 0), split_seed)
     readable = _readable(place, paths, images, corrupt)
