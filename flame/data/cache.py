@@ -1,8 +1,9 @@
 """Decoded images, kept beside their files: the next start reads one file instead of thousands.
 
-The key is the content: the bytes of all files, in their order, and what they are made into. No time of change and no
-name is trusted, so a copy, a checkout or a touched file keeps its cache, and an image that was edited loses it. Several jobs may start at
-once: one decodes, the others wait and read. What is read is compared with its hash; a damaged file is made again.
+The key is the content: the bytes of all files, in their order, and what they are made into. No name and no time of
+change is trusted: a copy, a checkout or a touched file keeps its cache, and an image that was edited loses it. Several
+jobs may start at once: one decodes, the others wait and read. What is read is compared with its hash; a damaged file is
+made again.
 """
 
 from __future__ import annotations
