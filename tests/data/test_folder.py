@@ -74,6 +74,12 @@ def test_train_and_test_folders(apart: Path) -> None:
     assert made.std[0] == pytest.approx(float(torch.tensor([20.0, 21, 22, 100, 101]).std(correction=0)) / 255)
 
 
+def test_a_class_that_test_lacks_keeps_its_number(apart: Path) -> None:
+    shutil.rmtree(apart / "test/2")
+    made = load(apart)
+    assert levels(made, "test") == [110] and made.test.y.tolist() == [1]
+
+
 def test_mean_and_std_that_are_given_stay(apart: Path) -> None:
     made = load(apart, mean=[0.5])
     assert made.mean == (0.5,) and made.std == load(apart).std
