@@ -208,7 +208,7 @@ def test_or_left_out_with_a_warning(apart: Path, caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow, about the damage
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(["png", "jpeg", "bmp", "gif", "tiff", "webp", "ppm"]),
     changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=6),
