@@ -120,13 +120,14 @@ def train(fed: Federation, state: ServerState, cohort: Cohort) -> tuple[Updates,
     For one that tries models a laboratory; for one with data of its own the server's update (shard `clients`).
     """
     lab = fed.lab(state, cohort) if fed.lab else None
+    device = fed.engine.aggregate_on
     if not fed.trains_root:
         updates, notes = fed.engine.train(state, cohort)
-        return replace(updates, lab=lab), notes
+        return replace(updates, lab=lab, aggregate_on=device), notes
     ids = torch.cat([cohort.ids, torch.tensor([fed.population.clients])])
     everyone, notes = fed.engine.train(state, Cohort(ids, torch.cat([cohort.compromised, torch.tensor([False])])))
     n = len(cohort.ids)
-    return replace(everyone.first(n), root=everyone.rows[n], lab=lab), notes[:n]
+    return replace(everyone.first(n), root=everyone.rows[n], lab=lab, aggregate_on=device), notes[:n]
 
 
 def rounds(fed: Federation, state: ServerState, until: int) -> Iterator[Round]:

@@ -32,7 +32,7 @@ def key(root: Path, paths: Sequence[Path], made_into: str) -> str:
     """Hash of the names under `root` and the bytes of these files, and of what they are made into."""
     h = hashlib.sha256(made_into.encode())
     with ThreadPoolExecutor(threads()) as pool:
-        digests = pool.map(lambda path: hashlib.sha256(path.read_bytes()).digest(), paths)
+        digests = pool.map(_content, paths)
         for path, digest in zip(paths, digests, strict=True):
             h.update(repr(path.relative_to(root).as_posix()).encode() + digest)
     return h.hexdigest()[:LENGTH]
@@ -112,6 +112,14 @@ def _alone(folder: Path) -> Iterator[None]:
         except OSError as error:  # some network file systems have no locks
             log.debug("%s cannot be locked: %s", folder, error)
         yield
+
+
+def _content(path: Path) -> bytes:
+    """Hash of a file's bytes; of one that cannot be opened, which is told with the images, the reason."""
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError as error:
+        return repr(error.errno).encode()
 
 
 def _digest(x: Tensor) -> str:

@@ -141,9 +141,13 @@ def look_up(folder: Path) -> Found:
 
 
 def _files(folder: Path) -> list[Path]:
-    """All files under a folder, but for hidden ones."""
+    """All files under a folder, but for hidden ones; OSError if a folder cannot be looked into."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
     found: list[Path] = []
-    for here, folders, files in os.walk(folder):
+    for here, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if name[0] != "."]
         found += [Path(here) / name for name in files if name[0] != "."]
     return found

@@ -52,7 +52,7 @@ def bootstrap_interval(differences: Array) -> Interval:
 
 @cache
 def _resamples(n: int) -> np.ndarray:
-    """[RESAMPLES, n] positions, as scipy.stats.bootstrap draws them: kept, as every call with n values wants the same."""
+    """[RESAMPLES, n] positions, as scipy.stats.bootstrap draws them: kept, as a call with n values wants the same."""
     rng = np.random.default_rng(0)
     return rng.integers(0, n, (RESAMPLES, n))
 

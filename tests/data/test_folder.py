@@ -181,12 +181,15 @@ def test_jobs_that_start_together(apart: Path) -> None:
 def broken(apart: Path) -> None:
     (apart / "train/2/21.png").write_bytes((apart / "train/2/21.png").read_bytes()[:40])
     (apart / "test/10/000.jpg").write_text("not an image")
+    (apart / "train/2/30.png").symlink_to("nowhere")
 
 
 def test_images_that_cannot_be_read_are_refused(apart: Path) -> None:
     broken(apart)
     for _ in range(2):  # from the files, and from the cache
-        with pytest.raises(ValueError, match=r"2 of 8 images cannot be read: train/2/21\.png \(.*test/10/000\.jpg \("):
+        with pytest.raises(
+            ValueError, match=r"3 of 9 images cannot be read: train/2/21\.png \(.*30\.png \(.*test/10/000\.jpg \("
+        ):
             load(apart)
 
 
@@ -195,7 +198,7 @@ def test_or_left_out_with_a_warning(apart: Path, caplog: pytest.LogCaptureFixtur
     made = load(apart, corrupt="skip")
     assert levels(made, "train") == [20, 22, 100, 101] and made.train.y.tolist() == [0, 0, 1, 1]
     assert levels(made, "test") == [29, 110] and made.test.y.tolist() == [0, 1]
-    assert "2 of 8 images cannot be read" in caplog.text and "train/2/21.png" in caplog.text
+    assert "3 of 9 images cannot be read" in caplog.text and "train/2/21.png" in caplog.text
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow, about the damage

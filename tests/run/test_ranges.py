@@ -221,7 +221,8 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
 ELSEWHERE = (  # the data set says: tests/attacks, tests/models
     *("rounds", "target_class", "source_class", "facilitator_class", "row", "column"),
     *("in_channels", "num_classes", "image_size", "classes", "widths"),
-    *("lr_tenths", "milestones", "workers"),  # lists of shares; `engine.workers` is in RUN
+    *("lr_tenths", "milestones"),  # lists of shares
+    *("workers", "per_gpu", "at_once"),  # of engines: RUN, tests/engine/test_stacked.py
 )
 UNBOUNDED = {("attacks.blended.Blend", "seed"), ("attacks.iba.Noise", "seed")}
 BESIDE: Mapping[tuple[str, str], Mapping[str, Any]] = {  # what else must be set so that only this number is in question
@@ -244,6 +245,7 @@ RUN: Mapping[str, str] = {  # a run of 3 rounds with 10 clients, 5 a round, of 1
     "checkpoint.seconds": ">= 0",
     "clients": "whole >= 5",
     "clients_per_round": "whole [1, 10]",
+    "engine.per_gpu": "null or whole >= 1",
     "engine.workers": "whole >= 1",
     "evaluate.clients": "whole [0, 8]",
     "evaluate_every": "whole >= 1",
@@ -395,4 +397,4 @@ def test_every_number_of_a_run_has_a_rule(compose: Any) -> None:
     plain = OmegaConf.to_container(compose("engine=pool", "engine.workers=1"), resolve=False)
     assert isinstance(plain, dict)
     own = {str(k): v for k, v in plain.items() if k not in (*GROUPS, "dataset")}
-    assert {*numbers(own), "engine.workers"} - {"memo.dir", "recipe"} == set(RUN)
+    assert {*numbers(own), "engine.workers", "engine.per_gpu"} - {"memo.dir", "recipe"} == set(RUN)
