@@ -13,7 +13,7 @@ names, `keys=model.state_dict()` gives them; without, all floats count as parame
 
 A reply is left out, with a warning, if it cannot be read, does not fit the global model, has no number of examples or
 other metrics than most: FedAvg by itself gives up the run. Clients are taken in the order of their node ids, not of
-arrival. Tried with flwr 1.42.0, ray 2.55.1.
+arrival. Tried with flwr 1.42.0 (and ray 2.55.1) and 1.30.0.
 """
 
 from __future__ import annotations
@@ -35,9 +35,7 @@ try:
     from flwr.server.strategy import Strategy as FitStrategy
     from flwr.serverapp.strategy import Strategy
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "flame.flower needs the extra `flower` of pyproject.toml: pip install 'flwr>=1.42'"
-    ) from error
+    raise ModuleNotFoundError("flame.flower needs the extra `flower`: pip install 'flwr>=1.30'") from error
 
 from flame.defenses.base import Defense
 from flame.library import Aggregator, Outcome
@@ -98,8 +96,7 @@ class RobustStrategy(Strategy, FitStrategy):
 
     def configure_train(self, server_round: int, arrays: ArrayRecord, config: Any, grid: Any) -> Iterable[Message]:
         """As the inner strategy; the global model is noted."""
-        self._names = [*arrays]
-        self._global = self._named(arrays.to_numpy_ndarrays(), self._names)
+        self._note(arrays.to_numpy_ndarrays(), [*arrays])
         messages: Iterable[Message] = self.inner.configure_train(server_round, arrays, config, grid)
         return messages
 
@@ -123,7 +120,7 @@ class RobustStrategy(Strategy, FitStrategy):
     def configure_fit(self, server_round: int, parameters: Parameters, client_manager: Any) -> list[Any]:
         """As the inner strategy; the global model is noted."""
         arrays = parameters_to_ndarrays(parameters)
-        self._global = self._named(arrays, numbers(len(arrays)))
+        self._note(arrays, numbers(len(arrays)))
         instructions: list[Any] = self.inner.configure_fit(server_round, parameters, client_manager)
         return instructions
 
@@ -160,6 +157,12 @@ class RobustStrategy(Strategy, FitStrategy):
     def evaluate(self, server_round: int, parameters: Parameters) -> Any:
         """As the inner strategy."""
         return self.inner.evaluate(server_round, parameters)
+
+    def _note(self, arrays: Sequence[np.ndarray], names: list[str]) -> None:
+        """The global model of a round."""
+        if not self._names and names == numbers(len(names)) and not (self.keys or self.aggregator.parameters):
+            log.warning("arrays have no names, so all floats count as parameters: keys=model.state_dict() names them")
+        self._names, self._global = names, self._named(arrays, names)
 
     def _defended(self, server_round: int, sent: Sequence[Reply]) -> tuple[State, Outcome, Sequence[Reply]]:
         """The defended model, the outcome, and whom of the senders to ask for metrics: all if nobody is accepted."""

@@ -14,14 +14,16 @@ EXAMPLES = ROOT / "examples"
 QUICK = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "PYTHONPATH": str(ROOT)}
 
 
-def test_the_loop_is_defended_in_three_lines(command: Warm) -> None:
-    """The hostile client is in no round's model, and the digits are learnt."""
+def test_the_loop_is_defended_in_three_lines(command: Warm, tmp_path: Path) -> None:
+    """The hostile client is in no round's model, and the digits are learnt: in two rounds of the five."""
     source = (EXAMPLES / "defend_your_loop.py").read_text()
     assert source.count("# FLAME") == 3 and len([line for line in source.splitlines() if line.strip()]) <= 45
-    done = command([str(EXAMPLES / "defend_your_loop.py")], {**os.environ, **QUICK})
+    assert "ROUNDS, TEST = 10, 5," in source
+    (tmp_path / "loop.py").write_text(source.replace("ROUNDS, TEST = 10, 5,", "ROUNDS, TEST = 10, 2,"))
+    done = command([str(tmp_path / "loop.py")], {**os.environ, **QUICK})
     assert done.returncode == 0, done.stderr
     found = re.findall(r"accepted \(([\d, ]+)\), accuracy (\S+)", done.stdout)
-    assert len(found) == 5 and not [ids for ids, _ in found if "0" in ids.split(", ")]
+    assert len(found) == 2 and not [ids for ids, _ in found if "0" in ids.split(", ")]
     assert float(found[-1][1]) > 0.8
 
 

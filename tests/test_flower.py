@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +18,6 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from flwr.common import Code, FitRes, Status, ndarrays_to_parameters, parameters_to_ndarrays  # noqa: E402
 from flwr.server.strategy import FedAvg as FitFedAvg  # noqa: E402
 from flwr.serverapp.strategy import FedAvg, FedAvgM, FedMedian  # noqa: E402
-from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
 
 from flame import aggregate  # noqa: E402
 from flame.federation import Round  # noqa: E402
@@ -31,9 +31,11 @@ State = dict[str, Tensor]
 
 @pytest.fixture(autouse=True)
 def as_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flower's messages name the process that writes them."""
-    for name in ("_task_id", "_run_id", "_node_id"):
-        monkeypatch.setattr(TaskIdentity, name, 1)
+    """Newer messages name the process that writes them."""
+    if importlib.util.find_spec("flwr.supercore.task_identity"):
+        identity = importlib.import_module("flwr.supercore.task_identity").TaskIdentity
+        for name in ("_task_id", "_run_id", "_node_id"):
+            monkeypatch.setattr(identity, name, 1)
 
 
 class Grid:
@@ -82,6 +84,14 @@ def test_accepts_whom_the_engine_accepts(played: tuple[Round, State, list[State]
     assert outcome.mask.tolist() == found.mask.tolist() == record.verdict.accepted.tolist()
     assert outcome.accepted == tuple(n for n, kept in by_node(found.mask.tolist()).items() if kept)
     assert metrics["filter/accepted"] == 3 and metrics["loss"] == 1 and metrics["filter/clients"] == 5
+
+
+def test_arrays_without_names_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    lists = by_node([[value.numpy() for value in state.values()] for state in STATES.values()])
+    for options in ({}, {"keys": ["w", "b"]}, {"parameters": ["0", "1"]}):
+        arrays, _ = a_round(RobustStrategy("median", FedAvg(), **options), lists[5], lists)
+        assert arrays["0"].numpy().tolist() == [3, 3]
+    assert caplog.text.count("arrays have no names") == 1
 
 
 def test_arrays_without_names_get_those_that_the_app_gives(played: tuple[Round, State, list[State]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,16 @@ from flame.run.place import CONF
 NAMES = sorted(path.stem for path in (CONF / "defense").glob("*.yaml"))
 
 
-def of_hydra(name: str) -> Any:
+@pytest.fixture(scope="module")
+def hydra() -> Iterator[None]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(f"defense/{name}")
+        yield
 
 
+@pytest.mark.usefixtures("hydra")
 @pytest.mark.parametrize("name", NAMES)
 def test_equals_hydra(name: str) -> None:
-    node = of_hydra(name)
+    node = compose(f"defense/{name}")
     assert composed(name) == OmegaConf.to_container(node.defense, resolve=False)
     assert named_defense(name, {}) == make(node, "defense")
 
