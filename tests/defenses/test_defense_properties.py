@@ -24,7 +24,15 @@ CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(path.stem for path in (CONF / "defense").glob("*.yaml"))
 every_defense = pytest.mark.parametrize("name", NAMES)
 CLIPPING = [name for name in NAMES if name.startswith("flame_")]
-CLIPPING += ["alignins", "deepsight", "flshield", "norm_clip", "signguard", "weak_dp"]  # that report clip factors
+CLIPPING += [
+    "alignins",
+    "arc",
+    "deepsight",
+    "flshield",
+    "norm_clip",
+    "signguard",
+    "weak_dp",
+]  # that report clip factors
 BY_POSITION = "flame_zhmzm"  # scales clients by one another's norms, so order matters and lengths are not bounded
 
 NET = Tiny(inputs=3, hidden=2, classes=3)

@@ -56,8 +56,9 @@ BOUNDS = {
     **dict.fromkeys(["flame_safefl_hydra", "flame_bnguard", "flame_ymir", "freqfed"], MAJORITY),
     **dict.fromkeys(["majority_drawn", "majority_shortest", "bnguard"], MAJORITY),
     "snowball": Bound(lambda n: 1 / ceil(n / 2), "the target of its second stage is half of the clients"),
-    **dict.fromkeys(["multi_krum", "dnc"], FEWER),
-    "nnm": FEWER,  # even one that is in every mean has 1 / (n - f) of each
+    **dict.fromkeys(["multi_krum", "dnc", "smea"], FEWER),
+    **dict.fromkeys(["nnm", "arc"], FEWER),  # even one that is in every mean has 1 / (n - f) of each
+    "caf": Bound(lambda n: 1 / (n - 2 * round(ASSUMED * n)), "weights are at most 1, and add up to more than n - 2f"),
     "bulyan": PICKED,
     "krum": ONE,  # never of updates that resemble one another; see below
     "bucketing": Bound(lambda n: 0.5 + 0.5 * (n % 2), "of Krum: one bucket of two, or the last one"),
