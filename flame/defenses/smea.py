@@ -65,7 +65,7 @@ class SMEA:
 
 
 def narrowest(gram: Tensor, count: int) -> tuple[Tensor, float]:
-    """[n] bool, the `count` clients whose largest variance is smallest, from inner products [n, n]; and that variance."""
+    """[n] bool, the `count` clients whose largest variance is smallest, and that variance; inner products [n, n]."""
     choices = torch.tensor(list(combinations(range(len(gram)), count)))  # [choices, count]
     parts = choices.split(max(1, AT_ONCE // count**2))
     spreads = torch.cat([largest_variances(gram[part[:, :, None], part[:, None, :]]) for part in parts])

@@ -79,6 +79,12 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
     "attacks.iba.Noise": {"width": "whole >= 1", "epsilon": "(0, 255]"},
     "attacks.ipm.IPM": {"epsilon": "> 0"},
     "attacks.label_flip.LabelFlip": POISONING,
+    "attacks.line_search.LineSearch": {
+        "evaluations": "whole >= 1",
+        "start": "[0, inf)",
+        "step": "(0, inf)",
+        "ratio": "(0.5, 1)",
+    },
     "attacks.lp.LP": {
         "threshold": "(0, 1]",
         "gain": "> 0",
@@ -86,6 +92,7 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
         "fit_accuracy": "[0, 1]",
         "fit_epochs": "whole >= 1",
     },
+    "attacks.mimic.Mimic": {"warmup": "whole >= 1"},
     "attacks.mixing.MultiTask": {"alpha": "[0, 1]"},
     "attacks.mixing.WithClean": {"share": "[0, 1]"},
     "attacks.neurotoxin.Neurotoxin": {"ratio": "(0, 1]"},
@@ -311,6 +318,7 @@ def test_every_number_of_every_part_has_a_rule(sites: dict[tuple[str, str], Any]
 def refusal(group: str, option: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """What making the part says; empty if it is made."""
     around = {"dataset": {"channels": 1, "classes": 2, "image_size": 32}, "client": CLIENT, "rounds": 30}
+    around |= {"defense": {"_target_": "flame.defenses.fedavg.FedAvg", "weights": "uniform"}}
     cfg = OmegaConf.create({**around, group: deepcopy(dict(option))})
     for path, value in settings.items():
         OmegaConf.update(cfg, path, value, force_add=True)
