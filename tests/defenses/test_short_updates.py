@@ -65,7 +65,7 @@ BOUNDS = {
     "flshield": ONE,  # the zero update is a cluster of its own, and may be the better one of two; see below
     "fltrust": Bound(lambda n: 1.0, "by angle to the server's update alone; see below"),
     "rfa": Bound(lambda n: 1.2 / n**0.5, "1 / sqrt(n) beside updates at right angles, and these nearly are; see below"),
-    **dict.fromkeys(["afa", "alignins", "auror", "deepsight", "rflbat", "signguard"], SHARED),
+    **dict.fromkeys(["afa", "alignins", "auror", "deepsight", "lasa", "rflbat", "signguard"], SHARED),
 }
 
 

@@ -153,6 +153,7 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
     "flame.defenses.foolsgold.FoolsGold": {"confidence": "(0, inf)"},
     "flame.defenses.freqfed.FreqFed": {"low": "(0, 2]"},
     "flame.defenses.krum.Krum": {"malicious_share": "[0, 0.5)", "keep": "null or whole >= 1"},
+    "flame.defenses.lasa.LASA": {"sparsity": "[0, 1)", "norm_radius": "(0, inf)", "sign_radius": "(0, inf)"},
     "flame.defenses.nnm.NNM": {"malicious_share": "[0, 0.5)"},
     "flame.defenses.norm_clip.NormClip": {"bound": "(0, inf)", "noise_std": "[0, inf)"},
     "flame.defenses.rfa.RFA": {"iterations": "whole >= 1", "smoothing": "(0, inf)"},
