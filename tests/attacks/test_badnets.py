@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from flame.federation import play
 from flame.round.seeding import generator
+from flame.run.build import build
 
 
 def stamped(x: Tensor) -> Tensor:
@@ -63,7 +66,7 @@ def test_attackers_train_for_their_own_number_of_epochs() -> None:
     ("make", "message"),
     [
         (lambda: replace(PLAIN, poisoned_data_rate=1.5), r"attack.poisoned_data_rate=1.5 .* in \[0, 1\]"),
-        (lambda: replace(PLAIN, target_class=None), "attack.target_class=None .* attack=badnets_all_to_all"),
+        (lambda: replace(PLAIN, target_class=None), "attack.target_class=None .* all-to-all needs attack.classes"),
         (lambda: replace(PLAIN, source_class=2), "attack.source_class=2 is the target class"),
     ],
 )
@@ -84,3 +87,34 @@ def test_all_to_all_gives_each_label_the_next() -> None:
     poisoned, backdoor = attack.poison(test, generator(0, "poison")), attack.backdoor_set(test)
     assert test.y.tolist() == [0, 1, 2, 3, 0, 1, 2, 3] and poisoned.y.tolist() == [1, 2, 3, 0, 1, 2, 3, 0]
     assert backdoor is not None and torch.equal(backdoor.y, poisoned.y) and torch.equal(backdoor.x, poisoned.x)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "attack=badnets attack/trigger=pixels",
+        "attack=blended",
+        "attack=dba",
+        "attack=a3fl",
+        "attack=cerp",
+        "attack=iba attack.success=0",
+    ],
+)
+def test_all_to_all_with_every_trigger(words: str, tiny: Callable, start: Callable) -> None:
+    """Each label becomes the next; one round in which two attackers train on that, and the search is for it."""
+    cfg = tiny(*words.split(), "attack.target_class=null", "poisoned_model_rate=0.4", "defense=fedavg")
+    with start(cfg) as (fed, state):
+        images = build(cfg).dataset.test[:40]
+        backdoor = fed.attack.backdoor_set(images)
+        assert backdoor is not None and torch.equal(backdoor.y, (images.y + 1) % 10)
+        assert not torch.equal(backdoor.x, images.x)
+        record = play(replace(fed, evaluate_at=()), state)
+    assert bool(record.after.row.isfinite().all())
+    assert record.metrics["attack/idle"] == (2 if "iba" in words else 0)  # it searches first
+
+
+def test_a_learned_trigger_is_learned_for_the_next_label() -> None:
+    both = torch.tensor([0, 1, 2, 3])
+    assert replace(PLAIN, target_class=None, classes=4).wanted(both).tolist() == [1, 2, 3, 0]
+    assert replace(PLAIN, source_class=1).wanted(both).tolist() == [2, 2, 2, 2]
+    assert replace(PLAIN, source_class=1).target(both).tolist() == [0, 2, 2, 3]

@@ -196,6 +196,7 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
         "clip_norm": "null or (0, inf)",
         "label_smoothing": "[0, 1)",
         "proximal": "[0, inf)",
+        "noise_std": "[0, inf)",
     },
     "flame.round.optimizers.SGD": {"momentum": "[0, 1)", "weight_decay": "[0, inf)"},
     "flame.round.optimizers.Adam": MOMENTS,
