@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from attacks.base import Attack, Scene, Sight
 from attacks.ipm import IPM
 from attacks.line_search import LineSearch, search
 from attacks.mimic import KEY, Mimic, power_step
+from attacks.rop import ROP, SEEN, aside
 from flame.defenses.krum import Krum
 from flame.defenses.trimmed_mean import TrimmedMean
 from flame.federation import play
@@ -213,3 +215,39 @@ def test_a_rule_with_images_cannot_be_asked(tiny: Callable) -> None:
 
 def test_what_is_around_an_attack_that_sees_all_sees_it_too() -> None:
     assert Around(Mimic(1)).omniscient and not Around(ALIE(1.5)).omniscient
+
+
+def their_relocation(honest: Tensor, last: Tensor | None, z: float, angle: float, pi: float, lamb: float) -> Tensor:
+    """attacks/rop.py of CRYPTO-KU's library in float64, on gradients, which point against updates."""
+    mu, gm = -honest.double().mean(0), torch.zeros(honest.shape[1]).double() if last is None else -last.double()
+    place = gm * pi + mu * (1 - pi)
+    ud = (mu if last is None else gm) * lamb + mu * (1 - lamb)
+    pert = torch.ones_like(mu)
+    pert = pert - ud * ((pert @ ud) / (ud @ ud))
+    pert = pert / pert.norm() * math.sin(math.radians(angle)) + ud / ud.norm() * math.cos(math.radians(angle))
+    return -(place + pert * (z / pert.norm())).float()
+
+
+@pytest.mark.parametrize(("angle", "pi", "lamb"), [(270.0, 1.0, 0.9), (90.0, 0.5, 0.5), (200.0, 0.0, 0.0)])
+def test_rop_is_that_of_its_library(angle: float, pi: float, lamb: float) -> None:
+    attack = ROP(z=0.7, angle=angle, pi=pi, reference=lamb)
+    memory: dict[str, Tensor] = {}
+    for seed in range(20):
+        scene, rows = a_round(seed, memory=memory)
+        assert scene.sight is not None
+        d, now = scene.layout.trainable, scene.state.row
+        last = None if not memory else (now - memory[SEEN])[:d]
+        wanted = their_relocation(scene.sight.others[:, :d], last, 0.7, angle, pi, lamb)
+        torch.testing.assert_close(crafted(attack, scene, rows), wanted, rtol=1e-4, atol=1e-5)
+        memory = dict(attack.craft(rows, scene, generator(0, "craft")).memory)
+
+
+def test_rop_by_hand() -> None:
+    """Ones (1, 1) beside (1, 0): orthogonal is (0, 1); at 270 degrees -sin is 1, at 180 cos is -1."""
+    along = torch.tensor([2.0, 0])
+    torch.testing.assert_close(aside(along, math.radians(270)), torch.tensor([0.0, 1]))
+    torch.testing.assert_close(aside(along, math.pi), torch.tensor([-1.0, 0]))
+    assert aside(torch.zeros(4), math.radians(270)).tolist() == [0.5] * 4
+    with pytest.raises(ValueError, match=r"attack\.z=null is z_max, 0 for 2 colluders among 10"):
+        ROP(None, 270.0, 1.0, 0.9).check_round(10, range(2, 3))
+    ROP(None, 270.0, 1.0, 0.9).check_round(10, range(3, 4))

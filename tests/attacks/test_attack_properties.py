@@ -25,7 +25,7 @@ from flame.round.seeding import generator
 from flame.round.types import Notes, Updates
 from flame.run.build import ConfigError, Parts, build
 
-UNTARGETED = {"ALIE", "Fang", "Gaussian", "IPM", "Mimic", "MinMax", "MinSum", "NoAttack", "SignFlip"}
+UNTARGETED = {"ALIE", "Fang", "Gaussian", "IPM", "Mimic", "MinMax", "MinSum", "NoAttack", "ROP", "SignFlip"}
 NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/attack").glob("*.yaml"))
 
 

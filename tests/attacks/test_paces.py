@@ -87,7 +87,7 @@ OURS = {
 }
 NO_TRAINING = {  # of their own: they send what they have made up, or train elsewhere (darkfed, on its own recipe)
     *("none", "alie", "fang", "gaussian", "ipm", "min_max", "min_sum", "sign_flip", "darkfed"),
-    *("alie_optimal", "ipm_optimal", "mimic"),
+    *("alie_optimal", "ipm_optimal", "mimic", "rop"),
 }
 
 

@@ -98,6 +98,7 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
     "attacks.mixing.WithClean": {"share": "[0, 1]"},
     "attacks.neurotoxin.Neurotoxin": {"ratio": "(0, 1]"},
     "attacks.pgd.PGD": {"radius": "> 0"},
+    "attacks.rop.ROP": {"z": "null or (0, inf)", "angle": "[0, 360)", "pi": "[0, 1]", "reference": "[0, 1]"},
     "attacks.scaling.Scaling": {"gamma": "null or > 0", "norm_bound": "null or > 0"},
     "attacks.semantic.Semantic": {**POISONING, "share": "(0, 1)"},
     "attacks.sign_flip.SignFlip": {"factor": "> 0"},
