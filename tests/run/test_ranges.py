@@ -49,6 +49,7 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
         "balance": ">= 0",
     },
     "attacks.alie.ALIE": {"z": "null or > 0"},
+    "attacks.alter_min.AlterMin": {"rho": "[0, inf)", "every": "whole >= 1", "boost": "(0, inf)"},
     "attacks.anticipate.Anticipate": {"horizon": "whole >= 1", "steps": "whole >= 1", "clients": "whole >= 1"},
     "attacks.badnets.BadNets": POISONING,
     "attacks.blended.Blend": {"opacity": "(0, 1]"},
