@@ -59,7 +59,7 @@ def without(dataset: Dataset, index: Tensor) -> Dataset:
     """The data set without those training images."""
     keep = torch.ones(len(dataset.train), dtype=torch.bool)
     keep[index] = False
-    return replace(dataset, train=dataset.train[keep])
+    return dataset.narrowed(keep)
 
 
 def split_off(

@@ -6,22 +6,18 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import cycle
-from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
 from labs import Tiny, laboratory
 from labs import honest as nobody
+from rules import defense
 from torch import Generator
 
-from flame.defenses.base import Defense, defend
+from flame.defenses.base import defend
 from flame.geometry.layout import StateLayout
 from flame.round.seeding import generator
 from flame.round.types import ServerState, Updates, Verdict
-from flame.run.build import make
-from flame.run.config import register
 
-ROOT = Path(__file__).resolve().parents[1]
 NET = Tiny(inputs=2, hidden=3, classes=4)
 LAYOUT = StateLayout.of(NET)
 VARIANCES = LAYOUT.spans["running_var"]
@@ -137,26 +133,19 @@ def check(verdict: Verdict, state: ServerState, updates: Updates) -> None:
         assert value.untyped_storage().data_ptr() != storage, f"{name} is a view of the updates, which are overwritten"
 
 
-def defenses(names: list[str]) -> dict[str, Defense]:
-    """Built from their YAML, as a run would."""
-    register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return {n: make(compose("config", [f"defense={n}", "dataset=digits"]), "defense") for n in names}
-
-
 def hostile_rounds(count: int, names: list[str], seed: int) -> int:
     """Play `count` rounds, in chains of 5 that share a state and its memory; how many ended as they must."""
-    survived, built = 0, cycle(defenses(names).items())
+    survived, turns = 0, cycle(names)
     chain: Iterator[int] = iter(())
     for number in range(count):
         draw, stream = random.Random(f"{seed}/{number}"), generator(seed, "hostile", number)
         if next(chain, None) is None:
-            chain, (name, defense), state = iter(range(4)), next(built), start_state(stream)
+            chain, name, state = iter(range(4)), next(turns), start_state(stream)
         n = draw.randint(1, 12)
         tricks = {i: draw.choice(list(TRICKS)) for i in range(n) if draw.random() < draw.choice((0.2, 0.45, 1.0))}
         updates = hostile(honest(state, n, stream), tricks)
         try:
-            verdict = defend(defense, state, updates, stream)
+            verdict = defend(defense(name), state, updates, stream)
             check(verdict, state, updates)
             state, survived = replace(verdict.state, round=state.round + 1), survived + 1
         except Exception as error:  # counted, whatever it is

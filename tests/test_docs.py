@@ -20,7 +20,7 @@ README = ROOT / "README.md"
 PAGES = [
     "README.md",
     "docs/quickstart.md",
-    *(f"docs/guides/{name}.md" for name in ("replay", "reports", "start", "yours")),
+    *(f"docs/guides/{name}.md" for name in ("data", "models", "replay", "reports", "start", "yours")),
 ]
 TINY = ["experiment=smoke", "engine=sequential", "tracker=files", "train_samples=200"]
 ALL = ["README.md", "RESULTS.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))]
@@ -68,6 +68,8 @@ def made_tiny(words: list[str], folder: Path) -> list[str]:
         given = any(word.startswith(("record", "rounds", "attack_rounds", "start")) for word in words)
         tiny = TINY if given else [*TINY, "rounds=1", "report_last=1"]
         words = [*words[:-1], *tiny, words[-1]] if words[-1] == "--estimate" else [*words, *tiny]
+    if "model=torchvision" in words:  # large, however few the images
+        words = [*words, "train_samples=20", "clients=2", "clients_per_round=2", "attack=none", "defense=fedavg"]
     if "start=trained" in words:
         words = [*words, "start.rounds=2"]
     if words[:2] == ["-m", "flame.partition"]:
@@ -76,6 +78,7 @@ def made_tiny(words: list[str], folder: Path) -> list[str]:
     run = str(recorded[0].parents[1]) if recorded else str(next(folder.glob("runs/*/summary.json"), folder).parent)
     made = []
     for word in words:
+        word = re.sub(r"^([\w.]+=)(?=mine/)", rf"\1{folder}/", word)
         word = re.sub(r"^(out=)?(?=[\w/-]+\.(?:png|html|json|tex|md|csv|safetensors)$)", rf"\1{folder}/", word)
         word = word.replace(f"{folder}/runs/NAME", run).replace("runs/NAME", run)
         word = word.replace("updates=FILE", f"updates={recorded[0]}" if recorded else word)

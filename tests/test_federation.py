@@ -199,8 +199,8 @@ def test_the_servers_own_update(tiny: Callable) -> None:
     """Root images are kept from the clients; the root update is trained on them and is not one of the n."""
     cfg = tiny("attack=none")
     parts = build(cfg)
-    images, engine = parts.task.train, None
-    shards = deal(images, iid, cfg.clients, 40, cfg.seed)
+    dataset, engine = replace(parts.dataset, train=parts.task.train), None
+    shards = deal(dataset, iid, cfg.clients, 40, cfg.seed)
     assert shards.sizes.tolist() == [26] * 10 + [40]
     assert torch.equal(torch.cat([shards[i] for i in range(11)]).sort().values, torch.arange(300))
     engine = parts.start_engine(replace(parts.task, shards=shards))

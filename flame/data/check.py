@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flame.data.samples import Dataset, LabelledImages
+from flame.data.samples import Dataset, Holders, LabelledImages
 
 FLOATS = (
     "only if they are in [0, 1] make them with (x * 255).round().to(torch.uint8); dataset.mean and dataset.std do the"
     " rest"
 )
+NO_NAME = ',"#'  # of CSV, and of those who read it
 WHOLE = "convert it with .to(torch.uint8) only if pixels are in [0, 255]"
 
 
@@ -42,7 +45,8 @@ def checked(made: object, facts: Mapping[str, Any]) -> Dataset:
         )
     channels = made.train.x.shape[1]
     mean, std = (_numbers(made, key, channels) for key in ("mean", "std"))
-    return Dataset(made.name, made.train, made.test, mean, std, made.classes)
+    check_holders(f"dataset={made.name}", made.holders, len(made.train))
+    return replace(made, mean=mean, std=std)
 
 
 def check_images(what: str, images: object, classes: int) -> None:
@@ -71,6 +75,40 @@ def check_images(what: str, images: object, classes: int) -> None:
             f"{what}.y has labels in [{low}, {high}], dataset.classes={classes} allows [0, {classes - 1}]: number the"
             f" classes from 0, and set dataset.classes to at least {high + 1}"
         )
+
+
+def check_holders(what: str, holders: object, images: int) -> None:
+    """A ValueError that begins with `what` unless these are None, or the holders of so many training images."""
+    if holders is None:
+        return
+    if not isinstance(holders, Holders):
+        raise ValueError(f"{what}: holders is a {type(holders).__name__}: must be flame.data.samples.Holders, or None")
+    of, names = holders.of, holders.names
+    if not isinstance(of, Tensor) or of.dtype != torch.int64 or of.dim() != 1 or of.device.type != "cpu":
+        raise ValueError(f"{what}: holders.of must be a tensor [N] of torch.int64 in the host's memory")
+    if len(of) != images:
+        raise ValueError(
+            f"{what}: holders.of has {len(of)} entries for {images} training images: must be one each;"
+            " Dataset.narrowed takes images away with their holders"
+        )
+    check_names(f"{what}: holders.names", names)
+    if images and not 0 <= int(of.min()) <= int(of.max()) < len(names):
+        raise ValueError(
+            f"{what}: holders.of is in [{int(of.min())}, {int(of.max())}] for {len(names)} names: must be in"
+            f" [0, {len(names) - 1}]; number the holders from 0"
+        )
+
+
+def check_names(what: str, names: object) -> None:
+    """A ValueError that begins with `what` unless these are distinct names that can stand in a column of a CSV file."""
+    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{what} must be a tuple of text, one for each")
+    for name in names:
+        if not name.strip() or name != name.strip() or not name.isprintable() or set(name) & set(NO_NAME):
+            raise ValueError(f"{what} has {name!r}: must be printable text, without the characters {NO_NAME}")
+    if len(set(names)) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise ValueError(f"{what} has {twice!r} twice: must be distinct")
 
 
 def evaluation_sets(dataset: Dataset, backdoor: LabelledImages | None) -> dict[str, LabelledImages]:

@@ -148,10 +148,11 @@ def _load_cifar(source: type[CIFAR10], root: str, download: bool) -> tuple[Label
         ) from error
 
 
-def subset(images: LabelledImages, count: int | None, stream: Generator) -> LabelledImages:
-    """`count` images drawn without replacement, all if None."""
+def subset(dataset: Dataset, count: int | None, stream: Generator) -> Dataset:
+    """With `count` training images drawn without replacement; as it is if None."""
     if count is None:
-        return images
-    if not 1 <= count <= len(images):
-        raise ValueError(f"train_samples={count} is out of range: must be in [1, {len(images)}], or null for all")
-    return images[torch.randperm(len(images), generator=stream)[:count]]
+        return dataset
+    images = len(dataset.train)
+    if not 1 <= count <= images:
+        raise ValueError(f"train_samples={count} is out of range: must be in [1, {images}], or null for all")
+    return dataset.narrowed(torch.randperm(images, generator=stream)[:count])

@@ -6,7 +6,7 @@ Letters: N images, C H W their axes.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,6 +32,35 @@ class LabelledImages:
 
 
 @dataclass(frozen=True)
+class Holders:
+    """Who holds which training image, where a data set knows it: writers, hospitals, users."""
+
+    of: Tensor  # [N] int64, the holder of each training image, in [0, len(names))
+    names: tuple[str, ...]  # one per holder, distinct; a holder may have no image
+
+    def __getitem__(self, index: Tensor | slice) -> Holders:
+        """Of those images; all names stay, and so the numbers."""
+        return Holders(self.of[index], self.names)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Which of the training images that were loaded are still there, once some have been taken away or drawn."""
+
+    at: Tensor  # [N] int64, where each stood
+    loaded: int  # images before
+
+    @classmethod
+    def whole(cls, images: int) -> Kept:
+        """All of them."""
+        return cls(torch.arange(images), images)
+
+    def __getitem__(self, index: Tensor | slice) -> Kept:
+        """What is kept of those that are still there."""
+        return Kept(self.at[index], self.loaded)
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A train and a test set with the facts that the YAML states once."""
 
@@ -41,6 +70,14 @@ class Dataset:
     mean: tuple[float, ...]  # [C], of pixels scaled to [0, 1]
     std: tuple[float, ...]  # [C]
     classes: int
+    holders: Holders | None = None
+    kept: Kept | None = None  # None: all
+
+    def narrowed(self, index: Tensor) -> Dataset:
+        """The data set with those training images alone, in that order: an index tensor or a mask."""
+        kept = self.kept or Kept.whole(len(self.train))
+        holders = self.holders and self.holders[index]
+        return replace(self, train=self.train[index], holders=holders, kept=kept[index])
 
     def digest(self) -> str:
         """sha256 of all that a run takes from it: not of its name, nor of where it lay."""
@@ -49,6 +86,9 @@ class Dataset:
             h.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
             h.update(tensor.contiguous().numpy().data)
         h.update(repr((self.mean, self.std, self.classes)).encode())
+        if self.holders:
+            h.update(repr(self.holders.names).encode())
+            h.update(self.holders.of.contiguous().numpy().data)
         return h.hexdigest()
 
 
@@ -58,6 +98,7 @@ class Shards:
 
     index: Tensor  # [sum of sizes] int64, positions in the training set, client after client
     offsets: Tensor  # [clients + 1] int64
+    names: tuple[str, ...] | None = None  # of the clients, where they have some
 
     @classmethod
     def cut(cls, index: Tensor, sizes: Tensor) -> Shards:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
-from flame.engine import check_sockets
+from flame.engine import PRELOADED, check_sockets
 from flame.engine.base import WorkerError
 from flame.engine.sharing import Parcel, Room, empty_room, shared, to_arrays, to_tensors
 from flame.engine.workbench import Task, Workbench, prepare_process, restamp
@@ -48,7 +48,7 @@ class Pool:
         if mp.get_start_method(allow_none=True) == "loky":  # in a joblib worker; its children would not know the name
             mp.set_start_method("forkserver", force=True)
         self._context = mp.get_context("forkserver")
-        self._context.set_forkserver_preload(["torch", "flame.engine.pool"])  # imported once, not per worker
+        self._context.set_forkserver_preload(PRELOADED)
         self._room: Room | None = None
         self._workers: list[_Worker] = []
         self._size = workers
@@ -140,7 +140,15 @@ class _Worker:
         self.job: tuple | None = None
         self.connection, far = context.Pipe()
         self.process = context.Process(target=_serve, args=(far, parcel, room), daemon=True)
-        self.process.start()
+        try:
+            self.process.start()
+        except OSError:
+            raise
+        except Exception as error:  # what cannot be sent makes the sender raise nearly anything
+            raise WorkerError(
+                f"a part of the run cannot be sent to a worker ({error}): a model, attack or client of yours must keep"
+                " functions and classes that have a name at the top of a module (no lambda); or take engine=sequential"
+            ) from error
         far.close()  # so that the worker's death reads as end of file here
 
     def give(self, job: tuple) -> None:

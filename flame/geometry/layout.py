@@ -7,17 +7,19 @@ Blocks stand in a fixed order, so that every scope of interest is one slice of t
 `trunk` and `head` are the trainable parameters (the paper's "weights and biases", section 3), `head` being those of the
 last trainable layer; `buffers` holds other float buffers, which none of the project's own models has. Counters are
 all integer tensors, and `num_batches_tracked` whatever its dtype: code that averages a whole state_dict makes it float.
+A parameter with `requires_grad=False` is in `trunk` or `head` like any other.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 BLOCKS = ("trunk", "head", "running_mean", "running_var", "buffers")
 COUNTERS = "counters"
@@ -56,20 +58,42 @@ class StateLayout:
     entries: tuple[Entry, ...]  # float tensors, in row order
     counters: tuple[Entry, ...]  # num_batches_tracked, and other integer tensors
     keys: tuple[str, ...]  # all keys in state_dict order
+    tied: tuple[tuple[str, str], ...] = ()  # further names of a tensor, and the one under which the row has it
 
     @classmethod
     def of(cls, model: nn.Module) -> StateLayout:
-        """The layout of a module's state_dict."""
-        return cls.from_state(model.state_dict(), [name for name, _ in model.named_parameters()])
+        """The layout of a module's state_dict; a tensor with several names (tied weights) is in it once, by its first.
+
+        Raises:
+            ValueError: nothing is trainable, or the row cannot hold a tensor; the sentence names it and the remedy.
+        """
+        tensors = model.state_dict(keep_vars=True)
+        for key, tensor in tensors.items():
+            _check_tensor(key, tensor)
+        if not any(isinstance(tensor, nn.Parameter) for tensor in tensors.values()):
+            raise ValueError(
+                f"model={type(model).__name__} has no parameters, so there is nothing to train and to send: must have"
+                " at least one nn.Parameter in its state_dict"
+            )
+        first = {id(tensor): key for key, tensor in reversed(tensors.items())}
+        own = {key: tensor for key, tensor in tensors.items() if first[id(tensor)] == key}
+        layout = cls.from_state(own, [key for key, tensor in own.items() if isinstance(tensor, nn.Parameter)])
+        tied = tuple((key, first[id(tensor)]) for key, tensor in tensors.items() if key not in own)
+        return replace(layout, keys=tuple(tensors), tied=tied)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], trainable: Iterable[str]) -> StateLayout:
         """The layout of any state_dict, given the keys that are trained; order within a block is the state_dict's.
 
         Raises:
-            ValueError: a trainable key is missing, a counter or not a float tensor, or nothing is trainable.
+            ValueError: a trainable key is missing, a counter or not a float tensor, or nothing is trainable; or a
+                tensor is complex.
         """
         names = set(trainable)
+        if odd := sorted(key for key, tensor in state.items() if tensor.is_complex()):
+            raise ValueError(
+                f"{odd[0]} is {state[odd[0]].dtype}: must be a float tensor, as torch.view_as_real gives it"
+            )
         if unknown := sorted(k for k in names if k not in state or is_counter(k, state[k])):
             raise ValueError(f"trainable lists {unknown}, which are not float tensors of the state: list its own keys")
         last = next((k for k in reversed(list(state)) if k in names), None)
@@ -126,6 +150,7 @@ class StateLayout:
         """
         views = {e.key: row[e.start : e.stop].view(e.shape) for e in self.entries}
         views |= {e.key: counters[e.start : e.stop].view(e.shape) for e in self.counters}
+        views |= {key: views[name] for key, name in self.tied}
         return {key: views[key] for key in self.keys}
 
     def load(self, state: Mapping[str, Tensor], row: Tensor, counters: Tensor) -> None:
@@ -148,6 +173,32 @@ def whole(values: Tensor) -> Tensor:
     if not values.is_floating_point():
         return values
     return torch.where(values.abs() < FAR, values, FAR).to(torch.int64)
+
+
+def _check_tensor(key: str, tensor: object) -> None:
+    """A ValueError unless a row of float32 numbers, or the counters, can hold this entry of a live state_dict."""
+    kind = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
+    if not isinstance(tensor, Tensor):
+        raise ValueError(
+            f"model: {key} of its state_dict is a {type(tensor).__name__}: must be a tensor (leave out get_extra_state)"
+        )
+    said = f"model: {kind} {key}"
+    if is_lazy(tensor):
+        raise ValueError(
+            f"{said} has no shape before its first batch: give its layer the number of inputs (no Lazy...)"
+        )
+    if tensor.layout != torch.strided:
+        raise ValueError(f"{said} is sparse ({tensor.layout}): must be dense, as .to_dense() gives it")
+    if tensor.is_complex():
+        raise ValueError(
+            f"{said} is {tensor.dtype}: must be float32; keep its real and imaginary part, as torch.view_as_real gives"
+            " them, and make it complex in forward"
+        )
+    if tensor.dtype != torch.float32 and not is_counter(key, tensor):
+        remedy = "" if kind == "parameter" else ", or register it with persistent=False if it is a constant"
+        raise ValueError(
+            f"{said} is {tensor.dtype}: must be float32, as updates are; call .float() on the model{remedy}"
+        )
 
 
 def _block_of(key: str, tensor: Tensor, trainable: set[str], last_layer: str) -> str:

@@ -29,7 +29,7 @@ def main() -> None:
         sys.exit(str(error))
     histogram = label_histogram(parts.task.train.y, parts.task.shards, parts.dataset.classes)
     histogram = histogram[: parts.population.clients]  # without the server's own images
-    print(describe(histogram))
+    print(describe(histogram, parts.task.shards.names))
     if arguments.figure:
         try:
             with own_settings():

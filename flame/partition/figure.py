@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -32,14 +33,20 @@ def label_skew(histogram: Tensor) -> Tensor:
     return (counts / counts.sum(1, keepdim=True) - overall).abs().sum(1) / 2
 
 
-def describe(histogram: Tensor) -> str:
-    """Aligned table of `histogram` [clients, classes] int64: a row for each of the first 30 clients, and a summary."""
+def describe(histogram: Tensor, names: Sequence[str] | None = None) -> str:
+    """Aligned table of `histogram` [clients, classes] int64: a row for each of the first 30 clients, and a summary.
+
+    With their names, where they have some.
+    """
     first = histogram[:TABLE_CLIENTS]
     columns = zip(first.sum(1).tolist(), label_skew(histogram)[:TABLE_CLIENTS].tolist(), first.tolist(), strict=True)
     table = [["client", "size", "skew", *map(str, range(histogram.shape[1]))]]
     table += [
         [str(client), str(size), f"{skew:.2f}", *map(str, row)] for client, (size, skew, row) in enumerate(columns)
     ]
+    if names is not None:
+        for row, name in zip(table, ["name", *names], strict=False):
+            row.insert(1, name)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(map(str.rjust, row, widths)) for row in table]
     if len(histogram) > TABLE_CLIENTS:

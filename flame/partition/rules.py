@@ -17,19 +17,20 @@ All raise `ValueError` for a parameter out of range, and when some client would 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
 
 from flame.data.samples import Shards
+from flame.partition.checks import check_count, check_share, check_supply, redrawn, require
 
-DIRICHLET_DRAWS = 1000  # a minimum size that none of so many draws reaches is taken for unreachable
 AT_ONCE = 1 << 18  # images in the decks that `main_label` deals together: the work space of any number of clients
 
 
 def iid(labels: Tensor, clients: int, generator: Generator) -> Shards:
     """A shuffle cut into parts whose sizes differ by at most one."""
-    _check_supply(labels, clients)
+    check_supply(labels, clients)
     sizes = torch.full((clients,), len(labels) // clients)
     sizes[: len(labels) % clients] += 1
     return Shards.cut(torch.randperm(len(labels), generator=generator), sizes)
@@ -41,15 +42,16 @@ def dirichlet(labels: Tensor, clients: int, generator: Generator, *, alpha: floa
     The draw is per class over clients, the usual one in work on the security of federated learning, so that sizes vary
     with it; Hsu et al. (2019) draw per client over classes. `alpha` > 0: near 0 one client has nearly all of a class,
     towards infinity all have equal shares. A draw that leaves a client under `min_size` >= 1 images is repeated as a
-    whole, up to `DIRICHLET_DRAWS` times. No client is closed once it holds the average, as some public code does.
+    whole, up to `DRAWS` times. No client is closed once it holds the average, as some public code does.
     """
     ok = isinstance(alpha, int | float) and 0 < alpha < math.inf
-    _require(ok, "partition.alpha", alpha, "> 0 and finite (0.5 is a common non-IID setting)")
-    _check_count("partition.min_size", min_size)
-    _check_supply(labels, clients, min_size, key="partition.min_size")
-    counts = _dirichlet_counts(torch.bincount(labels), clients, alpha, min_size, generator)  # [classes, clients]
+    require(ok, "partition.alpha", alpha, "> 0 and finite (0.5 is a common non-IID setting)")
+    check_count("partition.min_size", min_size)
+    check_supply(labels, clients, min_size, key="partition.min_size")
+    draw = partial(_dirichlet_counts, torch.bincount(labels), clients, alpha, generator)  # -> [classes, clients]
+    counts = redrawn(draw, min_size, f"partition.alpha={alpha}", "raise partition.alpha")
     owner = torch.arange(clients).repeat(len(counts)).repeat_interleave(counts.flatten())
-    return _collect(_by_label(labels, generator), owner, clients, generator)
+    return collect(_by_label(labels, generator), owner, clients, generator)
 
 
 def main_label(labels: Tensor, clients: int, generator: Generator, *, q: float, samples_per_client: int) -> Shards:
@@ -60,9 +62,9 @@ def main_label(labels: Tensor, clients: int, generator: Generator, *, q: float, 
     q + (1 - q) / classes. Images are dealt from shuffled decks, with a new deck when one runs short: q = 0 is IID, and
     disjoint while clients * s <= N. Otherwise clients overlap, and their number has no bound.
     """
-    _check_share(q)
-    _check_count("partition.samples_per_client", samples_per_client)
-    _check_count("clients", clients)
+    check_share(q)
+    check_count("partition.samples_per_client", samples_per_client)
+    check_count("clients", clients)
     supply = torch.bincount(labels)  # [classes]
     own = round(q * samples_per_client)
     _check_main_labels(supply, own, q, samples_per_client)
@@ -84,9 +86,9 @@ def label_groups(labels: Tensor, clients: int, generator: Generator, *, q: float
     clients. q = 1 / classes is IID, q = 1 gives each client a single label. The public code fixes the counts instead of
     drawing them and drops what does not divide evenly; here every image is used.
     """
-    _check_share(q)
+    check_share(q)
     classes = int(labels.max()) + 1
-    _check_supply(labels, clients)
+    check_supply(labels, clients)
     order = torch.randperm(len(labels), generator=generator)
     label = labels[order]
     stays = torch.rand(label.shape, generator=generator, dtype=torch.float64) < q
@@ -98,7 +100,7 @@ def label_groups(labels: Tensor, clients: int, generator: Generator, *, q: float
     rank = torch.arange(len(group)) - (supply.cumsum(0) - supply)[group]  # of an image within its group
     seat = rank % members[group] * classes + group  # seat j belongs to group j % classes
     owner = torch.randperm(clients, generator=generator)[seat]
-    return _collect(order[by_group], owner, clients, generator)
+    return collect(order[by_group], owner, clients, generator)
 
 
 def shards(labels: Tensor, clients: int, generator: Generator, *, shards_per_client: int) -> Shards:
@@ -106,12 +108,12 @@ def shards(labels: Tensor, clients: int, generator: Generator, *, shards_per_cli
 
     With two parts per client, most clients hold two labels. Parts differ by at most one image.
     """
-    _check_count("partition.shards_per_client", shards_per_client)
-    _check_supply(labels, clients, shards_per_client, key="partition.shards_per_client")
+    check_count("partition.shards_per_client", shards_per_client)
+    check_supply(labels, clients, shards_per_client, key="partition.shards_per_client")
     total = clients * shards_per_client
     part = torch.arange(len(labels)) * total // len(labels)  # [N], of the images in label order
     owner = torch.randperm(total, generator=generator)[part] // shards_per_client
-    return _collect(_by_label(labels, generator), owner, clients, generator)
+    return collect(_by_label(labels, generator), owner, clients, generator)
 
 
 def _by_label(labels: Tensor, generator: Generator) -> Tensor:
@@ -120,31 +122,25 @@ def _by_label(labels: Tensor, generator: Generator) -> Tensor:
     return order[labels[order].argsort(stable=True)]
 
 
-def _collect(index: Tensor, owner: Tensor, clients: int, generator: Generator) -> Shards:
+def collect(index: Tensor, owner: Tensor, clients: int, generator: Generator) -> Shards:
     """The images `index` [N] of each client, in random order, given the client `owner` [N] of each."""
     order = torch.randperm(len(index), generator=generator)
     owner, by_owner = owner[order].sort(stable=True)
     return Shards.cut(index[order[by_owner]], torch.bincount(owner, minlength=clients))
 
 
-def _dirichlet_counts(supply: Tensor, clients: int, alpha: float, min_size: int, generator: Generator) -> Tensor:
-    """[classes, clients] int64 with row sums `supply` [classes] and column sums of at least `min_size`."""
-    best = 0
-    for _ in range(DIRICHLET_DRAWS):
-        cuts = (_dirichlet_shares(len(supply), clients, alpha, generator).cumsum(1) * supply[:, None]).round().long()
-        counts = cuts.diff(dim=1, prepend=torch.zeros_like(supply)[:, None])
-        smallest = int(counts.sum(0).min())
-        if smallest >= min_size:
-            return counts
-        best = max(best, smallest)
-    raise ValueError(
-        f"partition.min_size={min_size} was not reached in {DIRICHLET_DRAWS} draws with partition.alpha={alpha},"
-        f" clients={clients} and N={int(supply.sum())} images (the best draw left a client with {best}), a partition"
-        " that cannot fill every client: raise partition.alpha, or lower partition.min_size (>= 1) or clients"
-    )
+def _dirichlet_counts(supply: Tensor, clients: int, alpha: float, generator: Generator) -> Tensor:
+    """[classes, clients] int64 with row sums `supply` [classes]."""
+    return portions(dirichlet_shares(len(supply), clients, alpha, generator), supply)
 
 
-def _dirichlet_shares(draws: int, clients: int, alpha: float, generator: Generator) -> Tensor:
+def portions(shares: Tensor, supply: Tensor) -> Tensor:
+    """[rows, clients] int64: whole portions of `supply` [rows] in proportion to `shares` [rows, clients], all of it."""
+    cuts = (shares.cumsum(1) * supply[:, None]).round().long()
+    return cuts.diff(dim=1, prepend=torch.zeros_like(supply)[:, None])
+
+
+def dirichlet_shares(draws: int, clients: int, alpha: float, generator: Generator) -> Tensor:
     """[draws, clients] float64, each row from Dir(alpha, ..., alpha).
 
     Gamma(alpha) variates underflow for small alpha, so they are formed as logarithms, by Gamma(alpha) ~
@@ -185,37 +181,10 @@ def _fill_up(held: Tensor, images: int, size: int, generator: Generator) -> Tens
     return torch.cat([held, dealt], 1).gather(1, orders[deck])
 
 
-def _require(ok: bool, key: str, value: object, allowed: str) -> None:
-    if not ok:
-        raise ValueError(f"{key}={value} is out of range: must be {allowed}")
-
-
-def _check_count(key: str, value: int) -> None:
-    _require(isinstance(value, int) and value >= 1, key, value, "an integer >= 1")
-
-
-def _check_share(q: float) -> None:
-    _require(
-        isinstance(q, int | float) and 0 <= q <= 1, "partition.q", q, "in [0, 1] (0.5 is a common non-IID setting)"
-    )
-
-
-def _check_supply(labels: Tensor, clients: int, each: int = 1, key: str = "clients") -> None:
-    """Disjoint shards of at least `each` images, which `key` asks for, need clients * each images."""
-    _check_count("clients", clients)
-    if clients * each > len(labels):
-        lower = "clients" if key == "clients" else f"{key}={each} or clients"
-        raise ValueError(
-            f"clients={clients} with at least {each} images each need {clients * each} of N={len(labels)} images,"
-            " a partition that cannot fill every client:"
-            f" lower {lower}, or take partition=main_label, where clients overlap"
-        )
-
-
 def _check_main_labels(supply: Tensor, own: int, q: float, samples_per_client: int) -> None:
     images = int(supply.sum())
     allowed = f"<= N={images}, the number of training images"
-    _require(samples_per_client <= images, "partition.samples_per_client", samples_per_client, allowed)
+    require(samples_per_client <= images, "partition.samples_per_client", samples_per_client, allowed)
     if own > supply.min():
         raise ValueError(
             f"partition.q={q} with partition.samples_per_client={samples_per_client} needs {own} images of a label, but"
@@ -226,7 +195,7 @@ def _check_main_labels(supply: Tensor, own: int, q: float, samples_per_client: i
 
 def _check_groups(supply: Tensor, members: Tensor, q: float, clients: int) -> None:
     classes = len(supply)
-    _require(
+    require(
         clients >= classes, "clients", clients, f">= {classes}, a client for each label group, or partition=dirichlet"
     )
     if (supply < members).any():

@@ -44,13 +44,17 @@ def bootstrap_interval(differences: Array) -> Interval:
     Not BCa (Efron, JASA 1987): its acceleration is a third moment, which so few values do not give; its coverage is no
     better, and it is undefined where all differences are equal.
     """
-    from scipy.stats import bootstrap
-
     if len(differences) < 2:
         return np.nan, np.nan
-    rng = np.random.default_rng(0)
-    drawn = bootstrap((differences,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=rng)
-    return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
+    low, high = np.percentile(differences[_resamples(len(differences))].mean(axis=1), (2.5, 97.5))
+    return float(low), float(high)
+
+
+@cache
+def _resamples(n: int) -> np.ndarray:
+    """[RESAMPLES, n] positions, those that scipy.stats.bootstrap draws from a generator of seed 0: kept, as every call
+    with n values asks for them."""
+    return np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
 
 
 def sign_flip_p(differences: Array) -> float:

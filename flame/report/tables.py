@@ -67,8 +67,12 @@ class Maker:
         """The values of `fields` -> lines by seed."""
         if self.lines.empty:
             return {}
-        keys = [self.lines[field].astype(str) for field in self.fields]
-        return {key: cell.set_index("seed", drop=False) for key, cell in self.lines.groupby(keys)}
+        return dict(iter(self.named.groupby([self.lines[field].astype(str).to_numpy() for field in self.fields])))
+
+    @cached_property
+    def named(self) -> pd.DataFrame:
+        """What tells whose a line is, by seed: few columns, as frames of many are slow to copy."""
+        return self.lines.reindex(columns=["seed", "line", "state_sha256", "code", "commit"]).set_index("seed")
 
     @cached_property
     def seeds(self) -> list[int]:
@@ -181,7 +185,7 @@ class Maker:
         if vague := [field for field in self.fields if field not in part]:
             raise ValueError(f"column {heading(part)!r} does not say which {vague[0]}: give its value, or averaged")
         ways = [self.plan[f] if part[f] == "averaged" else (written(part[f]),) for f in self.fields]
-        return [self.cells.get(key, self.lines.iloc[:0].set_index("seed", drop=False)) for key in product(*ways)]
+        return [self.cells.get(key, self.named.iloc[:0]) for key in product(*ways)]
 
     def of(self, arms: Sequence[pd.DataFrame], expression: str) -> Values:
         """Seed -> value of the finished runs."""
@@ -225,11 +229,9 @@ def heading(column: Part) -> str:
 def of_several(arms: Sequence[pd.DataFrame]) -> bool:
     """Whether the finished runs are of different code: by its hashes (a+b: went on under another), or else its commits.
     Uncommitted code without a hash is like no other."""
-    runs = pd.concat(list(arms))
-    done = runs[runs["state_sha256"] != ""]
-    done = done.drop_duplicates("line") if "line" in done else done
-    origins = enumerate(zip(done["code"], done["commit"], strict=True))
-    codes = [code or (f"?{i}" if commit.endswith(("+", "?")) else commit) for i, (code, commit) in origins]
+    done = dict.fromkeys(run for arm in arms for run in arm.itertuples() if run.state_sha256)  # each once
+    unsaid = [f"?{i}" if run.commit.endswith(("+", "?")) else run.commit for i, run in enumerate(done)]
+    codes = [run.code or other for run, other in zip(done, unsaid, strict=True)]
     return len(set("+".join(codes).split("+"))) > 1
 
 

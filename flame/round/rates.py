@@ -4,13 +4,14 @@ Shapes and numbers are those of torch.optim.lr_scheduler, stepped once a round.
 
 With a warm-up of w rounds, round r < w has (r + 1) / (w + 1) of the rate (Goyal et al., arXiv 1706.02677, 2017: linear,
 and full once it is over). `Step` and `MultiStep` count from round 0, `Cosine` and `Linear` from the warm-up's end.
+These two fall over all rounds behind it, or over the first `falls` of them, and then stay where they are.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,6 @@ class Constant:
     def shape(self, round: int) -> float:
         """The factor without the warm-up."""
         return 1.0
-
-    def share(self, round: int) -> float:
-        """How much of the rounds behind the warm-up is over, in [0, 1]."""
-        return min(1.0, max(0, round - self.warmup) / (self.rounds - self.warmup))
 
 
 @dataclass(frozen=True)
@@ -75,13 +72,21 @@ class MultiStep(Constant):
 
 @dataclass(frozen=True)
 class Linear(Constant):
-    """Straight from 1 to `end`, which the round behind the last would have (LinearLR)."""
+    """Straight from 1 to `end`, which the round behind the last of the fall would have (LinearLR)."""
 
     end: float  # in [0, 1]
+    falls: int | None = field(default=None, kw_only=True)  # rounds of the fall, >= 1; None: all behind the warm-up
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.end <= 1, "end", self.end, "in [0, 1]")
+        behind = self.rounds - self.warmup
+        fits = self.falls is None or 1 <= self.falls <= behind
+        require(fits, "falls", self.falls, f"null (all) or in [1, rounds - warmup = {behind}]")
+
+    def share(self, round: int) -> float:
+        """How much of the fall is over, in [0, 1]."""
+        return min(1.0, max(0, round - self.warmup) / (self.falls or self.rounds - self.warmup))
 
     def shape(self, round: int) -> float:
         """See `Constant.shape`."""

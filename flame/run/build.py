@@ -39,7 +39,8 @@ from flame.run.config import filled, plain_node
 from flame.run.cores import engine_workers
 from flame.run.fit import check_defense, check_fit, check_memo, check_repeatable, fitting
 from flame.run.overrides import nested, placed
-from flame.run.signature import check_signature
+from flame.run.signature import check_signature, type_error
+from flame.run.trial import check_module
 
 BENIGN = ("model", "client", "augment")  # groups whose parts train benign clients, on what the others have made
 
@@ -120,8 +121,8 @@ def _build(cfg: DictConfig) -> Parts:
     check_defense(defense, cfg.clients_per_round, initial, task)
     check_memo(cfg.memo.dir, server)
     engine = Memo(**cfg.memo).around(make(cfg, "engine", **engine_workers(cfg)), benign_code(cfg))
-    rest = initial, list(cfg.shadow), evaluated_rounds(cfg), asked
-    return Parts(dataset, given.digest(), task, population, attack, defense, server, start, engine, *rest)
+    rest, data = (initial, list(cfg.shadow), evaluated_rounds(cfg), asked), data_digest(cfg, given.digest())
+    return Parts(dataset, data, task, population, attack, defense, server, start, engine, *rest)
 
 
 def benign_code(cfg: DictConfig) -> str:
@@ -176,8 +177,7 @@ def make(cfg: Mapping[str, Any], group: str, **fixed: Any) -> Any:
         if isinstance(cause, (ValueError, OSError)):
             raise ConfigError(placed(str(cause), place)) from error
         if isinstance(cause, TypeError):  # such as null for a list, where the signature does not say more
-            told = f"{place or group}: one of its values has the wrong type, or its code an error ({cause})"
-            raise ConfigError(f"{told}; its YAML says what it takes") from error
+            raise ConfigError(type_error(place or group, str(node.get("_target_")), cause)) from error
         raise
 
 
@@ -229,13 +229,19 @@ def evaluated_rounds(cfg: DictConfig) -> EvaluatedRounds:
 
 def dealt(cfg: Mapping[str, Any], dataset: Dataset, root_samples: int) -> tuple[LabelledImages, Shards]:
     """The training images of a run and who holds them; `cfg` composed, or as the run recorded it."""
-    train = subset(dataset.train, cfg["train_samples"], generator(cfg["seed"], "subset"))
-    return train, deal(train, make(cfg, "partition"), cfg["clients"], root_samples, cfg["seed"])
+    drawn = subset(dataset, cfg["train_samples"], generator(cfg["seed"], "subset"))
+    return drawn.train, deal(drawn, make(cfg, "partition"), cfg["clients"], root_samples, cfg["seed"])
+
+
+def data_digest(cfg: Mapping[str, Any], dataset: str) -> str:
+    """Hash of the data: that of the data set, with the lists of a partition that reads them from a file."""
+    lists = getattr(make(cfg, "partition"), "content", None)
+    return dataset if lists is None else short(dataset, lists)
 
 
 def initial_model(cfg: Mapping[str, Any]) -> torch.nn.Module:
     """The model at its initialisation for this seed, or as a file has it; the global generator is left as it was."""
     with addressed(cfg["seed"], "init"):
-        model: torch.nn.Module = make(cfg, "model")
+        model = check_module(make(cfg, "model"), cfg["model"].get("_target_"))
     make(cfg, "start").load(model, plain_node(cfg["dataset"]))
     return model

@@ -39,6 +39,7 @@ AS_EVER = {
 }
 STARTED = datetime.now()
 LONGEST_NAME = 255  # bytes, of most file systems
+OWN = ("flame.data.folder.", "flame.data.arrays.")  # of the user's own files: others elsewhere are other data
 SCRATCH = "flame.run.start.Scratch"
 NAMED = ("dataset", "partition", "model", "attack", "defense")  # groups whose choice stands in the folder's name
 
@@ -179,9 +180,15 @@ def fingerprint(config: Mapping[str, Any]) -> str:
     rounds = kept.get("attack_rounds", {})
     if "after_ma" in rounds and rounds["after_ma"] is None:
         kept["attack_rounds"] = {k: v for k, v in rounds.items() if k != "after_ma"}  # likewise
-    if str(kept["dataset"].get("_target_")).startswith("flame.data."):  # which verify what they find, wherever that is
-        kept["dataset"] = {k: v for k, v in kept["dataset"].items() if k not in ("root", "download")}
+    kept["dataset"] = wherever(kept["dataset"])
     return hashlib.sha256(json.dumps(_alike(kept), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def wherever(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a data set without where it lies, if it is one of ours that verify what they find there."""
+    target = str(dataset.get("_target_"))
+    places = ("cache",) if target.startswith(OWN) else ("root", "download") if target.startswith("flame.data.") else ()
+    return {key: value for key, value in dataset.items() if key not in places}
 
 
 def telling(config: Mapping[str, Any]) -> dict[str, Any]:

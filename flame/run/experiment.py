@@ -100,7 +100,8 @@ def execute(cfg: DictConfig, info: RunInfo, stop: Stop) -> None:
     info = replace(info, code=origin["code"])
     state = checkpoint or begun(cfg, parts, partial(loop, stop=stop))
     with started(parts) as engine:  # before anything is written: it may refuse
-        files = record_start(cfg, info, {**origin, "start": started_from(info.folder, state)}, state.round)
+        files = RunFiles(info.folder, state.round, parts.task.shards.names)
+        record_start(cfg, info, {**origin, "start": started_from(info.folder, state)}, state.round)
         with opened(tracker, info, state.round):
             last = loop(cfg, info, parts.federation(engine), state, files, tracker, stop)
             summary = files.summary(
@@ -124,9 +125,8 @@ def unattacked(population: Population, cfg: DictConfig) -> str | None:
     return None
 
 
-def record_start(cfg: DictConfig, info: RunInfo, origin: Mapping[str, str], first_round: int) -> RunFiles:
-    """What is known of a run before its first round, on disk; the files for the rest."""
-    files = RunFiles(info.folder, first_round)
+def record_start(cfg: DictConfig, info: RunInfo, origin: Mapping[str, str], first_round: int) -> None:
+    """What is known of a run before its first round, on disk."""
     workers = engine_workers(cfg).get("workers", cfg.engine.get("workers", 1))
     now = {**origin, **environment(cfg.threads, workers, cfg.device, targets(info.config))}
     record_environment(info.folder, now, resumed=first_round > 0)
@@ -134,7 +134,6 @@ def record_start(cfg: DictConfig, info: RunInfo, origin: Mapping[str, str], firs
     write_json(info.folder / CHOICES, info.choices)
     if first_round:
         log.info("resumed: %d of %d rounds were done", first_round, cfg.rounds)
-    return files
 
 
 def loop(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import replace
 
 import torch
@@ -17,33 +16,15 @@ from flame.round.device import one_thread
 from flame.round.seeding import generator
 from flame.round.server import Server
 from flame.round.types import Cohort, ServerState, Updates
+from flame.run.trial import check_images
 
 TRIED = 4  # images of the job that is done twice
 
 
-@torch.random.fork_rng(devices=[])
-@torch.inference_mode()
 def check_fit(model: torch.nn.Module, dataset: Dataset, smallest_batch: int) -> None:
-    """ValueError unless the model turns the data set's images into a logit per class and trains on the smallest batch.
-
-    BatchNorm refuses to train on a single value per channel: one image, once the strides have shrunk it to a pixel.
-    """
-    x = normalise(dataset.test.x[:2], dataset.mean, dataset.std)
-    shape, wanted = tuple(x.shape[1:]), (2, dataset.classes)
-    try:
-        logits = model.eval()(x)
-    except RuntimeError as error:
-        raise ValueError(f"model does not fit the images of dataset={dataset.name}, {shape}: {error}") from error
-    try:
-        deepcopy(model).train()(x[:smallest_batch])
-    except ValueError as error:
-        raise ValueError(
-            f"model cannot train on a batch of {smallest_batch} image(s) of dataset={dataset.name}: {error}. Set "
-            "client.batch_size >= 2, a partition that gives every client at least two images, and a defense's "
-            "root_samples >= 2"
-        ) from error
-    if logits.shape != wanted:
-        raise ValueError(f"model gives {tuple(logits.shape)} for 2 images of dataset={dataset.name}: must be {wanted}")
+    """ValueError unless the model gives the data set's images a logit per class and trains on the smallest batch."""
+    x = normalise(dataset.test.x[[0, -1]], dataset.mean, dataset.std)
+    check_images(model, x, dataset.classes, smallest_batch, f"dataset={dataset.name}")
 
 
 @one_thread()
@@ -61,7 +42,15 @@ def check_repeatable(task: Task, state: ServerState) -> None:
         smoothing=None,
     )
     bench = Workbench(tiny)
-    if _done(bench, state) != _done(bench, state):
+    try:
+        once, again = _done(bench, state), _done(bench, state)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0].partition(" Hint")[0].rstrip(".")
+        raise ValueError(
+            f"model={type(task.model).__name__} fails in a step of training: {reason}. Logits must come from"
+            " parameters, and no layer may change in place (inplace=True) what another still needs"
+        ) from error
+    if once != again:
         raise ValueError(
             f"model={type(task.model).__name__} gives other numbers for the same job, so no run of it can be repeated:"
             " it must draw from torch's global generators alone, which every job sets, and keep nothing outside its"

@@ -27,7 +27,7 @@ from flame.round.code import LENGTH, PARTS, ROOT, own_content
 from flame.round.device import describe_device, describe_processor
 from flame.round.types import ServerState, digest
 from flame.run.again import COMMAND
-from flame.run.build import initial_model, load
+from flame.run.build import data_digest, initial_model, load
 from flame.run.folder import finished, read_json
 from flame.run.trackers.files import ENVIRONMENT, SUMMARY
 
@@ -88,7 +88,7 @@ def origin_of(config: Mapping[str, Any], code: str) -> dict[str, str]:
     dataset = {key: value if key != "download" else False for key, value in config["dataset"].items()}
     return {
         "code": code,
-        "data": _data(json.dumps(dataset)),
+        "data": data_digest(config, _data(json.dumps(dataset)))[:LENGTH],
         "initial": _initial(json.dumps({**{part: config[part] for part in WEIGHTS}, "dataset": dataset})),
     }
 
@@ -148,7 +148,7 @@ def repetition(original: Path, folder: Path) -> str:
 
 @cache
 def _data(node: str) -> str:
-    return load({"dataset": json.loads(node)}).digest()[:LENGTH]
+    return load({"dataset": json.loads(node)}).digest()
 
 
 @cache

@@ -200,7 +200,7 @@ def read_acceptance(path: Path) -> NDArray[np.void]:
     if path.stat().st_size == 0:
         return NO_ROUNDS
     try:
-        found = np.genfromtxt(path, delimiter=",", names=True, dtype=None, ndmin=1)
+        found = np.genfromtxt(path, delimiter=",", names=True, dtype=None, ndmin=1, converters={"name": str})
     except ValueError as error:
         raise ValueError(f"{path.name}: {' '.join(str(error).split())}") from error
     if lacking := set(NO_ROUNDS.dtype.names or ()) - set(found.dtype.names or ()):

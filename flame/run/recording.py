@@ -3,7 +3,8 @@
 A safetensors file holds `global/<key>` and `clients/<key>` [n, ...] for every key of the state_dict, counters too;
 `clients/` are local models, not updates. Its metadata are JSON strings: client_ids, compromised and samples (one entry
 per client), trainable (the keys that are trained, in state_dict order), round, seed, and keys (all keys in state_dict
-order). `keys` may be missing, as safetensors sorts keys its own way; see `state_order`.
+order). `keys` may be missing, as safetensors sorts keys its own way; see `state_order`. A tensor with several names
+(tied weights) is in it once, by its first.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class Recorder:
 def packed(updates: Updates, compromised: Tensor, round_: int, seed: int) -> bytes:
     """The file of one round; all tensors float32 and int64, as the layout holds them."""
     layout, models = updates.layout, updates.models
-    tensors = {GLOBAL + k: v.clone() for k, v in layout.unflatten(updates.base, updates.base_counters).items()}
+    state, tied = layout.unflatten(updates.base, updates.base_counters), dict(layout.tied)
+    tensors = {GLOBAL + k: v.clone() for k, v in state.items() if k not in tied}  # each tensor once
     for entries, values in ((layout.entries, models), (layout.counters, updates.counters)):
         tensors |= {CLIENTS + e.key: values[:, e.start : e.stop].reshape(-1, *e.shape).clone() for e in entries}
     trainable = {e.key for e in layout.entries if e.stop <= layout.trainable}
@@ -64,7 +66,7 @@ def packed(updates: Updates, compromised: Tensor, round_: int, seed: int) -> byt
         "trainable": [key for key in layout.keys if key in trainable],
         "round": round_,
         "seed": seed,
-        "keys": list(layout.keys),
+        "keys": [key for key in layout.keys if key not in tied],
     }
     return save(tensors, metadata={name: json.dumps(value) for name, value in metadata.items()})
 

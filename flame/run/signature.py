@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from pkgutil import resolve_name
 from typing import Any, get_args, get_origin, get_type_hints
@@ -18,19 +19,21 @@ PLAIN = {*PLAIN_NAMES, type(None)}
 def check_signature(key: str, node: Any) -> None:
     """A ValueError unless every key of the node is a parameter of its `_target_`, and none is missing.
 
-    Nested nodes likewise.
+    Nested nodes likewise. A target with **kwargs takes any key.
     """
     if not OmegaConf.is_dict(node) or "_target_" not in node:
         return
     given = {k for k in node if not k.startswith("_")}
     target = _target(f"{key}._target_", str(node._target_))
     try:
-        parameters = inspect.signature(target).parameters
+        taken = inspect.signature(target).parameters
     except ValueError as error:
         raise ValueError(f"{key}._target_={node._target_} is none of ours: {error}") from error
     # a dataclass inherits fields from other modules, so its own hints are asked for, not those of its __init__
-    hints = get_type_hints(target if is_dataclass(target) or not inspect.isclass(target) else target.__init__)
-    if unknown := sorted(given - set(parameters)):
+    hints = _hints(target if is_dataclass(target) or not inspect.isclass(target) else target.__init__)
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values())  # **kwargs
+    parameters = _by_name(taken)
+    if unknown := sorted(given - set(parameters) if not open_ended else ()):
         meant = difflib.get_close_matches(unknown[0], parameters, n=1)
         hint = f"did you mean {key}.{meant[0]}=?" if meant else f"it takes {', '.join(parameters)}"
         raise ValueError(f"{key}.{unknown[0]} is not a parameter of {node._target_}: {hint}")
@@ -52,7 +55,33 @@ def parameters_of(node: Any) -> set[str]:
     except ValueError:
         return set()
     later = node.get("_partial_", False)  # what has no default then is given by the run
-    return {key for key, parameter in taken.items() if not (later and parameter.default is inspect.Parameter.empty)}
+    given = _by_name(taken).items()
+    return {key for key, parameter in given if not (later and parameter.default is inspect.Parameter.empty)}
+
+
+def type_error(key: str, target: str, cause: TypeError) -> str:
+    """What a target's TypeError means to who wrote its node: a key that nobody takes, or a wrong value or code."""
+    if stranger := re.search(r"unexpected keyword argument '(\w+)'", str(cause)):
+        return (
+            f"{key}.{stranger[1]} is taken by nothing that {target} makes ({cause}): choose an option, or write a YAML,"
+            " with the keys that it takes (docs/guides/models.md)"
+        )
+    told = f"{key}: one of its values has the wrong type, or its code an error ({cause})"
+    return f"{told}; its YAML says what it takes"
+
+
+def _by_name(parameters: Mapping[str, inspect.Parameter]) -> dict[str, inspect.Parameter]:
+    """Without *args and **kwargs, which are no names."""
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {name: parameter for name, parameter in parameters.items() if parameter.kind not in several}
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """The types that a target asks for; none if they name what its module does not import when it runs."""
+    try:
+        return get_type_hints(target)
+    except NameError:
+        return {}
 
 
 def _target(key: str, name: str) -> Any:

@@ -7,24 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
 
 from flame.geometry.layout import StateLayout
 from flame.round.checkpoint import PATTERN, RunFolderError, read_checkpoint, write_atomically
 from flame.round.types import ServerState, digest
 from flame.run.build import make
+from flame.run.config import OWN
 from flame.run.folder import CHECKPOINTS
 from flame.run.record import read_config
 from flame.run.trackers.files import CONFIG
+from models.weights import Weights, read_state_dict
 
 MODEL = "model.safetensors"  # in the folder of a finished run
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys under which training scripts keep the weights
-PREFIX = "module."  # of torch's DataParallel
-
-Weights = dict[str, Tensor]
 Facts = Mapping[str, Any]  # of the data set that they were trained on
 
 
@@ -43,7 +38,8 @@ def export(folder: Path) -> None:
 def facts_of(dataset: Facts) -> dict[str, Any]:
     """The settings of a data set, as JSON gives them back, without where it lies or comes from."""
     kept: dict[str, Any] = json.loads(json.dumps(dict(dataset)))
-    return {key: value for key, value in kept.items() if key not in ("root", "download")}
+    places = ("cache",) if str(kept.get("_target_")).startswith(OWN) else ("root", "download")
+    return {key: value for key, value in kept.items() if key not in places}
 
 
 def read_weights(path: Path) -> tuple[Weights, Facts | None]:
@@ -52,39 +48,22 @@ def read_weights(path: Path) -> tuple[Weights, Facts | None]:
     Raises:
         ValueError: it is neither, or holds more than tensors; nothing in it is executed.
     """
-    if path.is_dir():
-        return _read_run(path)
-    if not path.is_file():
-        raise ValueError(f"start.path={path}: there is no such file or folder")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a foreign file makes the reader raise nearly anything
-        reason = str(error).strip().partition("\n")[0][:200]
-        raise ValueError(
-            f"start.path={path} cannot be read ({type(error).__name__}: {reason}): must be what"
-            " torch.save(model.state_dict(), path) writes, or a .safetensors file"
-        ) from error
-    return _plain(found, path), None
+    return _read_run(path) if path.is_dir() else _read_file(path)
 
 
-def _read_safetensors(path: Path) -> tuple[Weights, Facts | None]:
+def _read_file(path: Path) -> tuple[Weights, Facts | None]:
+    weights, metadata = read_state_dict(path, "start.path")
     try:
-        with safe_open(path, framework="pt") as file:
-            found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is not a mapping
-            run = json.loads((file.metadata() or {}).get("run", "{}"))
-    except (SafetensorError, ValueError) as error:
+        run = json.loads(metadata.get("run", "{}"))
+    except ValueError as error:
         raise ValueError(f"start.path={path} is not a whole safetensors file: {error}") from error
-    if {"row", "counters"} <= found.keys():
-        raise ValueError(f"start.path={path} is a checkpoint, which has no keys: must be the folder of its run")
-    return _plain(found, path), run.get("dataset") if isinstance(run, dict) else None
+    return weights, run.get("dataset") if isinstance(run, dict) else None
 
 
 def _read_run(folder: Path) -> tuple[Weights, Facts | None]:
     """The newest model of a run of ours, finished or not."""
     if (folder / MODEL).is_file():
-        return _read_safetensors(folder / MODEL)
+        return _read_file(folder / MODEL)
     try:
         state, layout, dataset = _newest(folder)
     except RunFolderError as error:
@@ -103,19 +82,3 @@ def _newest(folder: Path) -> tuple[ServerState, StateLayout, Facts]:
     if state.row.shape != (layout.size,):
         raise RunFolderError(f"{found[-1].name} is not of the model in {CONFIG}")
     return state, layout, facts_of(config["dataset"])
-
-
-def _plain(found: Any, path: Path) -> Weights:
-    """The state_dict itself, out of a training script's checkpoint and without DataParallel's prefix."""
-    for key in WRAPPERS:
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    strangers = [k for k, v in found.items() if not isinstance(v, Tensor)] if isinstance(found, Mapping) else ["all"]
-    if strangers or not found:
-        raise ValueError(
-            f"start.path={path} is no state_dict ({strangers[:3] or 'empty'}): must be tensors by name, or hold them"
-            f" under one of {', '.join(WRAPPERS)}"
-        )
-    if all(key.startswith(PREFIX) for key in found):
-        return {key.removeprefix(PREFIX): tensor for key, tensor in found.items()}
-    return dict(found)

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from labs import Tiny, laboratory
 from labs import honest as nobody
-from omegaconf import OmegaConf
+from rules import NAMES, defense
 from torch import Generator, Tensor
 
-from flame.defenses.base import Defense, defend
+from flame.defenses.base import defend
 from flame.geometry.layout import StateLayout
 from flame.round.types import PER_CLIENT, ServerState, Updates, Verdict
-from flame.run.build import make
 
-CONF = Path(__file__).parents[2] / "conf"
-NAMES = sorted(path.stem for path in (CONF / "defense").glob("*.yaml"))
 every_defense = pytest.mark.parametrize("name", NAMES)
 CLIPPING = [name for name in NAMES if name.startswith("flame_")]
 CLIPPING += [
@@ -39,20 +33,6 @@ BY_POSITION = "flame_zhmzm"  # scales clients by one another's norms, so order m
 NET = Tiny(inputs=3, hidden=2, classes=3)
 LAYOUT = StateLayout.of(NET)
 D = LAYOUT.trainable
-
-
-@cache
-def defense(name: str, quiet: bool = False) -> Defense:
-    """The defense as its YAML has it; `quiet` turns its noise off."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose(f"defense/{name}").defense  # the group alone: fast, and none interpolates anything outside
-    OmegaConf.set_struct(cfg, False)
-    if quiet and "noise" in cfg:
-        cfg.noise.factor, cfg.noise.epsilon, cfg.noise.delta = 0.0, None, None
-    if quiet and "noise_std" in cfg:
-        cfg.noise_std = 0.0
-    built: Defense = make(OmegaConf.create({"defense": cfg}), "defense")
-    return built
 
 
 def stream(seed: int = 0) -> Generator:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ from hostile import (
     TRICKS,
     VARIANCES,
     check,
-    defenses,
     honest,
     hostile,
     hostile_rounds,
@@ -24,25 +22,18 @@ from hostile import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torture import names
+from rules import NAMES as DEFENSES
+from rules import defense
 
-from flame.defenses.base import Defense, defend
+from flame.defenses.base import defend
 from flame.geometry.guard import LARGEST_NORM, LARGEST_STEP
 from flame.round.seeding import generator
 from flame.round.types import ServerState, Updates, Verdict
 
-DEFENSES = names("defense")
-
-
-@cache
-def built() -> dict[str, Defense]:
-    """Every defense, as its YAML says."""
-    return defenses(DEFENSES)
-
 
 def judged(name: str, state: ServerState, updates: Updates) -> Verdict:
     """A defense's checked verdict."""
-    verdict = defend(built()[name], state, updates, generator(0, "defense", state.round))
+    verdict = defend(defense(name), state, updates, generator(0, "defense", state.round))
     check(verdict, state, updates)
     return verdict
 

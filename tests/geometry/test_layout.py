@@ -164,6 +164,78 @@ def test_a_state_of_an_unknown_architecture() -> None:
     assert all(torch.equal(back[k].to(v.dtype), v) for k, v in state.items())
 
 
+class Tied(nn.Module):
+    """Two names for one matrix, one norm in two places, and a parameter without dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.norm = nn.BatchNorm1d(3)
+        self.there, self.back = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.back.weight, self.again = self.there.weight, self.norm
+        self.out = nn.Linear(3, 2)
+
+
+def test_tied_weights_are_in_a_row_once() -> None:
+    """scale 1, norm 3 + 3, there 9 + 3, back 3 (its bias), out 6 + 2; statistics 3 + 3; one counter."""
+    model = Tied()
+    layout = StateLayout.of(model)
+    assert layout.trainable == 30 == sum(p.numel() for p in model.parameters())
+    assert layout.size == 36 and layout.counter_size == 1
+    again = [(f"again.{name}", f"norm.{name}") for name, _ in nn.BatchNorm1d(3).state_dict().items()]
+    assert list(layout.tied) == [("back.weight", "there.weight"), *again]
+    (row,), (counters,) = layout.zeros(1)
+    layout.flatten(model.state_dict(), row, counters)
+    row += 1
+    counters += 5
+    layout.load(model.state_dict(), row, counters)
+    assert float(model.scale.detach()) == 3.0 and int(model.again.num_batches_tracked) == 5
+    state = layout.unflatten(row, counters)
+    assert list(state) == list(model.state_dict())
+    for key, name in layout.tied:
+        assert state[key].data_ptr() == state[name].data_ptr() and torch.equal(model.state_dict()[key], state[name])
+
+
+class Stateful(nn.Linear):
+    """Keeps more than tensors."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"calls": 0}
+
+
+def with_buffer(values: Tensor) -> nn.Module:
+    model = nn.Linear(2, 2)
+    model.register_buffer("constant", values)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (
+            nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double()),
+            r"parameter 1\.weight is torch\.float64: must be float32",
+        ),
+        (nn.Linear(2, 2).bfloat16(), r"parameter weight is torch\.bfloat16: .*call \.float\(\) on the model$"),
+        (with_buffer(torch.ones(2).double()), r"buffer constant is torch\.float64: .* persistent=False"),
+        (nn.Linear(2, 2, dtype=torch.complex64), r"parameter weight is torch\.complex64: .*torch\.view_as_real"),
+        (with_buffer(torch.ones(2, dtype=torch.complex64)), r"buffer constant is torch\.complex64: must be float32"),
+        (with_buffer(torch.ones(2, 2).to_sparse()), r"buffer constant is sparse .*\.to_dense\(\)"),
+        (
+            nn.LazyLinear(2),
+            r"parameter weight has no shape before its first batch: give its layer the number of inputs",
+        ),
+        (nn.Flatten(), r"model=Flatten has no parameters"),
+        (nn.BatchNorm2d(3, affine=False), r"model=BatchNorm2d has no parameters"),
+        (Stateful(2, 2), r"_extra_state of its state_dict is a dict: must be a tensor"),
+    ],
+)
+def test_what_a_row_cannot_hold_is_named_with_its_remedy(model: nn.Module, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        StateLayout.of(model)
+    StateLayout.of(with_buffer(torch.arange(3)))  # whole numbers are counters
+
+
 def test_a_single_layer_is_all_head() -> None:
     layout = StateLayout.of(nn.Linear(3, 2))
     assert layout.spans == {"head": slice(0, 8)}
@@ -176,6 +248,8 @@ def test_errors() -> None:
         StateLayout.from_state(state, ["a.weight", "b.weight"])
     with pytest.raises(ValueError, match=r"trainable lists \['a.steps'\]"):
         StateLayout.from_state(state, ["a.steps"])
+    with pytest.raises(ValueError, match=r"b is torch\.complex64: must be a float tensor"):
+        StateLayout.from_state({**state, "b": torch.ones(1, dtype=torch.complex64)}, ["a.weight"])
     with pytest.raises(ValueError, match="trainable is empty"):
         StateLayout.from_state(state, [])
     with pytest.raises(ValueError, match="scope='weights' is unknown: must be one of weights_only, all_state"):

@@ -25,7 +25,8 @@ from flame.run.trackers.files import CONFIG, ENVIRONMENT, SUMMARY, write_json
 
 KNOWN = recipes()
 TABLES = tables(KNOWN)
-NOT_RUN = {"zhmzm", "durability_fashion"}  # recipes without a csv
+PROTOCOLS = {path.stem for path in (ROOT / "conf/recipe/protocols").glob("*.yaml")}
+NOT_RUN = {"zhmzm", "durability_fashion", *PROTOCOLS}  # recipes without a csv
 DEFAULT = {"dataset": "fashion_mnist", "partition": "main_label"}
 RECORD = "results/table_attacks.csv"
 

@@ -23,6 +23,20 @@ COMPONENTS = "recipe/ablations/components"
 RECIPES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.glob("recipe/*/*.yaml"))
 SMALL = ("experiment=smoke", "dataset=digits", "train_samples=300", "rounds=2", "clients=10", "clients_per_round=10")
 TINY = (*SMALL, "attack_rounds.start=0", "engine=sequential", "tracker=files")
+SMALL_IMAGES = ("model=cnn", "dataset.mean=[0.5]", "dataset.std=[0.5]")
+QUICK = {  # what makes the model of a recipe small, too, and what it needs for images of 8 x 8 pixels and two rounds
+    "recipe/ablations/masks_wide_digits": ("model.widths=[4,4,4,16]",),
+    "recipe/paper/zhmzm": ("train_samples=60",),
+    **{f"recipe/protocols/{name}": SMALL_IMAGES for name in ("zhmzm_flame", "backfed_cifar10", "bagdasaryan")},
+    "recipe/protocols/dba": (*SMALL_IMAGES, "attack.trigger.size=3", "attack.trigger.gap=1"),
+    "recipe/protocols/threedfed": (*SMALL_IMAGES, "attack.backdoor.trigger.points=[[0,0,255]]"),
+    "recipe/protocols/neurotoxin": (*SMALL_IMAGES, "client.schedule.falls=1"),
+    "recipe/protocols/flpoison": (
+        *(*SMALL_IMAGES, "client.schedule.milestones=[1]"),
+        *("attack.trigger.size=3", "attack.trigger.row=-3", "attack.trigger.column=-3"),
+    ),
+    **{f"recipe/protocols/backfed_emnist_{shots}shot": ("model=cnn",) for shots in ("multi", "single")},
+}
 
 
 def recipe(name: str) -> DictConfig:
@@ -59,7 +73,7 @@ def test_its_table_plans_what_hydra_sweeps(name: str) -> None:
 def test_its_first_job_runs(compose: Compose, start: Start, name: str) -> None:
     whole = recipe(name)
     assert whole.hydra.mode.name == "MULTIRUN"
-    with start(compose(*first_job(whole), name=name)) as (fed, state):
+    with start(compose(*first_job(whole), *QUICK.get(name, ()), name=name)) as (fed, state):
         assert play(fed, state).after.round == 1
 
 

@@ -26,6 +26,9 @@ HALF = 0.5**0.5
         (MultiStep(0, 3, [], 0.1), [1, 1, 1]),
         (Linear(0, 4, 0.0), [1, 0.75, 0.5, 0.25]),
         (Linear(2, 4, 0.5), [1 / 3, 2 / 3, 1, 0.75]),
+        (Linear(0, 5, 0.2, falls=2), [1, 0.6, 0.2, 0.2, 0.2]),
+        (Linear(1, 4, 0.0, falls=3), [0.5, 1, 2 / 3, 1 / 3]),
+        (Cosine(0, 4, 0.5, falls=2), [1, 0.75, 0.5, 0.5]),
         (Cosine(0, 4, 0.0), [1, (1 + HALF) / 2, 0.5, (1 - HALF) / 2]),
         (Cosine(0, 2, 0.2), [1, 0.6]),
         (Cosine(1, 3, 0.0), [0.5, 1, 0.5]),
@@ -41,6 +44,7 @@ def test_rates_by_hand(schedule: Constant, wanted: list[float]) -> None:
         (Step(0, 12, 5, 0.3), lambda o: lr_scheduler.StepLR(o, 5, 0.3)),
         (MultiStep(0, 12, [2, 7], 0.3), lambda o: lr_scheduler.MultiStepLR(o, [2, 7], 0.3)),
         (Linear(0, 12, 0.1), lambda o: lr_scheduler.LinearLR(o, 1.0, 0.1, 12)),
+        (Linear(0, 12, 0.1, falls=5), lambda o: lr_scheduler.LinearLR(o, 1.0, 0.1, 5)),
         (Cosine(0, 12, 0.25), lambda o: lr_scheduler.CosineAnnealingLR(o, 12, 0.25)),
         (Constant(4, 12), lambda o: lr_scheduler.LinearLR(o, 1 / 5, 1.0, 4)),
     ],
@@ -61,3 +65,10 @@ def test_milestones_that_no_round_has(milestone: float) -> None:
     ):
         MultiStep(0, 30, [5, milestone], 0.1)
     MultiStep(0, 30, [1, 29, 0.01, 0.99], 0.1)
+
+
+def test_a_fall_longer_than_the_rounds() -> None:
+    with pytest.raises(
+        ValueError, match=r"client.schedule.falls=29 .*must be null \(all\) or in \[1, rounds - warmup = 28"
+    ):
+        Linear(2, 30, 0.0, falls=29)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -17,8 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from oracles.rounds import net
 
 from attacks.base import Attack
-from flame.data.samples import LabelledImages
+from flame.data.samples import Dataset, Holders, LabelledImages
 from flame.federation import play
+from flame.partition.deal import deal
 from flame.round.seeding import generator
 from flame.round.types import ServerState, Updates
 from flame.run.build import make
@@ -106,10 +108,16 @@ def test_models_are_built(compose: Compose, option: str) -> None:
 
 
 @pytest.mark.parametrize("option", options("partition"))
-def test_partitions_deal(compose: Compose, option: str) -> None:
-    labels = torch.arange(6000) % 10
-    parts = make(compose("dataset=digits", option), "partition")(labels, 20, generator(0, "partition"))
-    assert len(parts) == 20 and all(len(part) > 0 and part.dtype == torch.int64 for part in parts)
+def test_partitions_deal(compose: Compose, option: str, tmp_path: Path) -> None:
+    """Of data that know who holds what; lists of a file are written first."""
+    (tmp_path / "lists.json").write_text(json.dumps([list(range(i, 6000, 20)) for i in range(20)]))
+    path = [f"partition.path={tmp_path}/lists.json"] if option == "partition=file" else []
+    at = torch.arange(6000)
+    images = LabelledImages(torch.zeros(6000, 1, 1, 1, dtype=torch.uint8), at % 10)
+    dataset = Dataset("any", images, images, (0.5,), (0.5,), 10, Holders(at % 30, tuple(map(str, range(30)))))
+    parts = deal(dataset, make(compose("dataset=digits", option, *path), "partition"), 20, 0, 0)
+    assert len(parts) == 21 and not len(parts[20])  # the server's own
+    assert all(len(parts[i]) > 0 and parts[i].dtype == torch.int64 for i in range(20))
 
 
 @pytest.mark.parametrize("option", options("attack"))
@@ -141,9 +149,12 @@ def test_defenses_answer(compose: Compose, updates: Callable[..., tuple[ServerSt
     assert verdict.weights.shape == (7,) and bool((verdict.weights >= 0).all())
 
 
-@pytest.mark.parametrize("option", options("attack", "defense"))
+@pytest.mark.parametrize("option", [option for option in options("attack", "defense") if option[:7] != "attack="])
 def test_a_round_is_played_and_evaluated(tiny: Compose, start: Callable, option: str) -> None:
-    """What a part asks of the federation, it asks by attributes: a key of that name must not be taken for one."""
+    """What a part asks of the federation, it asks by attributes: a key of that name must not be taken for one.
+
+    Attacks themselves play theirs in tests/attacks/test_attack_properties.py, where more is asked of it.
+    """
     with start(tiny(option, "shadow=[]", "poisoned_model_rate=0.4")) as (fed, state):
         record = play(fed, state)
     assert 0 <= record.metrics["eval/ma"] <= 1

@@ -22,7 +22,8 @@ from torch import Generator
 
 from attacks.base import Attack
 from flame.data.datasets import subset
-from flame.data.samples import LabelledImages, Shards
+from flame.data.samples import Dataset, Holders, LabelledImages, Shards
+from flame.partition.deal import deal
 from flame.partition.examined import examined
 from flame.run.build import ConfigError, _check_run_level, _population, make
 from flame.run.config import register
@@ -186,10 +187,13 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
         "min_samples": "null or whole >= 1",
     },
     "flame.defenses.trimmed_mean.TrimmedMean": {"trim": "[0, 0.5]"},
+    "flame.partition.held.natural": {"min_samples": "whole >= 1"},
     "flame.partition.rules.dirichlet": {"alpha": "(0, inf)", "min_size": "whole >= 1"},
     "flame.partition.rules.label_groups": {"q": "[0, 1]"},
     "flame.partition.rules.main_label": {"q": "[0, 1]", "samples_per_client": "whole [1, 40]"},
     "flame.partition.rules.shards": {"shards_per_client": "whole >= 1"},
+    "flame.partition.sizes.iid_imbalanced": {"sigma": "[0, inf)", "min_size": "whole >= 1"},
+    "flame.partition.sizes.quantity_skew": {"alpha": "(0, inf)", "exponent": "[0, inf)", "min_size": "whole >= 1"},
     "flame.round.augment.CropFlip": {"pad": "whole >= 0", "flip": "[0, 1]"},
     "flame.round.client.LocalTraining": {
         "lr": "(0, inf)",
@@ -207,14 +211,15 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
     "flame.round.rates.Constant": WARMUP,
     "flame.round.rates.Step": {**WARMUP, "every": "whole [1, 29]", "gamma": "(0, 1]"},
     "flame.round.rates.MultiStep": {**WARMUP, "gamma": "(0, 1]"},
-    "flame.round.rates.Linear": {**WARMUP, "end": "[0, 1]"},
-    "flame.round.rates.Cosine": {**WARMUP, "end": "[0, 1]"},
+    "flame.round.rates.Linear": {**WARMUP, "end": "[0, 1]", "falls": "null or whole [1, 30]"},
+    "flame.round.rates.Cosine": {**WARMUP, "end": "[0, 1]", "falls": "null or whole [1, 30]"},
     "flame.round.server.Adaptive": {"beta1": "[0, 1)", "beta2": "[0, 1)", "tau": "(0, inf)"},
     "flame.round.server.Momentum": {"beta": "[0, 1)"},
     "flame.round.server.Server": {"lr": "(0, inf)"},
     "flame.round.smoothing.Smoothing": {"copies": "whole >= 1", "noise_std": "[0, inf)", "alpha": "(0, 1)"},
     "models.cnn.CNN": {"dropout": "[0, 1)"},
     "models.vgg19_bn.VGG19BN": {"dropout": "[0, 1)"},
+    "models.vit_tiny.ViTTiny": dict.fromkeys(("patch_size", "width", "depth", "heads"), "whole >= 1"),
 }
 ELSEWHERE = (  # the data set says: tests/attacks, tests/models
     *("rounds", "target_class", "source_class", "facilitator_class", "row", "column"),
@@ -227,7 +232,11 @@ BESIDE: Mapping[tuple[str, str], Mapping[str, Any]] = {  # what else must be set
     ("flame.defenses.steps.noise.Noise", "epsilon"): {"defense.noise.factor": None, "defense.noise.delta": 0.5},
     ("flame.defenses.steps.noise.Noise", "delta"): {"defense.noise.factor": None, "defense.noise.epsilon": 1.0},
     ("flame.partition.rules.dirichlet", "alpha"): {"partition.min_size": 1},
+    ("flame.partition.sizes.iid_imbalanced", "sigma"): {"partition.min_size": 1},
+    ("flame.partition.sizes.quantity_skew", "alpha"): {"partition.min_size": 1},
+    ("flame.partition.sizes.quantity_skew", "exponent"): {"partition.min_size": 1, "partition.alpha": None},
     ("flame.partition.rules.main_label", "q"): {"partition.samples_per_client": 5},
+    ("models.vit_tiny.ViTTiny", "width"): {"model.heads": 1},
 }
 RUN: Mapping[str, str] = {  # a run of 3 rounds with 10 clients, 5 a round, of 1,442 images
     "attack_rounds.after_ma": "null or (0, 1)",
@@ -330,7 +339,9 @@ def refusal(group: str, option: Mapping[str, Any], settings: Mapping[str, Any]) 
     try:
         part = make(cfg, group)
         if group == "partition":
-            part(torch.arange(40) % 4, 4, Generator().manual_seed(0))
+            at = torch.arange(40)
+            images = LabelledImages(torch.zeros(40, 1, 1, 1, dtype=torch.uint8), at % 4)
+            deal(Dataset("any", images, images, (0.5,), (0.5,), 4, Holders(at % 4, tuple("abcd"))), part, 4, 0, 0)
     except (ConfigError, ValueError) as error:
         return str(error)
     return ""
@@ -353,7 +364,7 @@ def check_run(cfg: DictConfig) -> str:
     try:
         _check_run_level(cfg)
         _population(cfg, Attack())
-        subset(images, cfg.train_samples, Generator())
+        subset(Dataset("any", images, images, (0.5,), (0.5,), 2), cfg.train_samples, Generator())
         honest = torch.arange(10) >= 2  # as poisoned_model_rate=0.2 has it
         examined(
             images.y, Shards.cut(torch.arange(10), torch.ones(10).long()), honest, cfg.evaluate.clients, Generator()

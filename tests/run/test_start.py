@@ -67,6 +67,7 @@ def test_plain_torch_files_of_every_shape_start_a_run(tmp_path: Path) -> None:
         written(tmp_path, state, "b.pt"),
         written(tmp_path, {"state_dict": parallel, "epoch": 200, "lr": 0.1}, "c.pth"),
         written(tmp_path, widened(state), "d.pt.tar"),
+        written(tmp_path, {"model_state": state, "metrics": {"acc": 0.5}, "server_round": 1000}, "e.pth"),  # BackFed's
     ]
     for path in files:
         assert same(load(path, net()), state), path

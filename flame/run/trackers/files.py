@@ -23,12 +23,14 @@ SHARES, ACCURACIES = ("filter/", "shadow/", "auc/"), ("eval/ma", "eval/ba")  # m
 class RunFiles:
     """Appends a round at a time; a line is written whole and flushed, or not at all."""
 
-    def __init__(self, folder: Path, first_round: int) -> None:
+    def __init__(self, folder: Path, first_round: int, names: Sequence[str] | None = None) -> None:
         """Open for appending; rounds from `first_round` on, left by an interrupted run, are cut off.
+
+        `names` are the clients', where they have some.
 
         RunFolderError if the files lack a round before it, or are damaged.
         """
-        self.folder = folder
+        self.folder, self._names = folder, names
         self._metrics, self._acceptance = folder / METRICS, folder / ACCEPTANCE
         _cut(self._metrics, 0, first_round, lambda line: json.loads(line)["round"])
         _cut(self._acceptance, 1, first_round, lambda line: int(line.split(",")[0]))
@@ -37,7 +39,7 @@ class RunFiles:
 
     def log(self, record: Round) -> None:
         """One line of metrics.jsonl, n lines of acceptance.csv and, where they were counted, answers by class."""
-        rows = client_rows(record)
+        rows = client_rows(record, self._names)
         text = io.StringIO()
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         if self._acceptance.stat().st_size == 0:
@@ -77,8 +79,8 @@ class RunFiles:
         }
 
 
-def client_rows(record: Round) -> list[dict[str, Any]]:
-    """What acceptance.csv says of each client of a round."""
+def client_rows(record: Round, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """What acceptance.csv says of each client of a round, with the names of those that have some."""
     verdict, updates = record.verdict, record.updates
     norms = updates.geometry.norms("weights_only").tolist()
     factors = [1.0] * len(updates) if verdict.clip_factors is None else verdict.clip_factors.tolist()
@@ -93,6 +95,7 @@ def client_rows(record: Round) -> list[dict[str, Any]]:
             "weight": f"{float(verdict.weights[i]):.6g}",
             "norm": f"{norms[i]:.9g}",
             "clip_factor": f"{factors[i]:.9g}",
+            **({} if names is None else {"name": names[int(record.cohort.ids[i])]}),
         }
         for i in range(len(updates))
     ]
