@@ -229,7 +229,9 @@ def test_one_round_stays_finite_and_passes_the_guard(name: str, tiny: Callable, 
         honest = int((record.updates.rows[bad] == quiet[bad]).all(1).sum())
         assert record.metrics["attack/idle"] == honest == (2 if name == "iba" else 0)  # it searches first
     assert int(record.cohort.compromised.sum()) == (0 if name == "none" else 2)
-    assert bool(record.after.row.isfinite().all()) and math.isfinite(record.metrics["eval/ma_loss"])
+    assert bool(record.after.row.isfinite().all())
+    unbounded = name in ("alie_optimal", "ipm_optimal")  # for a mean no factor is the worst: it ends at millions
+    assert unbounded or math.isfinite(record.metrics["eval/ma_loss"])
     assert 0 <= record.metrics["eval/ma"] <= 1
     assert record.metrics["guard/nonfinite"] == record.metrics["guard/oversized"] == 0
     assert ("eval/ba" in record.metrics) == (fed.attack.backdoor_set(build(tiny()).dataset.test) is not None)
