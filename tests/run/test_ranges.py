@@ -228,6 +228,8 @@ ELSEWHERE = (  # the data set says: tests/attacks, tests/models
 )
 UNBOUNDED = {("attacks.blended.Blend", "seed"), ("attacks.iba.Noise", "seed")}
 BESIDE: Mapping[tuple[str, str], Mapping[str, Any]] = {  # what else must be set so that only this number is in question
+    ("attacks.anticipate.Anticipate", "horizon"): {"attack.clients": 5},
+    ("attacks.anticipate.Anticipate", "steps"): {"attack.clients": 5},
     ("attacks.iba.Noise", "epsilon"): {"attack.least_epsilon": 5e-324},
     ("flame.defenses.steps.noise.Noise", "epsilon"): {"defense.noise.factor": None, "defense.noise.delta": 0.5},
     ("flame.defenses.steps.noise.Noise", "delta"): {"defense.noise.factor": None, "defense.noise.epsilon": 1.0},
