@@ -150,7 +150,7 @@ class TheirSearch:
         return float((self.rule(everyone) - self.honest.mean(0)).norm())
 
     def best(self) -> float:
-        x, delta, left = 0.0, 10.0, 19
+        x, delta, left = 0.0, 10.0, 11
         y = self.damage(x)
         while left > 0:
             tried, left = self.damage(x + delta), left - 1
@@ -176,7 +176,8 @@ def test_the_factor_is_that_of_byzfl(ipm: bool) -> None:
         assert scene.sight is not None
         d = scene.layout.trainable
         theirs = TheirSearch(scene.sight.others[:, :d], 2, trimmed, ipm)
-        attack = IPM(1.0, search=SEARCH) if ipm else ALIE(1.5, search=SEARCH)
+        asked = replace(SEARCH, evaluations=12)
+        attack = IPM(1.0, search=asked) if ipm else ALIE(1.5, search=asked)
         wanted = theirs.sent(theirs.best()).float()
         torch.testing.assert_close(crafted(attack, scene, rows), wanted, rtol=1e-4, atol=1e-6)
 
