@@ -45,6 +45,11 @@ class Federation:
         """Images that the defense keeps at the server; 0 for most."""
         return getattr(self.defense, "root_samples", 0)
 
+    @property
+    def trains_root(self) -> bool:
+        """Whether the server trains on these images, as a client does; not where it only tries models on them."""
+        return self.root_samples > 0 and getattr(self.defense, "root_update", True)
+
     def evaluates(self, state: ServerState) -> bool:
         """Whether the round that begins with this state ends with an evaluation."""
         return state.round in self.evaluate_at or self.population.waits(state.memory)
@@ -70,6 +75,7 @@ def play(fed: Federation, state: ServerState) -> Round:
     seconds: dict[str, float] = {}
     cohort = fed.population.cohort(state.round, state.memory)
     with timed(seconds, "train"):
+        state = sent(fed, state, cohort)
         updates, notes = train(fed, state, cohort)
         state, idle = collude(fed, state, updates, cohort, notes)
     with timed(seconds, "aggregate"):
@@ -99,19 +105,29 @@ def play(fed: Federation, state: ServerState) -> Round:
     return Round(state.round, cohort, state, updates, verdict, shadows, metrics, after, answers)
 
 
+def sent(fed: Federation, state: ServerState, cohort: Cohort) -> ServerState:
+    """What clients start from: the global model, or what a defense with `sends` makes of it in its laboratory."""
+    sends = getattr(fed.defense, "sends", None)
+    if sends is None or fed.lab is None:
+        return state
+    changed: ServerState = sends(state, fed.lab(state, cohort), generator(fed.seed, "send", state.round))
+    return changed
+
+
 def train(fed: Federation, state: ServerState, cohort: Cohort) -> tuple[Updates, Sequence[Notes]]:
     """The cohort's updates and notes, and what the defense needs beside them.
 
     For one that tries models a laboratory; for one with data of its own the server's update (shard `clients`).
     """
     lab = fed.lab(state, cohort) if fed.lab else None
-    if not fed.root_samples:
+    device = fed.engine.aggregate_on
+    if not fed.trains_root:
         updates, notes = fed.engine.train(state, cohort)
-        return replace(updates, lab=lab), notes
+        return replace(updates, lab=lab, aggregate_on=device), notes
     ids = torch.cat([cohort.ids, torch.tensor([fed.population.clients])])
     everyone, notes = fed.engine.train(state, Cohort(ids, torch.cat([cohort.compromised, torch.tensor([False])])))
     n = len(cohort.ids)
-    return replace(everyone.first(n), root=everyone.rows[n], lab=lab), notes[:n]
+    return replace(everyone.first(n), root=everyone.rows[n], lab=lab, aggregate_on=device), notes[:n]
 
 
 def rounds(fed: Federation, state: ServerState, until: int) -> Iterator[Round]:

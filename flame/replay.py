@@ -3,11 +3,11 @@
     python -m flame.replay FILE defense=flame_zhmzm [defense.noise.factor=0] [out=FILE]
     python -m flame.replay --compare FILE... [--defenses flame_weights_only,flame_all_state,krum]
 
-`--config-dir DIR` finds defenses of your own, in DIR/defense. The first command prints one JSON object: accepted
-(positions in the file's order), clip_bound, noise_std (null for a defense without one), weights, and xray, each block's
-share of norms and distances; `out` receives the new global state. The second prints who accepts whom in each round, and
-the mean Jaccard index of each two accepted sets. A defense that remembers (foolsgold, afa) starts with an empty memory
-in every round: a file holds one round alone.
+`--config-dir DIR` or `hydra.searchpath=[file://DIR]` finds defenses of your own, in DIR/defense. The first command
+prints one JSON object: accepted (positions in the file's order), clip_bound, noise_std (null for a defense without
+one), weights, and xray, each block's share of norms and distances; `out` receives the new global state. The second
+prints who accepts whom in each round, and the mean Jaccard index of each two accepted sets. A defense that remembers
+(foolsgold, afa) starts with an empty memory in every round: a file holds one round alone.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from flame.run.fit import check_clients
 from flame.run.overrides import explain_unknown_keys, quoted
 from flame.run.recording import RecordedRound, read_round
 
+SEARCH = "hydra.searchpath="
 OWN = ("updates", "out")  # settings of this command; all others are Hydra's
 Sets = Mapping[str, frozenset[int]]  # defense -> accepted positions
 
@@ -45,24 +46,29 @@ def main(arguments: Sequence[str]) -> None:
         prog="python -m flame.replay", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="FILE or updates=, defense=, out=, defense.*=")
-    parser.add_argument("--compare", nargs="+", type=Path, metavar="FILE", help="recorded rounds")
+    parser.add_argument("--compare", nargs="+", metavar="FILE", help="recorded rounds")
     parser.add_argument("--defenses", help="for --compare, separated by commas; default: all in conf/defense")
     parser.add_argument("--config-dir", metavar="DIR", help="a conf of your own beside the project's")
     given = parser.parse_intermixed_args(arguments)
     conf = Conf(given.config_dir)
     try:
         if given.compare:
-            print(comparison(given.compare, chosen(given.defenses, conf), conf))
+            words = [*given.compare, *given.settings]  # what stands behind --compare may be a setting
+            search = [word for word in words if "=" in word and not Path(word).exists()]
+            files = [Path(word) for word in words if word not in search]
+            print(comparison(files, chosen(given.defenses, conf, search), conf, search))
         else:
             print(json.dumps(replay(given.settings, conf), allow_nan=False))
     except (ConfigError, ValueError, OSError) as error:
         sys.exit(str(error))
 
 
-def chosen(names: str | None, conf: Conf = PROJECT) -> list[str]:
-    """The defenses that `--defenses` names; all there are if it is not given."""
+def chosen(names: str | None, conf: Conf = PROJECT, search: Sequence[str] = ()) -> list[str]:
+    """The defenses that `--defenses` names; all there are if it is not given. ValueError for settings beside it."""
+    if others := [word for word in search if not word.startswith(SEARCH)]:
+        raise ValueError(f"{others[0]}: --compare takes defenses as they are, by --defenses, and {SEARCH}... alone")
     with started(conf) as loader:
-        known = loader.get_group_options("defense")
+        known = loader.get_group_options("defense", config_name="config", overrides=[*search])
     wanted = names.split(",") if names else known
     if unknown := sorted(set(wanted) - set(known)):
         raise ValueError(
@@ -135,14 +141,14 @@ class Compared:
     accepted: Sets
 
 
-def comparison(paths: Sequence[Path], names: Sequence[str], conf: Conf = PROJECT) -> str:
+def comparison(paths: Sequence[Path], names: Sequence[str], conf: Conf = PROJECT, search: Sequence[str] = ()) -> str:
     """The tables: per round who accepts whom, then the Jaccard index of each two filters, averaged over the rounds."""
     rounds, refused = [], {}
     for path in paths:
         record, accepted = read_round(path), {}
         for name in names:
             try:
-                verdict = verdict_on(record, built((f"defense={name}",), len(record.updates), conf))
+                verdict = verdict_on(record, built((f"defense={name}", *search), len(record.updates), conf))
             except (ConfigError, ValueError) as error:
                 refused[name] = str(error).splitlines()[0]
                 continue

@@ -54,7 +54,10 @@ def laboratory(
     attack: Attack | None = None,
     classes: int = 2,
 ) -> Laboratory:
-    """For the clients 0, 1, ... of `compromised` [n], each with PER_CLIENT images of labels `y` (default: in turns)."""
+    """For the clients 0, 1, ... of `compromised` [n], each with PER_CLIENT images of labels `y` (default: in turns).
+
+    The server has those of the first client.
+    """
     count = PER_CLIENT * len(compromised)
     x = torch.randint(0, 256, (count, *image), generator=Generator().manual_seed(0), dtype=torch.uint8)
     layout = StateLayout.of(net)
@@ -64,7 +67,9 @@ def laboratory(
         model=net,
         layout=layout,
         train=LabelledImages(x, torch.arange(count) % classes if y is None else y),
-        shards=Shards.cut(torch.arange(count), torch.full((len(compromised),), PER_CLIENT)),
+        shards=Shards.cut(
+            torch.cat([torch.arange(count), torch.arange(PER_CLIENT)]), torch.full((len(compromised) + 1,), PER_CLIENT)
+        ),
         eval_sets={},
         normalise=partial(normalise, mean=(0.5,) * image[0], std=(0.25,) * image[0]),
         training=recipe(lr=0.1, momentum=0.0, weight_decay=0.0, epochs=1, batch_size=10),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -10,15 +11,18 @@ from torch import Generator, Tensor
 
 from flame.round.types import Lab, ServerState, Updates, Verdict
 
+Sends = Callable[[ServerState, Lab, Generator], ServerState]
+
 
 class Defense(Protocol):
     """A pure function of one round; what it must remember goes through `ServerState.memory`.
 
     Nobody gains weight by sending less, beyond the bound that `tests/defenses/test_short_updates.py` has for each rule.
 
-    One that needs more than updates says so by an attribute: `root_samples` (an int: images at the server) or
-    `needs_lab` (True: it tries models, in `Updates.lab`). One that cannot filter every number of clients has a method
-    `check_clients(n)`, which raises a ValueError before the run.
+    One that needs more than updates says so by an attribute: `root_samples` (an int: images at the server, which
+    trains on them unless `root_update` is False) or `needs_lab` (True: it tries models, in `Updates.lab`). One that
+    cannot filter every number of clients has a method `check_clients(n)`, which raises a ValueError before the run. One
+    with a laboratory may have a method `sends(state, lab, stream)`: the state that the round's clients start from.
     """
 
     def __call__(self, state: ServerState, updates: Updates, stream: Generator) -> Verdict:
@@ -76,11 +80,10 @@ def average(state: ServerState, updates: Updates, weights: Tensor, factors: Tens
     Trainable parameters are scaled by `factors` [n] first; BatchNorm statistics are averaged as they are. All rows
     must be finite, those of rejected clients (weight 0) too: `defend` sees to it.
     """
-    w, trainable = weights.float(), updates.layout.span("weights_only")
-    clipped = w if factors is None else (weights * factors).float()
+    trainable = updates.layout.span("weights_only")
     row = state.row.clone()
-    row[trainable] += clipped @ updates.rows[:, trainable]
-    row[trainable.stop :] += w @ updates.rows[:, trainable.stop :]
+    row[trainable] += updates.weighted(weights if factors is None else weights * factors, trainable)
+    row[trainable.stop :] += updates.weighted(weights, slice(trainable.stop, None))
     return row
 
 

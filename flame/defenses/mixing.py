@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from flame.defenses.base import Defense
+from flame.defenses.base import Defense, Sends
 from flame.round.smoothing import Smoothing
 from flame.round.types import Updates, Verdict
 
@@ -25,6 +25,11 @@ class PreAggregation:
         """Images that the inner rule keeps at the server."""
         return getattr(self.rule, "root_samples", 0)
 
+    @property
+    def root_update(self) -> bool:
+        """Whether the inner rule wants the server's own update."""
+        return getattr(self.rule, "root_update", True)
+
     def check_clients(self, clients: int) -> None:
         """The inner rule's answer for as many mixtures, under the key that it has here."""
         check = getattr(self.rule, "check_clients", None)
@@ -38,6 +43,11 @@ class PreAggregation:
     def needs_lab(self) -> bool:
         """Whether the inner rule tries models."""
         return getattr(self.rule, "needs_lab", False)
+
+    @property
+    def sends(self) -> Sends | None:
+        """How the inner rule changes what clients start from."""
+        return getattr(self.rule, "sends", None)
 
     @property
     def randomized_smoothing(self) -> Smoothing | None:

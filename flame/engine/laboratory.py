@@ -13,9 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flame.data.samples import LabelledImages
 from flame.engine.workbench import Task, Workbench
+from flame.geometry.layout import StateLayout
 from flame.round.device import one_thread
-from flame.round.types import Cohort, ServerState
+from flame.round.types import Cohort, Fit, ServerState
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,17 @@ class Laboratory:
         """See `Lab.image`."""
         return tuple(self.bench.task.train.x.shape[1:])
 
+    @property
+    def layout(self) -> StateLayout:
+        """See `Lab.layout`."""
+        return self.bench.task.layout
+
+    @property
+    def root(self) -> LabelledImages:
+        """See `Lab.root`: the shard behind the clients'."""
+        task = self.bench.task
+        return task.train[task.shards[len(task.shards) - 1]]
+
     def __getitem__(self, index: Tensor | slice) -> Laboratory:
         clients = self.validators
         return replace(self, validators=Cohort(clients.ids[index], clients.compromised[index]))
@@ -45,6 +58,16 @@ class Laboratory:
     def logits(self, models: Iterable[Tensor], x: Tensor) -> Tensor:
         """See `Lab.logits`."""
         return torch.stack([self.bench.logits(row, self.counters, x, self.round) for row in models])
+
+    @one_thread()
+    def features(self, models: Iterable[Tensor], x: Tensor) -> Tensor:
+        """See `Lab.features`."""
+        return torch.stack([self.bench.features(row, self.counters, x, self.round) for row in models])
+
+    @one_thread()
+    def trained(self, row: Tensor, images: LabelledImages, fit: Fit) -> Tensor:
+        """See `Lab.trained`."""
+        return self.bench.trained(row, self.counters, images, fit, self.round)
 
     @one_thread()
     def class_losses(self, models: Iterable[Tensor], most: int) -> Tensor:

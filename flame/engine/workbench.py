@@ -9,6 +9,7 @@ import copy
 import ctypes
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -25,7 +26,7 @@ from flame.round.evaluate import Evaluation, answers, evaluate
 from flame.round.seeding import addressed
 from flame.round.server import with_own_statistics
 from flame.round.smoothing import Smoothing, vote
-from flame.round.types import Notes, ServerState, Updates
+from flame.round.types import Fit, Notes, ServerState, Updates
 
 BENIGN = Attack()  # its hooks do nothing
 
@@ -73,14 +74,22 @@ class Workbench:
         self, row: Tensor, counters: Tensor, memory: Mapping[str, Tensor], round: int, client: int, compromised: bool
     ) -> tuple[float, Notes]:
         """Train one client from the global `row` [d + b]; the model then holds the result. Returns loss and notes."""
+        job = self.job(row, counters, memory, round, client)
+        with self.drawing(round, client):
+            loss = (self.task.attack if compromised else BENIGN).train(job)
+        return loss, job.notes
+
+    def job(self, row: Tensor, counters: Tensor, memory: Mapping[str, Tensor], round: int, client: int) -> LocalJob:
+        """One client's work; the live model then holds what it starts from."""
         task = self.task
         self._load(with_own_statistics(row, task.layout, memory), counters)
         images = task.train[task.shards[client]]
         job = LocalJob(self.model, images, task.training, task.normalise, memory, task.seed, round, client)
-        job = replace(job, precision=task.precision, augment=task.augment)
-        with addressed(task.seed, "model", round, client, device_of(self.model)):
-            loss = (task.attack if compromised else BENIGN).train(job)
-        return loss, job.notes
+        return replace(job, precision=task.precision, augment=task.augment)
+
+    def drawing(self, round: int, client: int) -> AbstractContextManager[None]:
+        """In here the model draws from the client's stream."""
+        return addressed(self.task.seed, "model", round, client, device_of(self.model))
 
     @torch.no_grad()
     def write_update(self, row: Tensor, out: Tensor, out_counters: Tensor) -> None:
@@ -114,6 +123,33 @@ class Workbench:
         model, device = self._load(row, counters), device_of(self.model)
         with addressed(self.task.seed, "laboratory", round, client, device):
             return torch.cat(list(answers(model, x.to(device), self.task.normalise))).cpu()
+
+    def trained(self, row: Tensor, counters: Tensor, images: LabelledImages, fit: Fit, round: int) -> Tensor:
+        """[d + b], the row after `fit` of the model of `row` on these images, in the host's memory."""
+        model, device = self._load(row, counters), device_of(self.model)
+        with addressed(self.task.seed, "laboratory training", round, 0, device):
+            images = images.to(device)
+            fit(model, self.task.normalise(images.x), images.y)
+        (out,), (unused,) = self.task.layout.zeros(1)
+        self.task.layout.flatten(self.state, out, unused)
+        return out
+
+    def features(self, row: Tensor, counters: Tensor, x: Tensor, round: int) -> Tensor:
+        """[N, p] float32, what the output layer gets while `logits` are computed, flat.
+
+        Raises:
+            ValueError: the model does not call its output layer, so that nothing can be seen there.
+        """
+        name, seen = self.task.layout.output_layer, list[Tensor]()
+
+        def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            seen.append(inputs[0].flatten(1).float().cpu())
+
+        with self.model.get_submodule(name).register_forward_pre_hook(look):
+            self.logits(row, counters, x, round)
+        if not seen:
+            raise ValueError(f"the model never calls its output layer {name!r}, whose input a defense asks for")
+        return torch.cat(seen)
 
 
 def restamp(task: Task, memory: Mapping[str, Tensor]) -> None:

@@ -122,6 +122,11 @@ class StateLayout:
         return slice(parts[0].start, parts[-1].stop) if parts else slice(0, 0)
 
     @property
+    def output_layer(self) -> str:
+        """The module of the last trainable layer, as `named_modules` calls it."""
+        return next(e.key.rpartition(".")[0] for e in self.entries if e.block == "head")
+
+    @property
     def size(self) -> int:
         """d + b, the length of a row."""
         return self.entries[-1].stop

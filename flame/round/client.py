@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -25,7 +25,7 @@ Mixture = Callable[[LabelledImages], Sequence[tuple[float, LabelledImages]]]  # 
 ModelHook = Callable[[nn.Module], None]
 
 
-def cross_entropy(model: nn.Module, x: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
+def cross_entropy(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
     """Mean cross entropy of a batch; a share `smoothing` in [0, 1) of each label goes to all classes alike."""
     return F.cross_entropy(model(x).float(), y, label_smoothing=smoothing)  # bf16 logits lose the loss's digits
 
@@ -71,7 +71,7 @@ class LocalTraining:
         """1 or 2, the smallest batch (up to 2) that shards of these sizes [clients] are cut into; see `batches`."""
         return min(2, self.batch_size, int(sizes.min()))
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def loss(self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
         """The recipe's own objective: mean cross entropy of a batch, its labels smoothed."""
         return cross_entropy(model, x, y, self.label_smoothing)
 
@@ -102,7 +102,7 @@ class LocalTraining:
         optimizer = self.optimizer.over(model.parameters(), self.lr)
         device, bend = device_of(model), self._bend(model, stream)
         images, left = images.to(device), self.max_steps or sys.maxsize
-        cast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+        cast = autocast(device, precision)
         model.train()
         losses: list[Tensor] = []
         for epoch in range(max(1, int(self.epochs))):
@@ -155,6 +155,11 @@ class LocalTraining:
                     p.grad.add_(torch.randn(p.shape, generator=noise).to(p.grad.device), alpha=self.noise_std)
 
         return bend
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """In here a model computes in `precision`."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 def batches(

@@ -7,16 +7,19 @@ N images, B batch, C H W image axes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
+from flame.data.samples import LabelledImages
 from flame.geometry.guard import guard
 from flame.geometry.layout import StateLayout
-from flame.geometry.products import Geometry
+from flame.geometry.products import WIDE_ELEMENTS, Geometry, weighted_sum
+from flame.round.device import copied
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Cohort:
     compromised: Tensor  # [n] bool
 
 
+Fit = Callable[[nn.Module, Tensor, Tensor], None]  # model, x [N, C, H, W] float32, y [N]: trains in place
 Notes = Mapping[str, Tensor]  # what a compromised client tells its accomplices of a round, by name; not the server
 
 PER_CLIENT = ("ids", "rows", "counters", "samples", "losses", "recorded", "lab")  # fields of Updates, by client
@@ -63,8 +67,22 @@ class Lab(Protocol):
     def __getitem__(self, index: Tensor | slice) -> Lab:
         """The same laboratory with only these of its clients as validators."""
 
+    @property
+    def layout(self) -> StateLayout:
+        """Of the models' rows."""
+
+    @property
+    def root(self) -> LabelledImages:
+        """The server's own images, of a defense with `root_samples`."""
+
     def logits(self, models: Iterable[Tensor], x: Tensor) -> Tensor:
         """[k, N, classes] float32 of k models on images `x` [N, C, H, W] uint8; whatever a broken model answers."""
+
+    def features(self, models: Iterable[Tensor], x: Tensor) -> Tensor:
+        """[k, N, p] float32, what the output layer of k models gets of images `x` [N, C, H, W] uint8, flat."""
+
+    def trained(self, row: Tensor, images: LabelledImages, fit: Fit) -> Tensor:
+        """[d + b], what `fit` makes of the model of `row` [d + b], which is called with normalised images, labels."""
 
     def class_losses(self, models: Iterable[Tensor], most: int) -> Tensor:
         """[v, k, classes] float64, what each of the round's clients says of k models on its own private shard.
@@ -89,6 +107,7 @@ class Updates:
     root: Tensor | None = None  # [d + b], the server's own update, for a defense with `root_samples`
     recorded: Tensor | None = None  # [n, d + b] float32, local models read from a file: base + rows to the last bit
     lab: Lab | None = None  # for a defense with `needs_lab`; its validators are these clients
+    aggregate_on: torch.device | None = None  # where rows are compared and averaged; None: where they are
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -96,9 +115,26 @@ class Updates:
     @cached_property
     def geometry(self) -> Geometry:
         """Inner products per block, computed once however many scopes are asked for."""
-        return Geometry.measure(
-            self.layout, self.base, self.rows, self.base_counters, self.counters - self.base_counters
-        )
+        steps = self.counters - self.base_counters
+        if self.aggregate_on is None:
+            return Geometry.measure(self.layout, self.base, self.rows, self.base_counters, steps)
+        base = self.base.to(self.aggregate_on)
+        return Geometry.measure(self.layout, base, self.copied, self.base_counters, steps, WIDE_ELEMENTS)
+
+    @cached_property
+    def copied(self) -> Tensor:
+        """[n, d + b] float32, the rows on `aggregate_on`, copied once a round."""
+        assert self.aggregate_on is not None
+        return copied(self.rows, self.aggregate_on)
+
+    def weighted(self, weights: Tensor, span: slice) -> Tensor:
+        """[d'] float32, the weighted sum of these columns of the rows, weights [n] float64.
+
+        On `aggregate_on` in float64 and rounded once; on the host one float32 product.
+        """
+        if self.aggregate_on is None:
+            return weights.float() @ self.rows[:, span]
+        return weighted_sum(weights.to(self.aggregate_on), self.copied[:, span]).float().cpu()
 
     @cached_property
     def guarded(self) -> tuple[Tensor, Mapping[str, float]]:
@@ -121,6 +157,8 @@ class Updates:
             return self
         part = replace(self, **{k: v[keep] for k in PER_CLIENT if (v := getattr(self, k)) is not None})
         part.__dict__["geometry"] = self.geometry.select(keep)  # sub-matrices, not a second pass
+        if self.aggregate_on is not None:
+            part.__dict__["copied"] = self.copied[keep.nonzero()[:, 0].to(self.aggregate_on)]
         return part
 
 

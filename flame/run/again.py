@@ -15,7 +15,6 @@ import re
 import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,10 @@ import yaml  # type: ignore[import-untyped]
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 
+from flame.run.compose import unread
 from flame.run.config import AS_EVER
+from flame.run.place import CONF
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 COMMAND = "FLAME_COMMAND"  # environment variable: the command line, for jobs in other processes to record
 ORIGINAL = "FLAME_AGAIN"  # likewise: the run that is repeated
 AGAIN = "again"  # of the config that is made of a run folder
@@ -94,10 +94,7 @@ def portable(value: Any, paths: Mapping[str, str]) -> Any:
 
 
 def refuse_shadowed(words: Sequence[str]) -> None:
-    """Exit if the command line names a folder of configs that is a run, or has files that Hydra would not read.
-
-    Of two files of one name Hydra takes that in conf/, without a word.
-    """
+    """Exit if the command line names a folder of configs that is a run, or has files that Hydra would not read."""
     parser = get_args_parser()
     parser.add_argument("--again", nargs="?")
     given, others = parser.parse_known_args(words)
@@ -106,7 +103,6 @@ def refuse_shadowed(words: Sequence[str]) -> None:
     for folder in (*added, *([CONF.parent / given.config_path] if given.config_path else [])):
         if (folder / RECORDED[1]).is_file():
             sys.exit(f"{folder} is a run and no folder of configs: `python train.py --again {folder}` repeats it")
-    for folder, path in product(added, sorted(CONF.rglob("*.yaml"))):
-        own = folder / path.relative_to(CONF)
-        if own.is_file() and own.read_bytes() != path.read_bytes():
-            sys.exit(f"{own} would not be read: conf/{path.relative_to(CONF)} comes before it; give yours another name")
+    for folder in added:
+        if said := unread(folder):
+            sys.exit(said)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CLASSES = "classes.csv"
+SHORT = {"clean": "ma", "backdoor": "ba"}  # what the accuracy on a set is called
 TITLES = {"clean": "Clean test images: MA by class", "backdoor": "Triggered test images: BA by their true class"}
 NUMBERED = 12  # classes, up to which a cell of the confusion matrix has room for its number
 WHITE_FROM = 0.5  # share from which a cell is so dark that its number is white
@@ -62,6 +63,25 @@ def class_lines(record: Round, header: bool) -> str:
         writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def class_metric(name: str, label: int | str) -> str:
+    """`class/ma/3`: what the accuracy on the images of a class of a set is called in a view."""
+    return f"class/{SHORT.get(name, name)}/{label}"
+
+
+def class_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The accuracies in the lines of a round, as metrics."""
+    return {class_metric(row["set"], row["class"]): float(row["accuracy"]) for row in rows}
+
+
+def read_class_metrics(folder: Path) -> dict[int, dict[str, float]]:
+    """Round -> the same, of a run folder; nothing where there is no classes.csv."""
+    rounds: dict[int, list[dict[str, str]]] = {}
+    if (folder / CLASSES).exists():
+        for row in csv.DictReader(io.StringIO((folder / CLASSES).read_text())):
+            rounds.setdefault(int(row["round"]), []).append(row)
+    return {number: class_metrics(rows) for number, rows in rounds.items()}
 
 
 def cut_classes(path: Path, first_round: int) -> None:

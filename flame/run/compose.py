@@ -27,10 +27,10 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from flame.run.config import RunConfig, register
 from flame.run.overrides import explain_unknown_keys, misspelt
+from flame.run.place import CONF
 from flame.run.signature import PLAIN_NAMES, parameters_of
 
 ROOT = Path(__file__).resolve().parents[2]
-CONF = ROOT / "conf"
 RECIPE = "flame.round.client.LocalTraining"
 PACE = {"client"}  # of a backdoor: how it trains, as an attack around it sets it
 APPEND = re.compile(r"\nTo append to your .*")  # Hydra's advice for a key that is not there; a typo would stay one
@@ -63,10 +63,21 @@ def started(conf: Conf = PROJECT) -> Iterator[ConfigLoader]:
                 folder = Path(conf.directory).expanduser().absolute()
                 if not folder.is_dir():
                     raise ConfigError(f"--config-dir={conf.directory}: {folder} is no folder: name one that is there")
+                if said := unread(folder):
+                    raise ConfigError(said)
                 search.prepend("command-line", f"file://{folder}", SearchPathQuery("schema"))
             GlobalHydra.instance().clear()
             Hydra.create_main_hydra2("app", search)
         yield GlobalHydra.instance().config_loader()
+
+
+def unread(folder: Path) -> str | None:
+    """A sentence about a file of a user's conf that Hydra would pass over: of two of one name it takes ours."""
+    for path in sorted(CONF.rglob("*.yaml")):
+        name = path.relative_to(CONF)
+        if (folder / name).is_file() and (folder / name).read_bytes() != path.read_bytes():
+            return f"{folder / name} would not be read: conf/{name} comes before it; give yours another name"
+    return None
 
 
 def composed(overrides: Sequence[str], name: str = "config", conf: Conf = PROJECT, hydra: bool = False) -> DictConfig:

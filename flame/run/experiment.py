@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 
 from flame.engine.base import Engine, WorkerError
@@ -23,15 +22,17 @@ from flame.round.code import LENGTH, code, targets
 from flame.round.cohort import Population
 from flame.round.types import ServerState, digest
 from flame.run.again import ORIGINAL
-from flame.run.build import ConfigError, Parts, build, check_incidental, check_part, make
+from flame.run.build import ConfigError, Parts, build, make
 from flame.run.clean import begun
 from flame.run.config import identity
 from flame.run.cores import engine_workers
+from flame.run.engines import own_bits
 from flame.run.figure import FIGURE, draw_run
-from flame.run.folder import CHECKPOINTS, claimed, explain, finished, read_json
+from flame.run.folder import CHECKPOINTS, claimed, explain, finished
 from flame.run.progress import Progress, headline
-from flame.run.provenance import SAME_BITS, differences, environment, going_on, initial_digest, origin_of, repetition
+from flame.run.provenance import SAME_BITS, environment, going_on, initial_digest, repetition
 from flame.run.recording import Recorder
+from flame.run.revisit import checked, recorded, revisit, show, skip
 from flame.run.stop import Stop, stop_on_signals
 from flame.run.sweep import SWEEP
 from flame.run.trackers.base import RunInfo, Tracker, dispensable
@@ -48,43 +49,14 @@ def run(cfg: DictConfig) -> None:
     info = describe(cfg)
     with stop_on_signals() as stop, in_words(info.folder), claimed(info.folder, info.identity):
         if finished(info.folder):
-            checked(cfg)
+            tracker = checked(cfg)
             skip(info)
             revisit(info.folder)
+            show(tracker, info)
         else:
             execute(cfg, info, stop)
             if (original := os.environ.get(ORIGINAL)) and (said := repetition(Path(original), info.folder)):
                 log.info("%s", said)
-
-
-def skip(info: RunInfo) -> None:
-    """Say in one line that the run is finished, and if the same command would now run something else."""
-    said = f"{info.folder} is finished; resume=false runs it again in a new folder"
-    try:
-        changed = differences(recorded(info.folder), origin_of(info.config, info.code))
-    except (CompactHydraException, ValueError, OSError) as error:  # a part cannot be made any more
-        changed = f"what it would be made of now is not known: {str(error).splitlines()[0]}"
-    log.log(
-        logging.WARNING if changed else logging.INFO, "%s", f"{said}. It was made of: {changed}" if changed else said
-    )
-
-
-def revisit(folder: Path) -> None:
-    """Make what a finished run lacks of what follows its summary: something ended the process there."""
-    for name, make_again in ((FIGURE, draw_run), (MODEL, export)):
-        if not (folder / name).exists():
-            with dispensable(name):
-                make_again(folder)
-
-
-def checked(cfg: DictConfig) -> None:
-    """ConfigError unless the settings hold that may differ from those of the finished run; the others are its own."""
-    try:
-        check_incidental(cfg)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    check_part(cfg, "engine")  # made of more than its config
-    make(cfg, "tracker")
 
 
 def execute(cfg: DictConfig, info: RunInfo, stop: Stop) -> None:
@@ -107,9 +79,9 @@ def execute(cfg: DictConfig, info: RunInfo, stop: Stop) -> None:
             summary = files.summary(
                 cfg.report_last, digest(last), {"identity": info.identity, "code": info.code, **info.choices}
             )
-            conclude(info.folder, summary, tracker)
-            with dispensable(MODEL):
+            with dispensable(MODEL):  # before the view's end, which may show it
                 export(info.folder)
+            conclude(info.folder, summary, tracker)
     if said := parts.population.unattacked(cfg.rounds, last.memory, files.best("eval/ma")):
         log.warning("%s", said)
     log.info("mean of the last %d rounds: %s", summary["mean_of_last"], headline(summary["metrics"]))
@@ -128,7 +100,7 @@ def unattacked(population: Population, cfg: DictConfig) -> str | None:
 def record_start(cfg: DictConfig, info: RunInfo, origin: Mapping[str, str], first_round: int) -> None:
     """What is known of a run before its first round, on disk."""
     workers = engine_workers(cfg).get("workers", cfg.engine.get("workers", 1))
-    now = {**origin, **environment(cfg.threads, workers, cfg.device, targets(info.config))}
+    now = {**origin, **environment(cfg.threads, workers, cfg.device, targets(info.config), own_bits(cfg.engine))}
     record_environment(info.folder, now, resumed=first_round > 0)
     write_atomically(info.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(info.config))).encode())
     write_json(info.folder / CHOICES, info.choices)
@@ -210,11 +182,6 @@ def record_environment(folder: Path, now: Mapping[str, Any], resumed: bool) -> N
 def started_from(folder: Path, state: ServerState) -> str:
     """Hash of the model that round 0 starts from: the one at hand, or as the record of a run that goes on has it."""
     return digest(state)[:LENGTH] if state.round == 0 else str(recorded(folder).get("start", "?"))
-
-
-def recorded(folder: Path) -> dict[str, Any]:
-    """environment.json of a run, as far as there is one."""
-    return read_json(folder / ENVIRONMENT) if (folder / ENVIRONMENT).exists() else {}
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flame.run.config import RunConfig
+from flame.run.place import CONF
 
 PLUGINS = {  # hydra/launcher=KEY needs hydra_plugins.VALUE
     "joblib": "hydra_joblib_launcher",
@@ -48,8 +49,13 @@ def nested(message: str, attack: Mapping[str, Any]) -> str:
 
 
 def quoted(word: str) -> str:
-    """An override with its value in quotes if Hydra could not read it without, such as umlauts; `~` is at home."""
+    """An override with its value in quotes if Hydra could not read it without, such as umlauts; `~` is at home.
+
+    None, as W&B's agent writes it, is null.
+    """
     key, equals, value = word.partition("=")
+    if value == "None":
+        return f"{key}=null"
     if not equals or BARE.fullmatch(value) or SYNTAX.search(value):
         return word
     escaped = os.path.expanduser(value).replace("'", r"\'")
@@ -96,7 +102,7 @@ def explain_missing_launcher(arguments: Sequence[str], plugins: Mapping[str, str
             raise ValueError(f"this launcher is not installed: pip install {plugin.replace('_', '-')}")
 
 
-def recipe_meant(arguments: Sequence[str], conf: Path = Path(__file__).parents[2] / "conf") -> str | None:
+def recipe_meant(arguments: Sequence[str], conf: Path = CONF) -> str | None:
     """How a recipe is started, if the command line names one otherwise: without its folder, or as an override.
 
     `recipe/question=...` would compose it into a run and leave out its sweep.

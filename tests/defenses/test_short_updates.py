@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, exp
 from typing import Any
 
 import pytest
@@ -38,12 +38,19 @@ ONE = Bound(lambda n: 1.0, "one client, or a cluster of one, may be all that is 
 SHARED = Bound(lambda n: 1.0, "how many are accepted is not bounded; whoever is weighs as much as each other one")
 
 
+def most_trusted(n: int) -> float:
+    """FLARE's weight of a client that all others name, where the rest of their int(n/2) - 1 votes are spread evenly."""
+    each = n // 2 - 1
+    return exp((n - 1) / each) / (exp((n - 1) / each) + (n - 1) * exp((n * each - n + 1) / (n - 1) / each))
+
+
 def at_rate(eta: float) -> Bound:
     return Bound(lambda n: eta * MAJORITY.of(n), f"{MAJORITY.reason}, at server learning rate {eta}")
 
 
 BOUNDS = {
     **dict.fromkeys(["fedavg", "norm_clip", "weak_dp", "crfl", "rlr", "median", "trimmed_mean"], EQUAL),
+    "indicator": EQUAL,  # where nothing is planted, as here; else whoever is accepted weighs the same
     "centered_clipping": EQUAL,  # 1/n is an update within the bound; clipping lessens it
     "fldetector": EQUAL,  # in the first rounds, before anyone is judged
     "foolsgold": EQUAL,  # whoever resembles nobody has 1/n; lengths play no part
@@ -59,6 +66,12 @@ BOUNDS = {
     **dict.fromkeys(["multi_krum", "dnc", "smea"], FEWER),
     **dict.fromkeys(["nnm", "arc"], FEWER),  # even one that is in every mean has 1 / (n - f) of each
     "caf": Bound(lambda n: 1 / (n - 2 * round(ASSUMED * n)), "weights are at most 1, and add up to more than n - 2f"),
+    "multi_metrics": Bound(lambda n: 1 / max(1, int(0.3 * n)), "three in ten are accepted, and share equally"),
+    "feddlad": Bound(
+        lambda n: max(1, round(0.12 * n)) / round(0.48 * n),
+        "of reference: its size; pardoned: the part of all pardoned",
+    ),
+    "flare": Bound(most_trusted, "exp(votes / their mean) of a client that all others name: 0.31 of 10"),
     "bulyan": PICKED,
     "krum": ONE,  # never of updates that resemble one another; see below
     "bucketing": Bound(lambda n: 0.5 + 0.5 * (n % 2), "of Krum: one bucket of two, or the last one"),

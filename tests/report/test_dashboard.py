@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ from test_wandb import described, inspect, written
 
 from flame.federation import Round
 from flame.report.__main__ import main
-from flame.run.trackers.dashboard import SECTIONS, TITLE, workspace
+from flame.round.breakdown import class_rows
+from flame.round.evaluate import Evaluation
+from flame.run.trackers.dashboard import BY_CLASS, SECTIONS, TITLE, workspace
+from flame.run.trackers.exhibits import CONFUSION, PICTURE, TABLE
 from flame.run.trackers.files import RunFiles
-from flame.run.trackers.wandb import PICTURE, TABLE, WandB, cell
+from flame.run.trackers.wandb import WandB, cell
 
 pytest.importorskip("wandb_workspaces")
 ROOT = Path(__file__).parents[2]
@@ -105,7 +109,7 @@ def test_each_line_is_a_cell_with_its_spread() -> None:
     (runs,) = spec["section"]["runSets"]
     assert runs["grouping"] == [{"section": "config", "name": "cell.value"}]
     found = panels(spec)
-    assert list(found) == [*SECTIONS, "Acceptance tables"]
+    assert list(found) == [*SECTIONS, BY_CLASS, "Runs beside one another", "Acceptance table"]
     for name, metrics in SECTIONS.items():
         lines = [panel["config"] for panel in found[name]]
         assert {line["metrics"][0]: line["chartTitle"] for line in lines} == metrics
@@ -114,12 +118,31 @@ def test_each_line_is_a_cell_with_its_spread() -> None:
         )
 
 
+def test_two_defenses_beside_one_another(tmp_path: Path) -> None:
+    """Their runs alone, with as many classes as are asked for, each with a line of both; read back by W&B's model."""
+    from wandb_workspaces.workspaces import Workspace
+    from wandb_workspaces.workspaces.internal import View
+
+    out = ["--out", str(tmp_path / "spec.json")]
+    assert main(["dashboard", "--project", "p", "--defenses", "krum,fedavg", "--classes", "3", *out]) == 0
+    stored = json.loads((tmp_path / "spec.json").read_text())
+    assert Workspace._from_model(View.model_validate(stored))._spec == stored
+    (runs,) = stored["spec"]["section"]["runSets"]
+    (kept,) = runs["filters"]["filters"]
+    assert (kept["key"]["name"], kept["op"], kept["value"]) == ("jobType", "IN", ["krum", "fedavg"])
+    ma, ba, confusion, *lines = (panel["config"] for panel in panels(stored["spec"])[BY_CLASS])
+    assert ma["metrics"] == ["class/ma/0", "class/ma/1", "class/ma/2"] and ba["metrics"][-1] == "class/ba/2"
+    assert confusion["mediaKeys"] == [CONFUSION] and [line["metrics"] for line in lines] == [[m] for m in ma["metrics"]]
+
+
 def test_what_the_panels_name_is_logged(tmp_path: Path, history: list[Round]) -> None:
-    """By three rounds of FLAME, read back from what the tracker wrote."""
+    """By three rounds of FLAME, the last one evaluated by class, read back from what the tracker wrote."""
     info, tracker = described(tmp_path / "run"), WandB("p", None, "offline")
+    answers = {"clean": Evaluation(3, 1.0, 4, answers={(0, 0, 0): 3, (0, 0, 1): 1})}
+    answers["backdoor"] = Evaluation(1, 1.0, 2, answers={(0, 1, 1): 1, (0, 1, 0): 1})
     files = RunFiles(info.folder, 0)
     tracker.start(info, 0)
-    for record in history:
+    for record in (*history[:2], replace(history[2], classes=class_rows(answers, 2))):
         files.log(record)
         tracker.log(record)
     tracker.finish({"metrics": {}, "state_sha256": ""})
@@ -127,8 +150,10 @@ def test_what_the_panels_name_is_logged(tmp_path: Path, history: list[Round]) ->
     records = inspect(written(info.folder)[0])
     logged = {name for row in records["history"] for name in row["item"]}
     named = {metric for metrics in SECTIONS.values() for metric in metrics}
-    assert {"round", *named} <= logged
-    assert {f"{TABLE}._type", f"{PICTURE}._type"} <= logged
+    assert {"round", *named, "class/ma/0", "class/ba/0"} <= logged
+    assert {f"{name}._type" for name in (TABLE, PICTURE, CONFUSION)} <= logged
+    shown = {k: v for record in records["summary"] for k, v in record.get("update", {}).items()}
+    assert (shown["class/ma/0"], shown["class/ba/0"]) == (0.75, 0.5)
     assert records["run"][0]["config"]["update"]["cell"] == cell(info)
 
 

@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flame.round import code as subject
 from flame.round.code import IMPORTED, code, project, short, targets, users_code
 
+TEMPLATE = Path(__file__).parents[2] / "examples" / "yours"
 TREE = ("flame/__init__.py", "flame/run/build.py", "attacks/dba.py", "models/cnn.py", "train.py")
 BESIDE = (
     "flame/report/page.py",
@@ -112,6 +114,22 @@ def test_the_user_s_own_files_count_with_all_that_they_import(write: Write) -> N
         before = code(part)
     write("unrelated.py", "# another\n")
     assert code(part) == before
+
+
+@pytest.mark.parametrize("part", [path.stem for path in sorted(TEMPLATE.glob("*.py"))])
+def test_a_part_of_each_kind_counts_with_what_it_imports(write: Write, part: str) -> None:
+    """The template of docs/guides/yours.md, whose parts import nothing from beside them, and one that does."""
+    config = {path.parent.name: yaml.safe_load(path.read_text()) for path in TEMPLATE.glob("conf/*/*.yaml")}
+    texts = {path.stem: path.read_text() for path in TEMPLATE.glob("*.py")}
+    for name, text in texts.items():
+        write(f"{name}.py", text)
+    write("beside.py", "")
+    assert set(users_code(targets(config))) == set(texts) and len(texts) == 6
+    hashes = [code(config)]
+    for name, text in ((part, f"{texts[part]}\n\ndef late():\n    import beside\n"), ("beside", "a = 1\n")):
+        write(f"{name}.py", text)
+        hashes.append(code(config))
+    assert len({IMPORTED, *hashes}) == 4
 
 
 def test_packages_with_relative_imports_and_without_an_init(write: Write) -> None:

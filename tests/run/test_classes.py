@@ -111,7 +111,7 @@ def test_it_is_drawn_however_many_classes(tmp_path: Path, history: list[Round], 
 
 def test_the_table_for_wandb(tmp_path: Path, asked: list[Round]) -> None:
     pytest.importorskip("wandb")
-    from flame.run.trackers.wandb import answers
+    from flame.run.trackers.exhibits import answers
 
     run = Run(written(tmp_path, asked), 3, {"mean_of_last": 3})
     found = answers(run)  # type: ignore[arg-type]

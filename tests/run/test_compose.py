@@ -105,6 +105,12 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         composed([f"hydra.searchpath=[file://{tmp_path}/nowhere]"])
 
 
+def test_a_file_that_would_not_be_read_is_refused_by_every_tool(own: Path) -> None:
+    (own / "defense" / "krum.yaml").write_text("_target_: my_parts.Mine\n")
+    with pytest.raises(ConfigError, match=r"conf/defense/krum.yaml would not be read: .*; give yours another name"):
+        composed([], conf=Conf(str(own)))
+
+
 def test_estimate_plans_and_measures_an_own_defense(
     own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,6 +130,10 @@ def test_replay_and_compare_know_an_own_defense(own: Path, tmp_path: Path, capsy
     assert "everyone usable accepted in every round by: mine" in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"--defenses=mine is unknown: .* --config-dir adds others"):
         replay(["--compare", file, "--defenses", "mine"])
+    replay(["--compare", file, "--defenses", "mine", f"hydra.searchpath=[file://{own}]"])
+    assert "by: mine" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"^seed=1: --compare takes defenses as they are"):
+        replay(["--compare", file, "seed=1"])
 
 
 def test_the_partition_tool_knows_an_own_partition(

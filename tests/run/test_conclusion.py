@@ -21,9 +21,10 @@ from flame.engine.sequential import Sequential
 from flame.federation import Round
 from flame.run import experiment
 from flame.run.config import NAMED
-from flame.run.experiment import conclude, execute, revisit
+from flame.run.experiment import conclude, execute
 from flame.run.figure import FIGURE, own_settings
 from flame.run.folder import finished
+from flame.run.revisit import revisit
 from flame.run.stop import stop_on_signals
 from flame.run.trackers.base import NoView, RunInfo
 from flame.run.trackers.files import CHOICES, SUMMARY, RunFiles
@@ -105,8 +106,8 @@ def test_a_run_whose_engine_and_view_do_not_close_is_finished(
     assert finished(folder) and json.loads((folder / SUMMARY).read_text())["rounds"] == 2
     assert (folder / FIGURE).exists() and (folder / CHOICES).exists()
     assert [text.split(" failed (")[0] for text in warnings(caplog)] == [
-        "the end of the tracker's view",
         "model.safetensors",  # the config above names no model
+        "the end of the tracker's view",
         "closing the tracker's view",
         "closing the engine",
     ]

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import DictConfig
 
 from flame.run.build import ConfigError
-from flame.run.experiment import checked
+from flame.run.revisit import checked
 
 SMOKE = ("experiment=smoke", "engine=sequential", "tracker=files")
 

@@ -21,7 +21,7 @@ from flame.round.checkpoint import RunFolderError
 from flame.run import provenance
 from flame.run.build import ConfigError, build
 from flame.run.config import plain
-from flame.run.experiment import run, skip
+from flame.run.experiment import run
 from flame.run.provenance import (
     PACKAGES,
     differences,
@@ -33,6 +33,7 @@ from flame.run.provenance import (
     repetition,
     source,
 )
+from flame.run.revisit import skip
 from flame.run.trackers.base import RunInfo
 from flame.run.trackers.files import write_json
 

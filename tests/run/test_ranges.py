@@ -147,6 +147,8 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
         "coordinates": "whole >= 1",
         "passes": "whole >= 1",
     },
+    "flame.defenses.feddlad.FedDLAD": {"reference": "(0, 1]", "pardoned": "[0, 1]", "fence": "[0, inf)"},
+    "flame.defenses.flare.Flare": {"root_samples": "whole >= 2", "label": "whole >= 0", "tau": "(0, inf)"},
     "flame.defenses.fldetector.FLDetector": {
         "window": "whole >= 1",
         "most_clusters": "whole >= 2",
@@ -156,8 +158,18 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
     "flame.defenses.fltrust.FLTrust": {"root_samples": "whole >= 1"},
     "flame.defenses.foolsgold.FoolsGold": {"confidence": "(0, inf)"},
     "flame.defenses.freqfed.FreqFed": {"low": "(0, 2]"},
+    "flame.defenses.indicator.Indicator": {"images": "whole >= 2", "threshold": "(0, 1]", "start": "whole >= 0"},
+    "flame.defenses.indicator.Planting": {
+        "epochs": "whole >= 1",
+        "lr": "(0, inf)",
+        "momentum": "[0, 1)",
+        "weight_decay": "[0, inf)",
+        "gamma": "(0, 1]",
+        "mu": "[0, inf)",
+    },
     "flame.defenses.krum.Krum": {"malicious_share": "[0, 0.5)", "keep": "null or whole >= 1"},
     "flame.defenses.lasa.LASA": {"sparsity": "[0, 1)", "norm_radius": "(0, inf)", "sign_radius": "(0, inf)"},
+    "flame.defenses.multi_metrics.MultiMetrics": {"share": "(0, 1]"},
     "flame.defenses.nnm.NNM": {"malicious_share": "[0, 0.5)"},
     "flame.defenses.norm_clip.NormClip": {"bound": "(0, inf)", "noise_std": "[0, inf)"},
     "flame.defenses.rfa.RFA": {"iterations": "whole >= 1", "smoothing": "(0, inf)"},
@@ -224,7 +236,8 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
 ELSEWHERE = (  # the data set says: tests/attacks, tests/models
     *("rounds", "target_class", "source_class", "facilitator_class", "row", "column"),
     *("in_channels", "num_classes", "image_size", "classes", "widths"),
-    *("lr_tenths", "milestones", "workers"),  # lists of shares; `engine.workers` is in RUN
+    *("lr_tenths", "milestones"),  # lists of shares
+    *("workers", "per_gpu", "at_once"),  # of engines: RUN, tests/engine/test_stacked.py
 )
 UNBOUNDED = {("attacks.blended.Blend", "seed"), ("attacks.iba.Noise", "seed")}
 BESIDE: Mapping[tuple[str, str], Mapping[str, Any]] = {  # what else must be set so that only this number is in question
@@ -249,6 +262,7 @@ RUN: Mapping[str, str] = {  # a run of 3 rounds with 10 clients, 5 a round, of 1
     "checkpoint.seconds": ">= 0",
     "clients": "whole >= 5",
     "clients_per_round": "whole [1, 10]",
+    "engine.per_gpu": "null or whole >= 1",
     "engine.workers": "whole >= 1",
     "evaluate.clients": "whole [0, 8]",
     "evaluate_every": "whole >= 1",
@@ -401,4 +415,4 @@ def test_every_number_of_a_run_has_a_rule(compose: Any) -> None:
     plain = OmegaConf.to_container(compose("engine=pool", "engine.workers=1"), resolve=False)
     assert isinstance(plain, dict)
     own = {str(k): v for k, v in plain.items() if k not in (*GROUPS, "dataset")}
-    assert {*numbers(own), "engine.workers"} - {"memo.dir", "recipe"} == set(RUN)
+    assert {*numbers(own), "engine.workers", "engine.per_gpu"} - {"memo.dir", "recipe"} == set(RUN)

@@ -22,7 +22,10 @@ from hypothesis import strategies as st
 
 from flame.federation import Round
 from flame.run.config import NAMED
+from flame.run.record import read_run
+from flame.run.recording import Recorder
 from flame.run.trackers.base import RunInfo
+from flame.run.trackers.exhibits import artifacts
 from flame.run.trackers.files import (
     ACCEPTANCE,
     CHOICES,
@@ -34,6 +37,7 @@ from flame.run.trackers.files import (
     write_json,
 )
 from flame.run.trackers.wandb import WandB, fit, least_mode, run_id
+from flame.run.weights import MODEL
 
 CHOSEN = {"dataset": "digits", "partition": "iid", "model": "resnet8", "attack": "badnets", "defense": "krum"}
 Records = dict[str, list[dict[str, Any]]]
@@ -258,7 +262,7 @@ def test_a_picture_that_fails_leaves_the_rest_of_the_view(
     def fail(run: object) -> bytes:
         raise RuntimeError("no latex")
 
-    monkeypatch.setattr("flame.run.trackers.wandb.acceptance_png", fail)
+    monkeypatch.setattr("flame.run.trackers.exhibits.acceptance_png", fail)
     info, tracker = described(tmp_path / "run"), WandB("p", None, "offline")
     files = RunFiles(info.folder, 0)
     tracker.start(info, 0)
@@ -284,6 +288,43 @@ def test_a_picture_that_fails_leaves_the_rest_of_the_view(
 )
 def test_the_id_is_the_identity(tmp_path: Path, name: str, expected: str) -> None:
     assert run_id(described(tmp_path, name)) == expected
+
+
+def test_files_go_with_a_run_that_was_asked_for_them(
+    tmp_path: Path, history: list[Round], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The final model and the recorded rounds, offline; they are named where they lie and not copied."""
+    info, tracker = described(tmp_path / "run"), WandB("p", None, "offline", artifacts=["model", "recorded"])
+    files, recorder = RunFiles(info.folder, 0), Recorder(info.folder, rounds=[0, 1], every=0, seed=0)
+    tracker.start(info, 0)
+    for record in history:
+        files.log(record)
+        recorder.log(record)
+    (info.folder / MODEL).write_bytes(b"weights")
+    tracker.finish({"metrics": {}, "state_sha256": "f00d"})
+    tracker.close(0)
+    found = {record["name"]: record for record in inspect(written(info.folder)[0])["artifact"]}
+    model, recorded = (found[f"{kind}-0123456789ab"] for kind in ("model", "recorded"))
+    assert model["type"] == "model" and recorded["type"] == "dataset"
+    (entry,) = model["manifest"]["contents"]
+    assert entry["local_path"] == str(info.folder / MODEL) and int(entry["size"]) == 7
+    names = [Path(entry["local_path"]).name for entry in recorded["manifest"]["contents"]]
+    assert names == ["round_000000.safetensors", "round_000001.safetensors"]
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def test_files_that_are_not_there_are_named(
+    tmp_path: Path, history: list[Round], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = described(tmp_path / "run").folder
+    RunFiles(folder, 0).log(history[0])
+    assert list(artifacts(["recorded"], read_run(folder), "id")) == []
+    assert "tracker.artifacts: the run has nothing for recorded in " in caplog.text and "record.every" in caplog.text
+
+
+def test_unknown_artifacts_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"tracker.artifacts=\['all'\] is unknown: must be a list of model, recorded"):
+        WandB("p", None, "offline", artifacts=["model", "all"])
 
 
 @given(st.text(min_size=1, max_size=200), st.text(min_size=1, max_size=200))

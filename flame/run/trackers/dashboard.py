@@ -2,7 +2,7 @@
 
 A line of a panel is a cell (`flame.run.trackers.wandb.cell`, all of a config but its seed): the mean over the seeds
 with a band of one standard deviation, over rounds. Without a key the workspace is written as JSON, in the form in which
-W&B stores it. docs/dashboard.md tells the way from offline runs to here.
+W&B stores it. docs/guides/wandb.md tells the way from offline runs to here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flame.run.trackers.wandb import PICTURE, TABLE
+from flame.run.trackers.exhibits import CONFUSION, PICTURE, TABLE
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -30,6 +30,9 @@ BLOCKS = (
     "running_mean",
     "running_var",
 )  # of `flame.geometry.layout`; our models have no other buffers
+CLASSES = 10  # with a panel of their own, unless `--classes` says otherwise
+SETS = {"ma": "clean test images", "ba": "triggered test images, by what they show"}
+BY_CLASS = "Accuracy by class, of runs with evaluate.per_class=true"
 VECTORS = ("weights_only", "all_state")  # what conf/config.yaml records as `shadow`
 
 SECTIONS: Mapping[str, Mapping[str, str]] = {  # section -> metric -> title of its panel
@@ -88,9 +91,9 @@ def main(arguments: Sequence[str]) -> int:
 
     try:
         if wandb.login(prompt=False, verify=False):
-            print(workspace(given.project, given.entity or str(wandb.Api().default_entity)).save().url)
+            print(asked(given, given.entity or str(wandb.Api().default_entity)).save().url)
             return 0
-        write(workspace(given.project, given.entity or ""), given.out)
+        write(asked(given, given.entity or ""), given.out)
     except Exception as error:  # whatever W&B raises: its errors have no common base
         print(f"the dashboard was not saved: {error}\n(the project must exist: wandb sync makes it)", file=sys.stderr)
         return 1
@@ -105,14 +108,21 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--project", required=True, help="the W&B project of the runs (tracker.project)")
     parser.add_argument("--entity", default=os.environ.get("WANDB_ENTITY"), help="a user or team; default: your own")
     parser.add_argument("--out", type=Path, default=Path("dashboard.json"), help="written without a key (%(default)s)")
+    parser.add_argument("--defenses", default="", help="only their runs, separated by commas; default: all")
+    parser.add_argument("--classes", type=int, default=CLASSES, help="of evaluate.per_class: how many (%(default)s)")
     return parser.parse_args(arguments)
 
 
-def workspace(project: str, entity: str) -> Workspace:
+def asked(given: argparse.Namespace, entity: str) -> Workspace:
+    """The view that a command line asks for."""
+    return workspace(given.project, entity, list(filter(None, given.defenses.split(","))), given.classes)
+
+
+def workspace(project: str, entity: str, defenses: Sequence[str] = (), classes: int = CLASSES) -> Workspace:
     """All panels, lines grouped by cell; nothing is sent."""
     import wandb_workspaces.reports.v2 as panels
     import wandb_workspaces.workspaces as ws
-    from wandb_workspaces.expr import Config, Ordering
+    from wandb_workspaces.expr import Config, Metric, Ordering
 
     def plots(metrics: Mapping[str, str]) -> list[Any]:
         return [
@@ -120,18 +130,32 @@ def workspace(project: str, entity: str) -> Workspace:
             for metric, title in metrics.items()
         ]
 
-    picture = panels.MediaBrowser(title="Accepted by each vector", media_keys=[PICTURE], num_columns=1)
-    table = panels.WeavePanelSummaryTable(table_name=TABLE)
+    def bars(kind: str, images: str) -> Any:
+        names: list[Any] = [f"class/{kind}/{label}" for label in range(classes)]
+        title = f"{kind.upper()} of each class, mean of the last rounds: {images}"
+        return panels.BarPlot(title=title, metrics=names, groupby_aggfunc="mean", groupby_rangefunc="stddev")
+
+    def pictures(title: str, key: str) -> Any:
+        return panels.MediaBrowser(title=title, media_keys=[key], num_columns=2)  # runs beside one another
+
+    by_class = {f"class/ma/{label}": f"Class {label}: accuracy on its clean images" for label in range(classes)}
+    answers = pictures("Who is taken for whom", CONFUSION)
+    of_classes = [*(bars(*each) for each in SETS.items()), answers, *plots(by_class)] if classes else []
+    both = [panels.RunComparer(diff_only="split"), pictures("Accepted by each vector", PICTURE)]
+    order = [Ordering(Config("cell"), ascending=True)]
+    kept = [Metric("JobType").isin(list(defenses))] if defenses else []
     return ws.Workspace(
         entity=entity,
         project=project,
         name=TITLE,
         sections=[
             *(ws.Section(name=name, panels=plots(metrics), is_open=True) for name, metrics in SECTIONS.items()),
-            ws.Section(name="Acceptance tables", panels=[picture, table], is_open=True),
+            ws.Section(name=BY_CLASS, panels=of_classes, is_open=bool(of_classes)),
+            ws.Section(name="Runs beside one another", panels=both, is_open=True),
+            ws.Section(name="Acceptance table", panels=[panels.WeavePanelSummaryTable(table_name=TABLE)], is_open=True),
         ],
         settings=ws.WorkspaceSettings(max_runs=MOST_LINES),
-        runset_settings=ws.RunsetSettings(groupby=[Config("cell")], order=[Ordering(Config("cell"), ascending=True)]),
+        runset_settings=ws.RunsetSettings(groupby=[Config("cell")], order=order, filters=kept),
     )
 
 

@@ -8,23 +8,21 @@ the log names, or `wandb sync RUNS/*/wandb/offline-run-*` for a sweep.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from flame.federation import Round
-from flame.run.classes import CLASSES, read_confusions
+from flame.run.classes import class_metrics, read_class_metrics
 from flame.run.config import NAMED, without_seed
-from flame.run.figure import acceptance_png, classes_png
-from flame.run.record import RunRecord, read_run
+from flame.run.record import read_run
 from flame.run.trackers.base import RunInfo, dispensable
+from flame.run.trackers.exhibits import ARTIFACTS, acceptance, answers, artifacts, by_class, final, staging
 from flame.run.trackers.files import read_metrics
 
 log = logging.getLogger(__name__)
@@ -32,7 +30,7 @@ MODES = ("disabled", "offline", "online")  # the later, the more leaves this mac
 OLD_MODES = {"dryrun": "offline", "run": "online"}  # as WANDB_MODE may still have it
 TRUE = ("1", "true", "t", "yes", "y", "on")  # of WANDB_DISABLED
 BARRED, PROJECT_LIMIT = "/\\#?%:", 128  # of a project's name, by W&B's own check of its settings
-TABLE, PICTURE = "acceptance", "acceptance_map"  # keys of the accepted sets at the end of a run
+AGENT = "WANDB_SWEEP_ID"  # environment variable: `wandb agent` has started this process
 NAME_LIMIT, TAG_LIMIT = 128, 64  # characters that W&B takes
 PATIENCE = 30.0  # seconds to wait for the server before the run is written offline
 UPLOAD = 600.0  # seconds to wait for the upload at the end; what is left over can be synced
@@ -41,15 +39,18 @@ UPLOAD = 600.0  # seconds to wait for the upload at the end; what is left over c
 class WandB:
     """One W&B run per job: a row per round and, at the end, the accepted sets as a table and as a picture."""
 
-    def __init__(self, project: str, entity: str | None, mode: str) -> None:
-        """ValueError unless `mode` is one of MODES, and W&B would take the names.
+    def __init__(self, project: str, entity: str | None, mode: str, *, artifacts: Sequence[str] = ()) -> None:
+        """ValueError unless `mode` is one of MODES, `artifacts` are of ARTIFACTS, and W&B would take the names.
 
         The environment may ask for less than `mode`, with WANDB_MODE or WANDB_DISABLED, but not for more.
         """
         check_name("project", project)
         if entity is not None:
             check_name("entity", entity)
+        if unknown := [kind for kind in artifacts if kind not in ARTIFACTS]:
+            raise ValueError(f"tracker.artifacts={unknown} is unknown: must be a list of {', '.join(ARTIFACTS)}, or []")
         self._project, self._entity, self._mode = project, entity, least_mode(mode, os.environ)
+        self._artifacts, self.awaited = tuple(artifacts), bool(os.environ.get(AGENT))
         self._folder = Path()
         self._run: Any = None  # wandb.Run; None when there is no view (any more)
 
@@ -63,25 +64,30 @@ class WandB:
             log.info("W&B: %s", where(self._run))
             self._run.define_metric("round", hidden=True)
             self._run.define_metric("*", step_metric="round")
+            by_round = read_class_metrics(info.folder)
             for row in read_metrics(info.folder)[:first_round]:
-                self._send(row["round"], row)
+                self._send(row["round"], {**row, **by_round.get(row["round"], {})})
 
     def log(self, record: Round) -> None:
         """One row."""
         with self._optional():
-            self._send(record.number, record.metrics)
+            self._send(record.number, {**record.metrics, **class_metrics(record.classes)})
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """As W&B's summary the means of the last rounds instead of the last values; then the accepted sets."""
+        """As W&B's summary the means of the last rounds instead of the last values; then all that is no number."""
+        metrics = summary["metrics"]
         with self._optional():
             if self._run is not None:
-                self._run.summary.update({**summary["metrics"], "state_sha256": summary["state_sha256"]})
+                self._run.summary.update({**metrics, **final(metrics), "state_sha256": summary["state_sha256"]})
         if self._run is None:
             return
-        with dispensable(f"{TABLE} and {PICTURE} for W&B"):  # the rest of the view is whole without them
+        with dispensable("tables and pictures for W&B"), staging(self._folder):  # the view is whole without them
             record = read_run(self._folder)
-            with staging(self._folder):
-                self._run.log({**acceptance(record), **answers(record)}, step=record.rounds, commit=True)
+            self._run.summary.update(by_class(record))
+            self._run.log({**acceptance(record), **answers(record)}, step=record.rounds, commit=True)
+        with dispensable("artifacts for W&B"), staging(self._folder):
+            for artifact in artifacts(self._artifacts, read_run(self._folder), self._run.id) if self._artifacts else ():
+                self._run.log_artifact(artifact)
 
     def close(self, exit_code: int) -> None:
         """End the W&B run; `exit_code` other than 0 shows it as failed."""
@@ -107,6 +113,8 @@ class WandB:
                 reason = str(error).splitlines()[0]
                 wandb.teardown(exit_code=1)  # the failed attempt holds the id
             log.warning("tracker.mode=online is not possible: %s; this run is written offline, for wandb sync", reason)
+        if self.awaited:
+            log.warning("the W&B sweep learns nothing from a run that is written offline: tracker.mode=online tells it")
         return self._init(info, "offline")
 
     def _init(self, info: RunInfo, mode: str) -> Any:
@@ -115,9 +123,7 @@ class WandB:
         return wandb.init(
             mode=mode,  # type: ignore[arg-type]
             dir=str(info.folder),
-            project=self._project,
-            entity=self._entity,
-            id=run_id(info),
+            **self._place(info),
             name=fit(info.name, NAME_LIMIT),
             group=fit(info.sweep, NAME_LIMIT),
             job_type=fit(info.choices["defense"], TAG_LIMIT),
@@ -138,6 +144,10 @@ class WandB:
                 x_transaction_log_flush_interval=1.0,  # seconds; what a killed run may lose
             ),
         )
+
+    def _place(self, info: RunInfo) -> dict[str, Any]:
+        """Where the run goes; to an agent, which has set the project, the entity and the id, W&B leaves them."""
+        return {} if self.awaited else {"project": self._project, "entity": self._entity, "id": run_id(info)}
 
     @contextmanager
     def _optional(self) -> Iterator[None]:
@@ -174,47 +184,6 @@ def check_name(key: str, name: str) -> None:
         raise ValueError(
             f"tracker.{key}={name!r} is no name for W&B: must be 1 to {PROJECT_LIMIT} characters, none of {BARRED}"
         )
-
-
-def acceptance(run: RunRecord) -> dict[str, Any]:
-    """acceptance.csv as one immutable table, and the heat maps of it."""
-    import wandb
-    from PIL import Image
-
-    columns: list[str | int] = list(run.acceptance.dtype.names or ())
-    rows = [list(row) for row in run.acceptance.tolist()]
-    return {
-        TABLE: wandb.Table(columns=columns, data=rows, log_mode="IMMUTABLE"),
-        PICTURE: wandb.Image(Image.open(io.BytesIO(acceptance_png(run)))),
-    }
-
-
-def answers(run: RunRecord) -> dict[str, Any]:
-    """classes.csv as one immutable table, and its confusion matrices; nothing where there is none."""
-    import wandb
-    from PIL import Image
-
-    if not (confusions := read_confusions(run)):
-        return {}
-    header, *rows = csv.reader(io.StringIO((run.folder / CLASSES).read_text()))
-    data = [[float(row[0]), row[1], *map(float, row[2:])] for row in rows]
-    return {
-        "classes": wandb.Table(columns=list[str | int](header), data=data, log_mode="IMMUTABLE"),
-        "confusion": wandb.Image(Image.open(io.BytesIO(classes_png(confusions)))),
-    }
-
-
-@contextmanager
-def staging(folder: Path) -> Iterator[None]:
-    """Tables wait for their upload in the run folder instead of in $HOME, unless WANDB_DATA_DIR says where."""
-    if "WANDB_DATA_DIR" in os.environ:
-        yield
-        return
-    os.environ["WANDB_DATA_DIR"] = str(folder / "wandb")
-    try:
-        yield
-    finally:
-        del os.environ["WANDB_DATA_DIR"]
 
 
 def where(run: Any) -> str:
