@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from attacks.base import Attack, Crafted, Scene, unpoisoned
+from attacks.base import Attack, Crafted, Scene, Sight, unpoisoned
 from flame.defenses.base import Defense, defend
 from flame.engine.base import Engine
 from flame.engine.exams import NONE_BESIDE, Exams
@@ -149,7 +149,8 @@ def collude(
     if not shared or type(fed.attack).craft is Attack.craft:  # no copy for those who do not
         return state, float(sum(map(unpoisoned, shared)))
     stream = generator(fed.seed, "craft", state.round)
-    scene = Scene(state, updates.layout, len(updates), shared)
+    sight = Sight(replace(updates), cohort.compromised) if fed.attack.omniscient else None
+    scene = Scene(state, updates.layout, len(updates), shared, sight)
     crafted = fed.attack.craft(updates.rows[cohort.compromised], scene, stream)
     if not isinstance(crafted, Crafted):
         raise TypeError(f"attack.craft gave a {type(crafted).__name__}: must be attacks.base.Crafted(rows, memory)")

@@ -29,6 +29,8 @@ def placed(message: str, full_key: str) -> str:
     """What a part says of its own keys, as they are called inside another one: `defense.size`, `defense.rule.size`."""
     if full_key.startswith("attack.") and message.startswith("client."):  # a recipe of the attack's own
         return re.sub(r"\.(optimizer|schedule)$", "", full_key) + message.removeprefix("client")
+    if full_key.startswith("attack.") and message.startswith("defense."):  # a rule that the attacker supposes
+        return full_key + message.removeprefix("defense")
     inside = re.match(r"(\w+)(\.rule|\.backdoor)+", full_key)
     if inside is None or not message.startswith(f"{inside[1]}."):
         return message
