@@ -148,9 +148,7 @@ def _load_idx(source: IdxSource, root: str, download: bool) -> tuple[LabelledIma
     return source.load(locate(source, Path(root).expanduser(), [torchvision_mirror] if download else []))
 
 
-def _load_cifar(
-    name: str, source: type[CIFAR10], root: str, download: bool
-) -> tuple[LabelledImages, LabelledImages]:
+def _load_cifar(name: str, source: type[CIFAR10], root: str, download: bool) -> tuple[LabelledImages, LabelledImages]:
     """Train and test set of torchvision's class, whose files are pickles.
 
     Unpickling runs code, so it must not meet a file of unknown origin: torchvision's constructor compares the md5 of

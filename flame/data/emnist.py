@@ -1,8 +1,8 @@
 """EMNIST (Cohen, Afshar, Tapson and van Schaik, arXiv 1702.05373): six splits of the characters of NIST SD 19.
 
 torchvision's file (`torchvision.datasets.EMNIST`: its url and md5), read where torchvision leaves it. As there, images
-are as they are stored: rows and columns exchanged, so that a character lies on its side. Other than there, the labels of
-`letters` begin at 0. The set was never loaded in this project's own tests: these write small files of the same format.
+are as they are stored: rows and columns exchanged, so that a character lies on its side. Other than there, the labels
+of `letters` begin at 0. The set was never loaded by this project's tests, which write small files of the same format.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def emnist(
     classes_of: Mapping[str, int],
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
-    classes: int,
+    classes: int | None,
     channels: int,
     image_size: int,
     *,
@@ -45,6 +45,7 @@ def emnist(
     """
     if split not in classes_of:
         raise ValueError(f"dataset.split={split} is unknown: must be one of {', '.join(classes_of)}")
+    assert classes is not None
     with opened("emnist", source, Path(root).expanduser(), download) as archive:
         train, test = (_part(archive, split, part) for part in ("train", "test"))
     return Dataset("emnist", train, test, *given_or_found(mean, std, train.x), classes)

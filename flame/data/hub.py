@@ -1,7 +1,7 @@
 """`dataset=hub`: an image classification set of Hugging Face's hub, or one that their library wrote to disk.
 
 Columns, classes and sizes are read from the set's features. Only data files are read: from version 4 on `datasets` runs
-no code of a set's repository, and no older version is accepted (https://github.com/huggingface/datasets, release 4.0.0).
+no code of a set's repository, and no older version is accepted (huggingface/datasets, release 4.0.0).
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def hub(
     """
     if name is None:
         raise ValueError("dataset.name=null: dataset=hub needs a name on the hub, such as ylecun/mnist, or a folder")
-    tables = [_table(_all(name, config, revision), name, key, part) for key, part in (("train", train), ("test", test))]
+    splits, parts = _all(name, config, revision), (train, test)
+    tables = [_table(splits, name, key, part) for key, part in (("train", train), ("test", test))]
     features = tables[0].features
     image = _column(name, features, "image", image, "Image")
     label = _column(name, features, "label", label, "ClassLabel")
@@ -64,8 +65,8 @@ def hub(
     _check_facts(name, stored[0], known, classes, channels, image_size)
     assert channels is not None and image_size is not None
     look = Look(channels, image_size, resize)
-    x = [_decoded(name, part, contents, look, Path(cache)) for part, contents in zip((train, test), stored, strict=True)]
-    y = [_labels(name, part, table, label) for part, table in zip((train, test), tables, strict=True)]
+    x = [_decoded(name, part, each, look, Path(cache)) for part, each in zip(parts, stored, strict=True)]
+    y = [_labels(name, part, table, label) for part, table in zip(parts, tables, strict=True)]
     learnt, tested = (LabelledImages(*each) for each in zip(x, y, strict=True))
     held = None if client is None else _holders(name, tables[0], client)
     return Dataset("hub", learnt, tested, *given_or_found(mean, std, learnt.x), known, held)

@@ -1,10 +1,10 @@
 """`dataset=femnist`: LEAF's JSON (Caldas et al., arXiv 1812.01097), who wrote an image being who holds it.
 
-    ROOT/train/*.json and ROOT/test/*.json, as TalwalkarLab/leaf (0d30b4d, data/femnist/preprocess.sh) writes them:
-    {"users": [NAME, ...], "num_samples": [N, ...], "user_data": {NAME: {"x": [[784 floats in [0, 1]], ...], "y": [...]}}}
+    ROOT/train/*.json and ROOT/test/*.json, after TalwalkarLab/leaf (0d30b4d, data/femnist/preprocess/data_to_json.py):
+    {"users": [NAME, ...], "num_samples": [N, ...], "user_data": {NAME: {"x": [[784 floats], ...], "y": [...]}}}
 
 Pixels are rounded to the 256 levels that they come from. Paper is white (1.0), ink dark, and the characters upright:
-EMNIST has it the other way round. The set was never loaded in this project's own tests: these write small files of the
+EMNIST has it the other way round. The set was never loaded by this project's tests, which write small files of the
 same format.
 """
 
@@ -112,7 +112,7 @@ def _add(found: Written, path: Path, user: str, data: Any, side: int) -> None:
             f" and n whole numbers; dataset.image_size={side} is their side"
         )
     if not ((x >= 0) & (x <= 1)).all():  # nan
-        raise ValueError(f"{path}: {user} has pixels outside [0, 1]: must be grey levels divided by 255; write it again")
+        raise ValueError(f"{path}: {user} has pixels outside [0, 1]: must be grey levels divided by 255")
     found.x.append(np.rint(x * 255).astype(np.uint8).reshape(-1, side, side))
     found.y.append(y.astype(np.int64))
     found.users.append(user)

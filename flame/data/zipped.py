@@ -1,8 +1,8 @@
 """Public sets of image files inside zip files: GTSRB and Tiny ImageNet, decoded once and kept as tensors.
 
 The zip files are torchvision's (`torchvision/datasets/gtsrb.py`), for Tiny ImageNet, which torchvision has not, the
-course's own. They are compared with their md5 and read where they lie. Neither set was ever loaded in this project's
-own tests: these write small files of the same format.
+course's own. They are compared with their md5 and read where they lie. Neither set was ever loaded by this project's
+tests, which write small files of the same format.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _made(
     images = cached(home, kind, known, partial(decoded, [each.file for each in both], look))
     if images.unreadable:
         first, why = next(iter(images.unreadable.items()))
-        raise OSError(f"dataset={name}: {len(images.unreadable)} images cannot be read, the first is no. {first}: {why}")
+        raise OSError(f"dataset={name}: {len(images.unreadable)} images cannot be read; no. {first}: {why}")
     y = torch.tensor([each.label for each in both])
     parts = (slice(0, len(train)), slice(len(train), len(both)))
     learnt, tested = (LabelledImages(images.x[part], y[part]) for part in parts)
