@@ -53,7 +53,7 @@ def opened(name: str, source: ZipSource, root: Path, download: bool) -> ZipFile:
 def climbs(name: str) -> bool:
     """Whether a name in a zip file leads out of the folder that the file would be unpacked into."""
     parts = PurePosixPath(name.replace("\\", "/")).parts
-    return bool(parts) and (parts[0] == "/" or ":" in parts[0] or ".." in parts)
+    return bool(parts) and (parts[0].startswith("/") or ":" in parts[0] or ".." in parts)
 
 
 def content(archive: ZipFile, name: str) -> bytes:

@@ -104,7 +104,7 @@ def _column(name: str, features: Features, key: str, said: str | None, kind: str
     fitting = [column for column, feature in features.items() if type(feature).__name__ == kind]
     if said is None and len(fitting) == 1:
         return fitting[0]
-    if said not in fitting:
+    if said is None or said not in fitting:
         has = ", ".join(f"{column} ({type(feature).__name__})" for column, feature in features.items())
         raise ValueError(
             f"dataset.{key}={'null' if said is None else said}: must be a column of {name} of the kind {kind}; it has"
