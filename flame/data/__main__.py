@@ -1,9 +1,15 @@
-"""`python -m flame.data fashion_mnist --root DIR --download` makes a data set available, without root."""
+"""Commands about data.
+
+python -m flame.data fashion_mnist --root DIR --download    makes a data set available, without root
+python -m flame.data check dataset=folder dataset.root=DIR  shows what a run would be given
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from flame.data.datasets import FASHION_MNIST, MNIST
@@ -11,14 +17,23 @@ from flame.data.fetch import debian_package, torchvision_mirror
 from flame.data.idx import locate
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
+    """One of the two commands."""
+    if words[:1] == ["check"]:
+        check(words[1:])
+    else:
+        fetch(words)
+
+
+def fetch(words: Sequence[str]) -> None:
     """Find an IDX data set or, if allowed, fetch it; verify it; print where it is."""
     sources = {source.name: source for source in (FASHION_MNIST, MNIST)}
-    parser = argparse.ArgumentParser(prog="python -m flame.data", description=main.__doc__)
+    about = f"{fetch.__doc__} Or, with the word check in its place: look at any data set (check --help)."
+    parser = argparse.ArgumentParser(prog="python -m flame.data", description=about)
     parser.add_argument("dataset", choices=sources)
     parser.add_argument("--root", type=Path, required=True, help="data folder, as paths.data")
     parser.add_argument("--download", action="store_true", help="fetch it if it is nowhere: Debian, then torchvision")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     source = sources[arguments.dataset]
     try:
         folder = locate(source, arguments.root, [debian_package, torchvision_mirror] if arguments.download else [])
@@ -28,6 +43,51 @@ def main() -> None:
     print(f"{source.name}: {len(train):,} training and {len(test):,} test images, verified, in {folder}")
 
 
+def check(words: Sequence[str]) -> None:
+    """Print what a run would be given: shapes, pixels, classes, clients; and draw a contact sheet with the trigger."""
+    from flame.run.compose import ConfigError
+
+    parser = argparse.ArgumentParser(prog="python -m flame.data check", description=check.__doc__)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py, e.g. dataset=digits")
+    parser.add_argument("--sheet", type=Path, help="draw the contact sheet to this .png")
+    parser.add_argument("--config-dir", metavar="DIR", help="a conf of your own beside the project's")
+    arguments = parser.parse_intermixed_args(words)
+    if arguments.sheet and arguments.sheet.suffix != ".png":
+        parser.error(f"--sheet {arguments.sheet}: the name must end in .png")
+    try:
+        look(arguments.overrides, arguments.config_dir, arguments.sheet)
+    except ConfigError as error:
+        sys.exit(str(error))
+    except (ValueError, OSError) as error:
+        sys.exit(f"{error}")
+
+
+def look(overrides: Sequence[str], config_dir: str | None, sheet: Path | None) -> None:
+    """The parts of a run up to its partition; no model is made."""
+    from flame.data.sheet import describe, draw_sheet
+    from flame.partition.figure import label_histogram, summary
+    from flame.round.seeding import generator
+    from flame.run.build import dealt, load, make
+    from flame.run.compose import Conf, composed
+    from flame.run.figure import own_settings
+    from flame.run.overrides import quoted
+
+    cfg = composed(list(map(quoted, overrides)), conf=Conf(config_dir), hydra=True)
+    given = load(cfg)
+    print(describe(given))
+    attack, dataset = make(cfg, "attack").prepare(given, generator(cfg.seed, "prepare"))
+    if sheet:
+        targets = set(attack.target(dataset.train.y).tolist())
+        with own_settings():
+            target = targets.pop() if len(targets) == 1 else None
+            draw_sheet(dataset, attack.stamp, f"attack={cfg.hydra.runtime.choices.attack}", target, sheet)
+        print(sheet)
+    root_samples = getattr(make(cfg, "defense"), "root_samples", 0)
+    train, shards = dealt(cfg, dataset, root_samples)
+    histogram = label_histogram(train.y, shards, dataset.classes)[: cfg.clients]
+    print(summary(histogram))
+
+
 if __name__ == "__main__":
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    main()
+    main(sys.argv[1:])

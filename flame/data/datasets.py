@@ -18,7 +18,7 @@ from flame.data.idx import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS,
 from flame.data.samples import Dataset, LabelledImages
 
 if TYPE_CHECKING:
-    from torchvision.datasets import CIFAR10
+    from torchvision.datasets import CIFAR10, SVHN
 
 FASHION_MNIST = IdxSource(
     name="fashion_mnist",
@@ -97,8 +97,31 @@ def cifar10(
     """
     from torchvision.datasets import CIFAR10  # here, because it takes seconds to import
 
-    train, test = _load_cifar(CIFAR10, root, download)
+    train, test = _load_cifar("cifar10", CIFAR10, root, download)
     return Dataset("cifar10", train, test, tuple(mean), tuple(std), classes)
+
+
+def cifar100(
+    root: str, download: bool, mean: Sequence[float], std: Sequence[float], classes: int, channels: int, image_size: int
+) -> Dataset:
+    """CIFAR-100 (Krizhevsky, 2009) with its 100 fine labels, in torchvision's `cifar-100-python`; as CIFAR-10."""
+    from torchvision.datasets import CIFAR100  # here, because it takes seconds to import
+
+    train, test = _load_cifar("cifar100", CIFAR100, root, download)
+    return Dataset("cifar100", train, test, tuple(mean), tuple(std), classes)
+
+
+def svhn(
+    root: str, download: bool, mean: Sequence[float], std: Sequence[float], classes: int, channels: int, image_size: int
+) -> Dataset:
+    """SVHN (Netzer et al., 2011), cropped digits without the `extra` images: torchvision's two .mat files.
+
+    The digit 0, whose stored label is 10, is class 0. Raises FileNotFoundError if a file is not there or damaged.
+    """
+    from torchvision.datasets import SVHN  # here, because it takes seconds to import
+
+    train, test = _load_svhn(SVHN, root, download)
+    return Dataset("svhn", train, test, tuple(mean), tuple(std), classes)
 
 
 def digits(mean: Sequence[float], std: Sequence[float], classes: int, channels: int, image_size: int) -> Dataset:
@@ -125,7 +148,7 @@ def _load_idx(source: IdxSource, root: str, download: bool) -> tuple[LabelledIma
     return source.load(locate(source, Path(root).expanduser(), [torchvision_mirror] if download else []))
 
 
-def _load_cifar(source: type[CIFAR10], root: str, download: bool) -> tuple[LabelledImages, LabelledImages]:
+def _load_cifar(name: str, source: type[CIFAR10], root: str, download: bool) -> tuple[LabelledImages, LabelledImages]:
     """Train and test set of torchvision's class, whose files are pickles.
 
     Unpickling runs code, so it must not meet a file of unknown origin: torchvision's constructor compares the md5 of
@@ -143,8 +166,25 @@ def _load_cifar(source: type[CIFAR10], root: str, download: bool) -> tuple[Label
         return split(True), split(False)
     except (RuntimeError, OSError) as error:
         raise FileNotFoundError(
-            f"dataset=cifar10: no intact {Path(root) / source.base_folder} ({error}); get it with "
+            f"dataset={name}: no intact {Path(root) / source.base_folder} ({error}); get it with "
             f"dataset.download=true, or unpack {source.filename} under paths.data={root}"
+        ) from error
+
+
+def _load_svhn(source: type[SVHN], root: str, download: bool) -> tuple[LabelledImages, LabelledImages]:
+    """Train and test set of torchvision's class, which compares the md5 of a file before it opens it."""
+
+    def split(part: str) -> LabelledImages:
+        images = source(Path(root).expanduser(), split=part, download=download)  # .data [N, C, H, W] uint8, a view
+        return LabelledImages(torch.from_numpy(images.data).contiguous(), torch.from_numpy(images.labels))
+
+    try:
+        return split("train"), split("test")
+    except (RuntimeError, OSError) as error:
+        files = " and ".join(source.split_list[part][1] for part in ("train", "test"))
+        raise FileNotFoundError(
+            f"dataset=svhn: no intact {files} in {root} ({error}); get them with dataset.download=true, or set"
+            " paths.data"
         ) from error
 
 

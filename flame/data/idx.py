@@ -105,10 +105,20 @@ def decompressed(path: Path) -> bytes:
 def read_idx(path: Path, dims: int, sha256: str) -> Tensor:
     """The uint8 array of `dims` dimensions in a plain or gzip file whose decompressed content has this `sha256`.
 
-    Raises OSError that names the file, what is wrong with it and the remedy. The header is only compared with the
-    content that is there: sizes it promises are never allocated.
+    Raises OSError that names the file, what is wrong with it and the remedy.
     """
     content = decompressed(path)
+    array = parsed(path, content, dims)
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise damaged(path, f"another content than the expected one (sha256 {sha256[:12]}...)")
+    return array
+
+
+def parsed(path: Path, content: bytes, dims: int) -> Tensor:
+    """The uint8 array of `dims` dimensions in the `content` of a file; OSError that names it if it is something else.
+
+    The header is only compared with the content that is there: sizes it promises are never allocated.
+    """
     start = 4 * (1 + dims)
     if len(content) < start:
         raise damaged(path, f"truncated: {len(content)} bytes, the header alone has {start}")
@@ -119,8 +129,6 @@ def read_idx(path: Path, dims: int, sha256: str) -> Tensor:
         raise damaged(
             path, f"the header promises {math.prod(shape)} bytes of data, the file has {len(content) - start}"
         )
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise damaged(path, f"another content than the expected one (sha256 {sha256[:12]}...)")
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy())
 
 

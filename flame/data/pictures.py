@@ -10,10 +10,11 @@ import os
 import struct
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ MODES = {1: "L", 3: "RGB"}  # by number of channels; L is 0.299 R + 0.587 G + 0.
 DAMAGE = (SyntaxError, EOFError, IndexError, struct.error, zlib.error)
 UNREADABLE = (OSError, ValueError, Image.DecompressionBombError, *DAMAGE)
 AT_ONCE = 64  # files a thread takes
+File = Path | Callable[[], BinaryIO]  # on the disk, or what opens it wherever it is
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,10 @@ class Look:
         if self.resize not in RESIZES:
             raise ValueError(f"dataset.resize={self.resize} is unknown: must be one of {', '.join(RESIZES)}")
 
-    def of(self, path: Path) -> NDArray[np.uint8]:
+    def of(self, file: File) -> NDArray[np.uint8]:
         """[C, size, size]; bilinear, with the antialiasing of Pillow. One of UNREADABLE if it cannot be had."""
         wanted = (self.size, self.size)
-        with Image.open(path) as stored:
+        with Image.open(file if isinstance(file, Path) else file()) as stored:
             if stored.mode not in EIGHT_BIT:
                 raise ValueError(f"its pixels are {stored.mode}, more than 8 bits: save it with 8")
             image = stored.convert(MODES[self.channels])
@@ -75,16 +77,16 @@ class Decoded:
     unreadable: dict[int, str]  # number of the file -> why
 
 
-def decoded(paths: Sequence[Path], look: Look) -> Decoded:
+def decoded(files: Sequence[File], look: Look) -> Decoded:
     """All of them, on every core that this process may use, with a bar on a terminal."""
-    x = np.zeros((len(paths), look.channels, look.size, look.size), np.uint8)
+    x = np.zeros((len(files), look.channels, look.size, look.size), np.uint8)
     unreadable: dict[int, str] = {}
 
     def some(first: int) -> int:
-        chunk = paths[first : first + AT_ONCE]
-        for number, path in enumerate(chunk, first):
+        chunk = files[first : first + AT_ONCE]
+        for number, file in enumerate(chunk, first):
             try:
-                x[number] = look.of(path)
+                x[number] = look.of(file)
             except UNREADABLE as error:
                 unreadable[number] = f"{' '.join(str(error).split()) or type(error).__name__:.200}"
         return len(chunk)
@@ -95,16 +97,16 @@ def decoded(paths: Sequence[Path], look: Look) -> Decoded:
         Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bar,
         ThreadPoolExecutor(threads()) as pool,
     ):
-        task = bar.add_task("images decoded", total=len(paths))
-        for done in pool.map(some, range(0, len(paths), AT_ONCE)):
+        task = bar.add_task("images decoded", total=len(files))
+        for done in pool.map(some, range(0, len(files), AT_ONCE)):
             bar.advance(task, done)
     return Decoded(torch.from_numpy(x), dict(sorted(unreadable.items())))
 
 
-def seen(path: Path) -> dict[str, int]:
+def seen(file: File) -> dict[str, int]:
     """What a file has: `channels` (1 or 3) and, in pixels, `image_size`, its height; empty if it cannot be read."""
     try:
-        with Image.open(path) as image:
+        with Image.open(file if isinstance(file, Path) else file()) as image:
             return {"channels": 1 if image.mode in ("1", "L", "LA") else 3, "image_size": image.height}
     except UNREADABLE:
         return {}

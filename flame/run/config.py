@@ -39,7 +39,9 @@ AS_EVER = {
 }
 STARTED = datetime.now()
 LONGEST_NAME = 255  # bytes, of most file systems
-OWN = ("flame.data.folder.", "flame.data.arrays.")  # of the user's own files: others elsewhere are other data
+OWN = tuple(
+    f"flame.data.{name}." for name in ("folder", "arrays", "leaf", "hub")
+)  # of the user's own files: others elsewhere are other data
 SCRATCH = "flame.run.start.Scratch"
 NAMED = ("dataset", "partition", "model", "attack", "defense")  # groups whose choice stands in the folder's name
 
@@ -187,7 +189,8 @@ def fingerprint(config: Mapping[str, Any]) -> str:
 def wherever(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a data set without where it lies, if it is one of ours that verify what they find there."""
     target = str(dataset.get("_target_"))
-    places = ("cache",) if target.startswith(OWN) else ("root", "download") if target.startswith("flame.data.") else ()
+    where = () if target.startswith(OWN) else ("root", "download")
+    places = (*where, "cache") if target.startswith("flame.data.") else ()
     return {key: value for key, value in dataset.items() if key not in places}
 
 

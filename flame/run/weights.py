@@ -38,8 +38,8 @@ def export(folder: Path) -> None:
 def facts_of(dataset: Facts) -> dict[str, Any]:
     """The settings of a data set, as JSON gives them back, without where it lies or comes from."""
     kept: dict[str, Any] = json.loads(json.dumps(dict(dataset)))
-    places = ("cache",) if str(kept.get("_target_")).startswith(OWN) else ("root", "download")
-    return {key: value for key, value in kept.items() if key not in places}
+    where = () if str(kept.get("_target_")).startswith(OWN) else ("root", "download")
+    return {key: value for key, value in kept.items() if key not in (*where, "cache")}
 
 
 def read_weights(path: Path) -> tuple[Weights, Facts | None]:

@@ -92,7 +92,7 @@ def tiny_cifar(tmp_path) -> tuple[type[CIFAR10], np.ndarray]:
 
 def test_cifar_batches(tmp_path, tiny_cifar):
     source, pixels = tiny_cifar
-    train, test = data._load_cifar(source, str(tmp_path), False)
+    train, test = data._load_cifar("cifar10", source, str(tmp_path), False)
     np.testing.assert_array_equal(torch.cat([train.x, test.x]).numpy(), pixels)
     assert train.x.is_contiguous() and train.x.dtype == torch.uint8 and train.y.dtype == torch.int64
     assert train.y.tolist() == [7, 0] and test.y.tolist() == [9]
@@ -105,7 +105,7 @@ def test_a_changed_cifar_batch_is_not_unpickled(tmp_path, tiny_cifar):
 
     (tmp_path / "tiny-batches/second").write_bytes(pickle.dumps(Payload()))
     with pytest.raises(FileNotFoundError, match=r"tiny-batches.*dataset.download=true"):
-        data._load_cifar(tiny_cifar[0], str(tmp_path), False)
+        data._load_cifar("cifar10", tiny_cifar[0], str(tmp_path), False)
     assert not (tmp_path / "executed").exists()
 
 

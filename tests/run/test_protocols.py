@@ -110,6 +110,9 @@ def backfed_attack(at: str) -> dict[str, tuple[Any, Ours]]:
 
 EMNIST: dict[str, tuple[Any, Ours]] = {
     **BACKFED,
+    "EMNIST_BYCLASS": ("flame.data.emnist.emnist", "dataset._target_"),
+    "EMNIST_BYCLASS: split": ("byclass", "dataset.split"),
+    "EMNIST_BYCLASS: classes": (62, "dataset.classes"),
     "num_clients": (3383, "clients"),
     "num_clients_per_round": (30, "clients_per_round"),
     "checkpoint: round": (1000, "start.rounds"),
