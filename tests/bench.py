@@ -35,6 +35,7 @@ from benching import run  # noqa: E402
 from flame.data.samples import LabelledImages  # noqa: E402
 from flame.engine.workbench import prepare_process  # noqa: E402
 from flame.federation import play  # noqa: E402
+from flame.round.augment import CropFlip  # noqa: E402
 from flame.round.client import LocalTraining  # noqa: E402
 from flame.round.optimizers import Adam  # noqa: E402
 from flame.run.build import Parts, build, composed  # noqa: E402
@@ -44,6 +45,7 @@ WORKLOADS = {  # name -> overrides; benign and compromised clients train equally
     "cnn": ("model=cnn", "train_samples=6000", "attack=badnets"),
     "resnet8": ("model=resnet8", "train_samples=6000", "attack=badnets"),
     "resnet8, no attack": ("model=resnet8", "train_samples=6000", "attack=none"),
+    "resnet8, crop_flip": ("model=resnet8", "train_samples=6000", "attack=badnets", "augment=crop_flip"),
     "cnn, adam": ("model=cnn", "train_samples=6000", "attack=badnets", "client=adam"),
     "resnet18_light": ("model=resnet18_light", "train_samples=600", "attack=badnets"),
 }
@@ -100,7 +102,7 @@ def loop(parts: Parts, tuned: bool) -> Iterator[Laps]:
         start = time.perf_counter()
         for client in range(parts.population.clients):
             model = copy.deepcopy(task.model).to(memory_format=layout).train()
-            fit(model, task.train[task.shards[client]], task.training, images, foreach=tuned)
+            fit(model, task.train[task.shards[client]], task.training, images, pad_of(task.augment), foreach=tuned)
         middle = time.perf_counter()
         with torch.inference_mode():
             model.eval()
@@ -111,7 +113,29 @@ def loop(parts: Parts, tuned: bool) -> Iterator[Laps]:
         yield {"round": end - start, "train": middle - start, "evaluate": end - middle}
 
 
-def fit(model: torch.nn.Module, data: LabelledImages, training: LocalTraining, images: Callable, foreach: bool) -> None:
+def pad_of(augment: object) -> int | None:
+    """The frame of `crop_flip`; None: images as they are stored."""
+    return augment.pad if isinstance(augment, CropFlip) else None
+
+
+def cropped_and_flipped(x: torch.Tensor, pad: int) -> torch.Tensor:
+    """A batch [B, C, H, W] as whole-batch code of anybody's does it: rows and columns by index."""
+    count, _, height, width = x.shape
+    rows = torch.arange(height) + torch.randint(2 * pad + 1, (count, 1))  # [B, H]
+    columns = torch.arange(width) + torch.randint(2 * pad + 1, (count, 1))
+    each = torch.arange(count).view(-1, 1, 1)
+    x = F.pad(x, [pad] * 4)[each, :, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
+    return torch.where((torch.rand(count) < 0.5).view(-1, 1, 1, 1), x.flip(3), x)
+
+
+def fit(
+    model: torch.nn.Module,
+    data: LabelledImages,
+    training: LocalTraining,
+    images: Callable,
+    pad: int | None,
+    foreach: bool,
+) -> None:
     """Local training as a tutorial writes it."""
     lr, kind = training.lr, training.optimizer
     if isinstance(kind, Adam):
@@ -120,7 +144,8 @@ def fit(model: torch.nn.Module, data: LabelledImages, training: LocalTraining, i
         optimizer = torch.optim.SGD(model.parameters(), lr, momentum=kind.momentum, foreach=foreach)
     for _ in range(int(training.epochs)):
         for batch in torch.randperm(len(data)).split(training.batch_size):
-            loss = F.cross_entropy(model(images(data.x[batch])), data.y[batch])
+            x = data.x[batch] if pad is None else cropped_and_flipped(data.x[batch], pad)
+            loss = F.cross_entropy(model(images(x)), data.y[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
