@@ -8,7 +8,7 @@ BIN := .venv/bin
 DEMO := defense=fedavg,flame_all_state,flame_weights_only
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data demo test slow explore torture rehearse bench check docs format
+.PHONY: help setup data demo test slow explore torture rehearse bench gpu check docs format
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ bench: $(BIN)/.installed-dev data  ## rounds and verdicts beside bare loops and 
 	$(BIN)/python tests/bench_kernels.py
 	$(BIN)/python tests/bench_aggregation.py
 	$(BIN)/python tests/bench.py $(ARGS)
+
+gpu: $(BIN)/.installed-dev  ## what one GPU makes of it, on digits and noise: results/bench_gpu.md; under 10 minutes
+	$(BIN)/python tests/bench_gpu.py $(ARGS)
 
 check: $(BIN)/.installed-dev  ## lint, format, types
 	$(BIN)/ruff check .

@@ -75,19 +75,19 @@ class A3FL(LearnedTrigger):
             model.zero_grad()
             for batch in batches(len(job.images), job.training.batch_size, stream):
                 values = values.detach().requires_grad_()
-                x = self.painted(job, job.images[batch], values)
-                loss = self._loss(model, x)
+                x, y = self.painted(job, job.images[batch], values), job.images.y[batch]
+                loss = self._loss(model, x, y)
                 if rival is not None:
-                    loss = loss + weight * self._loss(rival, x)
+                    loss = loss + weight * self._loss(rival, x, y)
                 loss.backward()
                 assert values.grad is not None
                 values = (values.detach() - self.step * values.grad.sign()).clamp(0, 255)
         return values.detach()
 
-    def _loss(self, model: nn.Module, x: Tensor) -> Tensor:
+    def _loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         model.eval()
-        x = x.to(device_of(model))
-        return F.cross_entropy(model(x), torch.full((len(x),), self.target_class, device=x.device))
+        device = device_of(model)
+        return F.cross_entropy(model(x.to(device)), self.wanted(y).to(device))
 
     def _unlearned(self, job: LocalJob, values: Tensor, stream: Generator, view: View) -> nn.Module:
         """Step 1; its parameters keep the gradient of the last batch."""

@@ -24,6 +24,11 @@ class Around(Attack):
 
     inner_trains = True  # False: the outer attack trains, or tests, on the inner one's images by itself
 
+    @property
+    def omniscient(self) -> bool:
+        """As the inner attack."""
+        return self.backdoor.omniscient
+
     def prepare(self, dataset: Dataset, stream: Generator) -> tuple[Attack, Dataset]:
         """The inner attack is prepared.
 

@@ -31,7 +31,7 @@ class BadNets(Poisoner):
     def __post_init__(self) -> None:
         check_rate(self.poisoned_data_rate)
         known = self.target_class is not None or self.classes is not None
-        require(known, "target_class", None, "a class; all-to-all is attack=badnets_all_to_all")
+        require(known, "target_class", None, "a class; all-to-all needs attack.classes, too")
         if self.source_class is not None and self.source_class == self.target_class:
             raise ValueError(f"attack.source_class={self.source_class} is the target class: there would be no backdoor")
 
@@ -57,11 +57,15 @@ class BadNets(Poisoner):
         return self.trigger.stamp(x)
 
     def target(self, y: Tensor) -> Tensor:
-        """The target class, or the next one, for every eligible image."""
+        """The attacker's label for every eligible image."""
+        return torch.where(self._eligible(y), self.wanted(y), y)
+
+    def wanted(self, y: Tensor) -> Tensor:
+        """[N] the target class, or the next one, for any image: what a trigger that is learned is to cause."""
         if self.target_class is not None:
-            return torch.where(self._eligible(y), self.target_class, y)
+            return torch.full_like(y, self.target_class)
         assert self.classes is not None
-        return torch.where(self._eligible(y), (y + 1) % self.classes, y)
+        return (y + 1) % self.classes
 
     def _eligible(self, y: Tensor) -> Tensor:
         return torch.ones_like(y, dtype=torch.bool) if self.source_class is None else y == self.source_class

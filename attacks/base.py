@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from flame.data.samples import Dataset, LabelledImages
 from flame.geometry.layout import StateLayout
 from flame.round.client import LocalJob, LocalTraining
-from flame.round.types import Notes, ServerState
+from flame.round.types import Notes, ServerState, Updates
 
 ROUNDING = 1e-6  # relative to a row's length: less is no difference in float32
 Poison = Callable[[LabelledImages, Generator], LabelledImages]
@@ -30,6 +30,19 @@ class Mixing(Protocol):
 
 
 @dataclass(frozen=True)
+class Sight:
+    """All updates of a round before anybody reworks them, for an attack whose threat model grants that."""
+
+    updates: Updates  # of all n clients; to be read only
+    mine: Tensor  # [n] bool, the colluders
+
+    @property
+    def others(self) -> Tensor:
+        """[n - m, d + b] what the honest clients send; a copy."""
+        return self.updates.rows[~self.mine]
+
+
+@dataclass(frozen=True)
 class Scene:
     """What colluding clients know of a round beside their own updates."""
 
@@ -37,6 +50,7 @@ class Scene:
     layout: StateLayout
     clients: int  # n, of which m are theirs
     notes: Sequence[Notes] = ()  # [m], what each of them put into `job.notes` while it trained
+    sight: Sight | None = None  # for an `omniscient` attack
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,11 @@ class Attack:
 
     hostile = True  # False: nobody counts as compromised
     own_training = False  # True: `craft` reads what `train` has noted, so that nothing else may train in its place
+
+    @property
+    def omniscient(self) -> bool:
+        """Whether `craft` is shown every client's update (`Scene.sight`); its module head says so, too."""
+        return False
 
     def prepare(self, dataset: Dataset, stream: Generator) -> tuple[Attack, Dataset]:
         """Once, before the data is dealt out: the attack with the images it needs, the data set without those."""
@@ -208,6 +227,13 @@ def require_two(attack: Attack, clients: int, colluders: range, why: str) -> Non
             f"clients_per_round={clients} and poisoned_model_rate give a round one attacker: {type(attack).__name__}"
             f" needs two, for one {why}, and would send its benign update; raise one of them, or say attack=none"
         )
+
+
+def seen(scene: Scene) -> Sight:
+    """What an omniscient attack sees; a ValueError if the round does not show it."""
+    if scene.sight is None:
+        raise ValueError("this attack sees every client's update, and its round shows none (`Scene.sight`)")
+    return scene.sight
 
 
 def check_rate(rate: float) -> None:

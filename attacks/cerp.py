@@ -67,7 +67,7 @@ class CerP(LearnedTrigger):
         for batch in batches(len(job.images), job.training.batch_size, job.stream("trigger")):
             pixels = pixels.detach().requires_grad_()
             x = self.painted(job, job.images[batch], 255 * pixels)
-            loss = cross_entropy(job.model, x, torch.full((len(x),), self.target_class))
+            loss = cross_entropy(job.model, x, self.wanted(job.images.y[batch]))
             (slope,) = torch.autograd.grad(loss, pixels)
             off = pixels.detach() - self.lr * slope - start
             pixels = (start + off * min(1.0, self.radius / max(float(off.norm()), 1e-30))).clamp(0, 1)

@@ -38,9 +38,13 @@ class Crafting(Attack):
     def formula(self, own: Tensor, scene: Scene, stream: Generator) -> Tensor:
         """[m, k], or [k] for all, in place of the colluders' benign columns [m, k], which it leaves as they are."""
 
+    def columns(self, scene: Scene) -> slice:
+        """The part of a row that is crafted."""
+        return scene.layout.span(COLUMNS[self.statistics])
+
     def craft(self, rows: Tensor, scene: Scene, stream: Generator) -> Crafted:
         """The formula in the columns that `statistics` names; the others as trained."""
-        columns = scene.layout.span(COLUMNS[self.statistics])
+        columns = self.columns(scene)
         crafted = rows.clone()
         crafted[:, columns] = self.formula(rows[:, columns], scene, stream)
         if self.statistics == "crafted":

@@ -104,7 +104,6 @@ class IBA(BadNets):
 
     own_training = True
 
-    target_class: int
     trigger: Noise
     least_epsilon: float  # grey levels, in (0, epsilon]
     decay: float  # of epsilon per round of phase 2, in [0, 1)
@@ -181,7 +180,7 @@ class IBA(BadNets):
         for _ in range(self.search_epochs):
             for batch in batches(len(job.images), job.training.batch_size, stream):
                 x = torch.lerp(black, white, noise.painted(job.images.x[batch], theta) / 255)
-                loss = cross_entropy(job.model, x, torch.full((len(x),), self.target_class))
+                loss = cross_entropy(job.model, x, self.wanted(job.images.y[batch]))
                 (theta.grad,) = torch.autograd.grad(loss, theta)
                 optimizer.step()
         return theta.detach()

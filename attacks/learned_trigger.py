@@ -27,7 +27,6 @@ class LearnedTrigger(BadNets):
 
     own_training = True
 
-    target_class: int
     trigger: PixelTrigger  # which pixels, and the values they start from
     key: ClassVar[str]  # of the values [C, k] float32, grey levels, in the attack's memory and in a client's notes
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from attacks.base import Attack, Crafted, Scene, unpoisoned
+from attacks.base import Attack, Crafted, Scene, Sight, unpoisoned
 from flame.defenses.base import Defense, defend
 from flame.engine.base import Engine
 from flame.engine.exams import NONE_BESIDE, Exams
@@ -120,13 +120,14 @@ def train(fed: Federation, state: ServerState, cohort: Cohort) -> tuple[Updates,
     For one that tries models a laboratory; for one with data of its own the server's update (shard `clients`).
     """
     lab = fed.lab(state, cohort) if fed.lab else None
+    device = fed.engine.aggregate_on
     if not fed.trains_root:
         updates, notes = fed.engine.train(state, cohort)
-        return replace(updates, lab=lab), notes
+        return replace(updates, lab=lab, aggregate_on=device), notes
     ids = torch.cat([cohort.ids, torch.tensor([fed.population.clients])])
     everyone, notes = fed.engine.train(state, Cohort(ids, torch.cat([cohort.compromised, torch.tensor([False])])))
     n = len(cohort.ids)
-    return replace(everyone.first(n), root=everyone.rows[n], lab=lab), notes[:n]
+    return replace(everyone.first(n), root=everyone.rows[n], lab=lab, aggregate_on=device), notes[:n]
 
 
 def rounds(fed: Federation, state: ServerState, until: int) -> Iterator[Round]:
@@ -148,7 +149,8 @@ def collude(
     if not shared or type(fed.attack).craft is Attack.craft:  # no copy for those who do not
         return state, float(sum(map(unpoisoned, shared)))
     stream = generator(fed.seed, "craft", state.round)
-    scene = Scene(state, updates.layout, len(updates), shared)
+    sight = Sight(replace(updates), cohort.compromised) if fed.attack.omniscient else None
+    scene = Scene(state, updates.layout, len(updates), shared, sight)
     crafted = fed.attack.craft(updates.rows[cohort.compromised], scene, stream)
     if not isinstance(crafted, Crafted):
         raise TypeError(f"attack.craft gave a {type(crafted).__name__}: must be attacks.base.Crafted(rows, memory)")

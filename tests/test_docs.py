@@ -19,7 +19,7 @@ README = ROOT / "README.md"
 PAGES = [
     "README.md",
     "docs/quickstart.md",
-    *(f"docs/guides/{name}.md" for name in ("data", "models", "replay", "reports", "start", "yours")),
+    *(f"docs/guides/{name}.md" for name in ("data", "library", "models", "replay", "reports", "start", "yours")),
 ]
 TINY = ["experiment=smoke", "engine=sequential", "tracker=files", "train_samples=200"]
 ALL = ["README.md", "RESULTS.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))]
@@ -71,6 +71,7 @@ def made_tiny(words: list[str], folder: Path) -> list[str]:
         words = [*words[:-1], *tiny, words[-1]] if words[-1] == "--estimate" else [*words, *tiny]
     if "model=torchvision" in words:  # large, however few the images
         words = [*words, "train_samples=20", "clients=2", "clients_per_round=2", "attack=none", "defense=fedavg"]
+    words = ["seed=0,1" if word == "seed=0,1,2" else word for word in words]  # a sweep all the same
     if "start=trained" in words:
         words = [*words, "start.rounds=2"]
     if words[:2] in (["-m", "flame.partition"], ["-m", "flame.data"]):

@@ -41,7 +41,6 @@ HYDRA_AWARE = {
     "flame/run/arguments.py",
     "flame/run/build.py",
     "flame/run/clean.py",
-    "flame/run/signature.py",
     "flame/run/experiment.py",
     "flame/run/sweep.py",
     "flame/run/estimate.py",

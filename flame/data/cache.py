@@ -1,8 +1,9 @@
 """Decoded images, kept beside their files: the next start reads one file instead of thousands.
 
-The key is the content: names and bytes of all files and what they are made into. No time of change is trusted, so a
-copy, a checkout or a touched file keeps its cache, and an image that was edited loses it. Several jobs may start at
-once: one decodes, the others wait and read. What is read is compared with its hash; a damaged file is made again.
+The key is the content: the bytes of all files, in their order, and what they are made into. No name and no time of
+change is trusted: a copy, a checkout or a touched file keeps its cache, and an image that was edited loses it. Several
+jobs may start at once: one decodes, the others wait and read. What is read is compared with its hash; a damaged file is
+made again.
 """
 
 from __future__ import annotations
@@ -28,13 +29,12 @@ LENGTH = 20  # hexadecimal digits of a key
 log = logging.getLogger(__name__)
 
 
-def key(root: Path, paths: Sequence[Path], made_into: str) -> str:
-    """Hash of the names under `root` and the bytes of these files, and of what they are made into."""
+def key(paths: Sequence[Path], made_into: str) -> str:
+    """Hash of the bytes of these files, one after the other, and of what they are made into."""
     h = hashlib.sha256(made_into.encode())
     with ThreadPoolExecutor(threads()) as pool:
-        digests = pool.map(lambda path: hashlib.sha256(path.read_bytes()).digest(), paths)
-        for path, digest in zip(paths, digests, strict=True):
-            h.update(repr(path.relative_to(root).as_posix()).encode() + digest)
+        for digest in pool.map(_content, paths):
+            h.update(digest)
     return h.hexdigest()[:LENGTH]
 
 
@@ -112,6 +112,15 @@ def _alone(folder: Path) -> Iterator[None]:
         except OSError as error:  # some network file systems have no locks
             log.debug("%s cannot be locked: %s", folder, error)
         yield
+
+
+def _content(path: Path) -> bytes:
+    """Hash of a file's bytes; of one that cannot be opened, which is told with the images, the reason."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        content = repr(error.errno).encode()
+    return hashlib.sha256(content).digest()
 
 
 def _digest(x: Tensor) -> str:

@@ -66,7 +66,7 @@ def folder(
     paths = found.paths + (tested.paths if tested else [])
     kind = f"{look.channels}x{look.size}-{look.resize}"
     home = place / FOLDER if cache is None else Path(cache).expanduser()
-    images = cached(home, kind, key(place, paths, repr(look)), partial(decoded, paths, look))
+    images = cached(home, kind, key(paths, repr(look)), partial(decoded, paths, look))
     y = torch.cat([found.y, tested.y]) if tested else found.y
     held_out = torch.arange(len(y)) >= len(found.y) if tested else _drawn(y, float(test_share or 0), split_seed)
     readable = _readable(place, paths, images, corrupt)
@@ -141,9 +141,13 @@ def look_up(folder: Path) -> Found:
 
 
 def _files(folder: Path) -> list[Path]:
-    """All files under a folder, but for hidden ones."""
+    """All files under a folder, but for hidden ones; OSError if a folder cannot be looked into."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
     found: list[Path] = []
-    for here, folders, files in os.walk(folder):
+    for here, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if name[0] != "."]
         found += [Path(here) / name for name in files if name[0] != "."]
     return found

@@ -80,11 +80,10 @@ def average(state: ServerState, updates: Updates, weights: Tensor, factors: Tens
     Trainable parameters are scaled by `factors` [n] first; BatchNorm statistics are averaged as they are. All rows
     must be finite, those of rejected clients (weight 0) too: `defend` sees to it.
     """
-    w, trainable = weights.float(), updates.layout.span("weights_only")
-    clipped = w if factors is None else (weights * factors).float()
+    trainable = updates.layout.span("weights_only")
     row = state.row.clone()
-    row[trainable] += clipped @ updates.rows[:, trainable]
-    row[trainable.stop :] += w @ updates.rows[:, trainable.stop :]
+    row[trainable] += updates.weighted(weights if factors is None else weights * factors, trainable)
+    row[trainable.stop :] += updates.weighted(weights, slice(trainable.stop, None))
     return row
 
 

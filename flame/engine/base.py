@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import torch
+
 from flame.round.evaluate import Evaluation
 from flame.round.types import Cohort, Notes, ServerState, Updates
 
@@ -14,7 +16,9 @@ class WorkerError(RuntimeError):
 
 
 class Engine(Protocol):
-    """Trains and evaluates; every engine gives the same bits for the same arguments."""
+    """Trains and evaluates; all but `stacked`, which rounds otherwise, give the same bits for the same arguments."""
+
+    aggregate_on: torch.device | None  # where updates are compared and averaged; None: the host, in its own arithmetic
 
     def train(self, state: ServerState, cohort: Cohort) -> tuple[Updates, Sequence[Notes]]:
         """Local training of a whole cohort; the rows are overwritten by the next call.

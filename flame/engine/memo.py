@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from flame.engine.base import Engine
 from flame.engine.workbench import Task
 from flame.round.checkpoint import RunFolderError, sealed, unsealed, write_atomically
-from flame.round.device import describe_device, describe_processor
+from flame.round.device import describe_processor, kind_of_device
 from flame.round.evaluate import Evaluation
 from flame.round.types import Cohort, Notes, ServerState, Updates, digest
 
@@ -64,6 +64,7 @@ class Remembering:
 
     def __init__(self, engine: Engine, task: Task, folder: Path, gb: float, code: str) -> None:
         self._engine, self._task, self._folder = engine, task, folder
+        self.aggregate_on = engine.aggregate_on
         self._key = key(task, code)
         self._room = gb * GB  # bytes that the folder may hold
 
@@ -143,7 +144,7 @@ def key(task: Task, code: str) -> str:
     for tensor in (task.train.x, task.train.y, task.shards.index, task.shards.offsets):
         h.update(tensor.contiguous().numpy().data)
     h.update(task.normalise(task.train.x[:2]).contiguous().numpy().data)  # stands for mean and std
-    device = describe_device(task.device)  # several machines may share a folder
+    device = kind_of_device(task.device)  # several machines may share a folder
     machine = (device, task.precision, torch.__version__, describe_processor(), code)
     parts = (task.model, plain_attributes(task.model), task.layout, task.training, task.augment)
     facts = (*parts, task.seed, *machine)

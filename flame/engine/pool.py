@@ -1,4 +1,4 @@
-"""Persistent single-threaded worker processes, one per core; data and result rows in shared memory.
+"""Persistent single-threaded worker processes, one per core or several per GPU; data and result rows in shared memory.
 
 A client's work goes to whichever worker is free, and since every random stream is addressed by (seed, role, round,
 client) and every worker runs one thread, the bits are those of `sequential`. A worker that dies is replaced and its
@@ -13,6 +13,7 @@ import traceback
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -21,9 +22,10 @@ import torch.multiprocessing as mp
 
 from flame.engine import PRELOADED, check_sockets
 from flame.engine.base import WorkerError
+from flame.engine.placement import homes
 from flame.engine.sharing import Parcel, Room, empty_room, shared, to_arrays, to_tensors
 from flame.engine.workbench import Task, Workbench, prepare_process, restamp
-from flame.round.device import one_thread
+from flame.round.device import aggregating, one_thread
 from flame.round.evaluate import Evaluation, slices, total
 from flame.round.server import told
 from flame.round.types import Cohort, Notes, ServerState, Updates
@@ -34,15 +36,17 @@ PATIENCE = 5.0  # seconds that a worker has to leave by itself
 
 
 class Pool:
-    """Trains on `workers` processes."""
+    """Trains on `workers` processes; on GPUs, on as many of them as there is room for, `per_gpu` on each."""
 
-    def __init__(self, task: Task, workers: int) -> None:
+    def __init__(self, task: Task, workers: int, *, per_gpu: int | None = None, aggregate_on: str = "cpu") -> None:
         if workers < 1:
             raise ValueError(f"engine.workers={workers} is out of range: must be auto or a whole number >= 1")
         try:
             check_sockets()
+            self._homes = homes(task, workers, per_gpu)
         except ValueError as error:
             raise WorkerError(str(error)) from error
+        self.aggregate_on = aggregating(task.device, aggregate_on)
         self._parcel = shared(task)
         self._task = self._parcel.task
         if mp.get_start_method(allow_none=True) == "loky":  # in a joblib worker; its children would not know the name
@@ -51,7 +55,6 @@ class Pool:
         self._context.set_forkserver_preload(PRELOADED)
         self._room: Room | None = None
         self._workers: list[_Worker] = []
-        self._size = workers
 
     def train(self, state: ServerState, cohort: Cohort) -> tuple[Updates, list[Notes]]:
         """See `Engine.train`."""
@@ -89,8 +92,8 @@ class Pool:
             layout = self._task.layout
             self._room = None  # before there is another: both may not fit
             self._room = empty_room(layout.size, layout.counter_size, clients, self._task.spill)
-        while len(self._workers) < self._size:
-            self._workers.append(_Worker(self._context, self._parcel, self._room))
+        for home in self._homes[len(self._workers) :]:
+            self._workers.append(_Worker(self._context, self._parcel, self._room, home))
         self._room.row.copy_(state.row)
         self._room.base_counters.copy_(state.counters)
         return self._room
@@ -130,16 +133,17 @@ class Pool:
             )
         log.warning("a worker died (%s); its job is done again on a new one, with the same result", cause)
         assert self._room is not None
-        self._workers[self._workers.index(worker)] = _Worker(self._context, self._parcel, self._room)
+        self._workers[self._workers.index(worker)] = _Worker(self._context, self._parcel, self._room, worker.home)
 
 
 class _Worker:
     """The pool's end of one worker process."""
 
-    def __init__(self, context: Any, parcel: Parcel, room: Room) -> None:
+    def __init__(self, context: Any, parcel: Parcel, room: Room, home: str) -> None:
+        self.home = home  # its device
         self.job: tuple | None = None
         self.connection, far = context.Pipe()
-        self.process = context.Process(target=_serve, args=(far, parcel, room), daemon=True)
+        self.process = context.Process(target=_serve, args=(far, parcel, room, home), daemon=True)
         try:
             self.process.start()
         except OSError:
@@ -194,11 +198,11 @@ def _ready(workers: list[_Worker]) -> list[_Worker]:
     return [busy[c] for c in wait(list(busy))]
 
 
-def _serve(connection: Connection, parcel: Parcel, room: Room) -> None:
+def _serve(connection: Connection, parcel: Parcel, room: Room, home: str) -> None:
     """A worker's life: serve jobs until the pool closes the pipe (or dies, which closes it too)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     prepare_process(threads=1)
-    bench = Workbench(parcel.opened())
+    bench = Workbench(replace(parcel.opened(), device=home))
     while True:
         try:
             kind, number, *arguments = connection.recv()

@@ -25,7 +25,7 @@ from flame.engine.base import WorkerError
 from flame.engine.sharing import to_arrays
 from flame.engine.spill import Store
 from flame.engine.workbench import Task, Workbench, prepare_process
-from flame.round.device import one_thread
+from flame.round.device import aggregating, one_thread
 from flame.round.evaluate import Evaluation, slices, total
 from flame.round.server import told
 from flame.round.types import Cohort, Notes, ServerState, Updates
@@ -36,11 +36,19 @@ SENT = ("row", "counters", "memory")  # of a state; `round` is told with each jo
 
 
 class Ray:
-    """Trains on the cluster at `address`; "local" starts one on this machine, with `workers` cores."""
+    """Trains on the cluster at `address`; "local" starts one on this machine, with `workers` cores.
 
-    def __init__(self, task: Task, address: str, workers: int) -> None:
-        if task.device != "cpu":
-            raise WorkerError(f"device={task.device} is not for engine=ray, which asks for no GPUs: take engine=pool")
+    On GPUs each client asks for one of them, or for a share of one, `per_gpu` to each. Ray shows it that one only.
+    """
+
+    def __init__(
+        self, task: Task, address: str, workers: int, *, per_gpu: int | None = None, aggregate_on: str = "cpu"
+    ) -> None:
+        if task.device not in ("cpu", "cuda"):
+            raise WorkerError(
+                f"device={task.device} is not for engine=ray, which deals out GPUs itself: say device=cuda"
+            )
+        self.aggregate_on = aggregating(task.device, aggregate_on)
         self._ray = ray = _import_ray()
         self._task = task
         self._store = Store(task.spill)
@@ -49,7 +57,8 @@ class Ray:
             here = {"num_cpus": workers, "include_dashboard": False} if address == LOCAL else {}
             with _signals_kept():
                 ray.init(address=address, logging_level="warning", **here)
-        retried = ray.remote(num_cpus=1, max_retries=RETRIES)
+        gpus = {"num_gpus": 1 / (per_gpu or 1)} if task.device == "cuda" else {}
+        retried = ray.remote(num_cpus=1, max_retries=RETRIES, **gpus)
         self._train, self._evaluate = retried(_train), retried(_evaluate)
         self._shared = ray.put(task)
         self._sent: tuple[ServerState, Any] | None = None  # the last state, and where the store has it

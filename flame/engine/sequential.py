@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from flame.engine.spill import Store
 from flame.engine.workbench import Task, Workbench, restamp
-from flame.round.device import one_thread
+from flame.round.device import aggregating, one_thread
 from flame.round.evaluate import Evaluation, slices, total
 from flame.round.server import told
 from flame.round.types import Cohort, Notes, ServerState, Updates
@@ -15,7 +16,8 @@ from flame.round.types import Cohort, Notes, ServerState, Updates
 class Sequential:
     """Trains in this process."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, *, aggregate_on: str = "cpu") -> None:
+        self.aggregate_on = aggregating(task.device, aggregate_on)
         self._task = task
         self._bench = Workbench(task)
         self._store = Store(task.spill)
@@ -26,12 +28,18 @@ class Sequential:
         rows, counters = self._store.room(len(cohort.ids), self._task.layout)
         losses, notes = torch.zeros(len(cohort.ids), dtype=torch.float64), []
         for i, (client, compromised) in enumerate(zip(cohort.ids.tolist(), cohort.compromised.tolist(), strict=True)):
-            losses[i], noted = self._bench.train(
-                state.row, state.counters, told(state.memory, client, compromised), state.round, client, compromised
-            )
+            losses[i], noted = self.train_one(state, client, compromised, rows[i], counters[i])
             notes.append(noted)
-            self._bench.write_update(state.row, rows[i], counters[i])
         return self._task.updates(state, cohort.ids, rows, counters, losses), notes
+
+    def train_one(
+        self, state: ServerState, client: int, compromised: bool, row: Tensor, counters: Tensor
+    ) -> tuple[float, Notes]:
+        """What one client sends goes to `row` [d + b] and `counters` [c]; its loss and notes."""
+        memory = told(state.memory, client, compromised)
+        found = self._bench.train(state.row, state.counters, memory, state.round, client, compromised)
+        self._bench.write_update(state.row, row, counters)
+        return found
 
     @one_thread()
     def evaluate(self, state: ServerState) -> dict[str, Evaluation]:

@@ -9,6 +9,7 @@ import copy
 import ctypes
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -73,14 +74,22 @@ class Workbench:
         self, row: Tensor, counters: Tensor, memory: Mapping[str, Tensor], round: int, client: int, compromised: bool
     ) -> tuple[float, Notes]:
         """Train one client from the global `row` [d + b]; the model then holds the result. Returns loss and notes."""
+        job = self.job(row, counters, memory, round, client)
+        with self.drawing(round, client):
+            loss = (self.task.attack if compromised else BENIGN).train(job)
+        return loss, job.notes
+
+    def job(self, row: Tensor, counters: Tensor, memory: Mapping[str, Tensor], round: int, client: int) -> LocalJob:
+        """One client's work; the live model then holds what it starts from."""
         task = self.task
         self._load(with_own_statistics(row, task.layout, memory), counters)
         images = task.train[task.shards[client]]
         job = LocalJob(self.model, images, task.training, task.normalise, memory, task.seed, round, client)
-        job = replace(job, precision=task.precision, augment=task.augment)
-        with addressed(task.seed, "model", round, client, device_of(self.model)):
-            loss = (task.attack if compromised else BENIGN).train(job)
-        return loss, job.notes
+        return replace(job, precision=task.precision, augment=task.augment)
+
+    def drawing(self, round: int, client: int) -> AbstractContextManager[None]:
+        """In here the model draws from the client's stream."""
+        return addressed(self.task.seed, "model", round, client, device_of(self.model))
 
     @torch.no_grad()
     def write_update(self, row: Tensor, out: Tensor, out_counters: Tensor) -> None:

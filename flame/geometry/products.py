@@ -21,6 +21,7 @@ from torch import Tensor
 from flame.geometry.layout import COUNTERS, StateLayout, scope_blocks
 
 CHUNK_ELEMENTS = 1 << 20  # working set of one chunk: 8 MB in float64, whatever the number of clients
+WIDE_ELEMENTS = 1 << 26  # of a chunk elsewhere than on the host: 512 MB in float64, few calls for much work
 EXACT_ELEMENTS = 1 << 24  # of rows [n, d], up to which float64 costs milliseconds
 SYMMETRIC = 64  # clients from which half of a Gram matrix is not computed
 CACHED_ELEMENTS = 600 << 10  # of one chunk in float32, 2.4 MB: read seven times, so it must stay in the cache
@@ -38,8 +39,10 @@ class Products:
     base: Tensor  # [] float64, ||G||^2
 
     @classmethod
-    def measure(cls, base: Tensor, rows: Tensor) -> Products:
+    def measure(cls, base: Tensor, rows: Tensor, wide: int = 0) -> Products:
         """One pass over `rows` [n, d], chunk by chunk: no float64 copy of the matrix ever exists.
+
+        The result is on the host. With `wide`, float64 throughout, in chunks of so many elements; without, as below.
 
         A small matrix is multiplied in float64. A large one is multiplied in float32, at the speed of a plain product,
         after a centre c that the clients share has been taken off: what rounding is left is relative to the clients'
@@ -52,16 +55,17 @@ class Products:
         """
         n, d = rows.shape
         gram, cross, along = (rows.new_zeros(size, dtype=torch.float64) for size in ((n, n), (n,), (n,)))
-        exact = rows.numel() <= EXACT_ELEMENTS or rows.dtype != torch.float32  # counters are whole numbers
-        width = max(512, CHUNK_ELEMENTS // n) if exact else max(2048, CACHED_ELEMENTS // n)
+        # counters are whole numbers
+        exact = wide > 0 or rows.numel() <= EXACT_ELEMENTS or rows.dtype != torch.float32
+        width = max(512, (wide or CHUNK_ELEMENTS) // n) if exact else max(2048, CACHED_ELEMENTS // n)
         apart = rows.new_empty(0 if exact else n, min(width, d) + PAD)  # each chunk's differences from its centre
         for start in range(0, d, width):
             part = rows[:, start : start + width]  # [n, width]
             g = base[start : start + width]
             if exact:
-                wide = part.double()
-                gram.addmm_(wide, wide.T)
-                along.addmv_(wide, g.double())
+                long = part.double()
+                gram.addmm_(long, long.T)
+                along.addmv_(long, g.double())
             else:
                 centre, square, near = usual(part)
                 part = _taken_off(centre, part, near, apart[:, : len(g)])
@@ -74,7 +78,7 @@ class Products:
                     s = near.double()
                     gram.addmm_(torch.stack([own, s], 1), torch.stack([s, own + square * s]))
                     along += part @ g + near * centre.dot(g)
-        return cls(gram + cross[:, None] + cross, along, squared_length(base))
+        return cls((gram + cross[:, None] + cross).cpu(), along.cpu(), squared_length(base).cpu())
 
     def __add__(self, other: Products) -> Products:
         return Products(self.gram + other.gram, self.along + other.along, self.base + other.base)
@@ -106,10 +110,10 @@ class Geometry:
 
     @classmethod
     def measure(
-        cls, layout: StateLayout, base: Tensor, rows: Tensor, base_counters: Tensor, counters: Tensor
+        cls, layout: StateLayout, base: Tensor, rows: Tensor, base_counters: Tensor, counters: Tensor, wide: int = 0
     ) -> Geometry:
         """One pass over `rows` [n, d + b]; counters [n, c] are differences too and form a block of their own."""
-        blocks = {name: Products.measure(base[span], rows[:, span]) for name, span in layout.spans.items()}
+        blocks = {name: Products.measure(base[span], rows[:, span], wide) for name, span in layout.spans.items()}
         if layout.counters:
             blocks[COUNTERS] = Products.measure(base_counters, counters)
         return cls(blocks)
@@ -155,6 +159,12 @@ def inner_products(rows: Tensor, vector: Tensor) -> Tensor:
     width = max(512, CHUNK_ELEMENTS // len(rows))
     parts = zip(rows.split(width, dim=1), vector.split(width), strict=True)
     return torch.stack([part.double() @ v.double() for part, v in parts]).sum(dim=0)
+
+
+def weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:
+    """[d] float64, of `rows` [n, d] with weights [n] float64, where they are; chunk by chunk."""
+    width = max(512, WIDE_ELEMENTS // len(rows))
+    return torch.cat([weights @ part.double() for part in rows.split(width, dim=1)])
 
 
 def usual(part: Tensor) -> tuple[Tensor, float, Tensor | None]:

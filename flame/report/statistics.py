@@ -52,9 +52,9 @@ def bootstrap_interval(differences: Array) -> Interval:
 
 @cache
 def _resamples(n: int) -> np.ndarray:
-    """[RESAMPLES, n] positions, those that scipy.stats.bootstrap draws from a generator of seed 0: kept, as every call
-    with n values asks for them."""
-    return np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
+    """[RESAMPLES, n] positions, as scipy.stats.bootstrap draws them: kept, as a call with n values wants the same."""
+    rng = np.random.default_rng(0)
+    return rng.integers(0, n, (RESAMPLES, n))
 
 
 def sign_flip_p(differences: Array) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -25,7 +25,7 @@ Mixture = Callable[[LabelledImages], Sequence[tuple[float, LabelledImages]]]  # 
 ModelHook = Callable[[nn.Module], None]
 
 
-def cross_entropy(model: nn.Module, x: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
+def cross_entropy(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
     """Mean cross entropy of a batch; a share `smoothing` in [0, 1) of each label goes to all classes alike."""
     return F.cross_entropy(model(x).float(), y, label_smoothing=smoothing)  # bf16 logits lose the loss's digits
 
@@ -45,6 +45,7 @@ class LocalTraining:
     clip_norm: float | None = field(default=None, kw_only=True)  # > 0, L2, of the gradient of a step; None: not clipped
     label_smoothing: float = field(default=0.0, kw_only=True)  # [0, 1), of the benign objective
     proximal: float = field(default=0.0, kw_only=True)  # >= 0, mu of FedProx (Li et al., MLSys 2020)
+    noise_std: float = field(default=0.0, kw_only=True)  # >= 0, per coordinate of a step's gradient, once it is clipped
 
     def __post_init__(self) -> None:
         inf, epochs = float("inf"), self.epochs
@@ -59,6 +60,7 @@ class LocalTraining:
         require(norm is None or 0 < norm < inf, "clip_norm", norm, "null (none) or in (0, inf)")
         require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)")
         require(0 <= self.proximal < inf, "proximal", self.proximal, "in [0, inf)")
+        require(0 <= self.noise_std < inf, "noise_std", self.noise_std, "in [0, inf)")
 
     def rate(self, epoch: int, round: int) -> float:
         """The learning rate of an epoch of a round, both counted from 0."""
@@ -69,7 +71,7 @@ class LocalTraining:
         """1 or 2, the smallest batch (up to 2) that shards of these sizes [clients] are cut into; see `batches`."""
         return min(2, self.batch_size, int(sizes.min()))
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def loss(self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
         """The recipe's own objective: mean cross entropy of a batch, its labels smoothed."""
         return cross_entropy(model, x, y, self.label_smoothing)
 
@@ -98,9 +100,9 @@ class LocalTraining:
         """
         objective = objective or self.loss
         optimizer = self.optimizer.over(model.parameters(), self.lr)
-        device, bend = device_of(model), self._bend(model)
+        device, bend = device_of(model), self._bend(model, stream)
         images, left = images.to(device), self.max_steps or sys.maxsize
-        cast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+        cast = autocast(device, precision)
         model.train()
         losses: list[Tensor] = []
         for epoch in range(max(1, int(self.epochs))):
@@ -130,13 +132,15 @@ class LocalTraining:
             left -= len(losses)
         return float(torch.stack(losses).mean())
 
-    def _bend(self, model: nn.Module) -> ModelHook | None:
-        """The gradient of mu / 2 ||w - start||^2, then clipping; the start is the model as it is now. None: neither.
+    def _bend(self, model: nn.Module, stream: Generator) -> ModelHook | None:
+        """The gradient of mu / 2 ||w - start||^2, then clipping, then noise; None: none of them.
 
-        The reported loss is without the term, as the objective gives it.
+        The start is the model as it is now. The reported loss is without the term, as the objective gives it. Noise has
+        a stream beside the one of the batches, whose order is the same without noise.
         """
-        if not self.proximal and self.clip_norm is None:
+        if not self.proximal and self.clip_norm is None and not self.noise_std:
             return None
+        noise = generator(stream.initial_seed(), "gradient noise")
         start = [p.detach().clone() for p in model.parameters()] if self.proximal else []
 
         @torch.no_grad()
@@ -146,8 +150,16 @@ class LocalTraining:
                     p.grad.add_(p - s, alpha=self.proximal)
             if self.clip_norm is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), self.clip_norm)
+            for p in model.parameters() if self.noise_std else ():
+                if p.grad is not None:
+                    p.grad.add_(torch.randn(p.shape, generator=noise).to(p.grad.device), alpha=self.noise_std)
 
         return bend
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """In here a model computes in `precision`."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 def batches(

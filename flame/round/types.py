@@ -12,12 +12,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from flame.data.samples import LabelledImages
 from flame.geometry.guard import guard
 from flame.geometry.layout import StateLayout
-from flame.geometry.products import Geometry
+from flame.geometry.products import WIDE_ELEMENTS, Geometry, weighted_sum
+from flame.round.device import copied
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class Updates:
     root: Tensor | None = None  # [d + b], the server's own update, for a defense with `root_samples`
     recorded: Tensor | None = None  # [n, d + b] float32, local models read from a file: base + rows to the last bit
     lab: Lab | None = None  # for a defense with `needs_lab`; its validators are these clients
+    aggregate_on: torch.device | None = None  # where rows are compared and averaged; None: where they are
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -112,9 +115,26 @@ class Updates:
     @cached_property
     def geometry(self) -> Geometry:
         """Inner products per block, computed once however many scopes are asked for."""
-        return Geometry.measure(
-            self.layout, self.base, self.rows, self.base_counters, self.counters - self.base_counters
-        )
+        steps = self.counters - self.base_counters
+        if self.aggregate_on is None:
+            return Geometry.measure(self.layout, self.base, self.rows, self.base_counters, steps)
+        base = self.base.to(self.aggregate_on)
+        return Geometry.measure(self.layout, base, self.copied, self.base_counters, steps, WIDE_ELEMENTS)
+
+    @cached_property
+    def copied(self) -> Tensor:
+        """[n, d + b] float32, the rows on `aggregate_on`, copied once a round."""
+        assert self.aggregate_on is not None
+        return copied(self.rows, self.aggregate_on)
+
+    def weighted(self, weights: Tensor, span: slice) -> Tensor:
+        """[d'] float32, the weighted sum of these columns of the rows, weights [n] float64.
+
+        On `aggregate_on` in float64 and rounded once; on the host one float32 product.
+        """
+        if self.aggregate_on is None:
+            return weights.float() @ self.rows[:, span]
+        return weighted_sum(weights.to(self.aggregate_on), self.copied[:, span]).float().cpu()
 
     @cached_property
     def guarded(self) -> tuple[Tensor, Mapping[str, float]]:
@@ -137,6 +157,8 @@ class Updates:
             return self
         part = replace(self, **{k: v[keep] for k in PER_CLIENT if (v := getattr(self, k)) is not None})
         part.__dict__["geometry"] = self.geometry.select(keep)  # sub-matrices, not a second pass
+        if self.aggregate_on is not None:
+            part.__dict__["copied"] = self.copied[keep.nonzero()[:, 0].to(self.aggregate_on)]
         return part
 
 

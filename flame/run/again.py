@@ -24,8 +24,8 @@ from hydra.core.config_store import ConfigStore
 
 from flame.run.compose import unread
 from flame.run.config import AS_EVER
+from flame.run.place import CONF
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 COMMAND = "FLAME_COMMAND"  # environment variable: the command line, for jobs in other processes to record
 ORIGINAL = "FLAME_AGAIN"  # likewise: the run that is repeated
 AGAIN = "again"  # of the config that is made of a run folder

@@ -37,6 +37,7 @@ from flame.run.base import Start
 from flame.run.compose import PROJECT, Conf, ConfigError, composed
 from flame.run.config import filled, plain_node
 from flame.run.cores import engine_workers
+from flame.run.engines import check_engine
 from flame.run.fit import check_defense, check_fit, check_memo, check_repeatable, fitting
 from flame.run.overrides import nested, placed
 from flame.run.signature import check_signature, type_error
@@ -119,7 +120,7 @@ def _build(cfg: DictConfig) -> Parts:
     )
     check_repeatable(task, initial)
     check_defense(defense, cfg.clients_per_round, initial, task)
-    check_memo(cfg.memo.dir, server)
+    check_memo(cfg.memo.dir, server, "at_once" in cfg.engine)
     engine = Memo(**cfg.memo).around(make(cfg, "engine", **engine_workers(cfg)), benign_code(cfg))
     rest, data = (initial, list(cfg.shadow), evaluated_rounds(cfg), asked), data_digest(cfg, given.digest())
     return Parts(dataset, data, task, population, attack, defense, server, start, engine, *rest)
@@ -218,6 +219,7 @@ def check_incidental(cfg: DictConfig) -> None:
     if bad := [number for number in cfg.record.rounds if not 0 <= number < cfg.rounds]:
         raise ValueError(f"record.rounds={bad} is out of range: must be in [0, rounds - 1 = {cfg.rounds - 1}]")
     engine_workers(cfg)
+    check_engine(cfg.engine, cfg.device)
     Spill(**cfg.spill)
     Memo(**cfg.memo)
 

@@ -41,6 +41,7 @@ from flame.round.server import Server
 from flame.round.types import ServerState, digest
 from flame.run.build import Parts, benign_code, dealt, make
 from flame.run.cores import engine_workers
+from flame.run.engines import own_bits
 from flame.run.folder import CHECKPOINTS, waited
 from flame.run.progress import headline
 from flame.run.trackers.base import NoView, RunInfo, Tracker
@@ -101,6 +102,7 @@ class Clean:
             cfg.clients,
             cfg.clients_per_round,
             cfg.threads,
+            *filter(None, [own_bits(cfg.engine)]),
         )
         return hashlib.sha256("\n".join(map(str, facts)).encode()).hexdigest()[:12]
 

@@ -27,10 +27,10 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from flame.run.config import RunConfig, register
 from flame.run.overrides import explain_unknown_keys, misspelt
+from flame.run.place import CONF
 from flame.run.signature import PLAIN_NAMES, parameters_of
 
 ROOT = Path(__file__).resolve().parents[2]
-CONF = ROOT / "conf"
 RECIPE = "flame.round.client.LocalTraining"
 PACE = {"client"}  # of a backdoor: how it trains, as an attack around it sets it
 APPEND = re.compile(r"\nTo append to your .*")  # Hydra's advice for a key that is not there; a typo would stay one

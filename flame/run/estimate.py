@@ -2,8 +2,8 @@
 
 Jobs are composed as the sweep would, and those that are finished are left out. The others fall into kinds, by all swept
 values but seed, partition and defense, which hardly change the time of a round; defenses that try models (deepsight,
-flshield), train one (snowball) or answer by a vote (crfl) do, and want an estimate of their own. One job of each kind
-is built and plays a few rounds; nothing is written.
+flshield, flare), train one (snowball, indicator) or answer by a vote (crfl) do, and want an estimate of their own. One
+job of each kind is built and plays a few rounds; nothing is written.
 """
 
 from __future__ import annotations

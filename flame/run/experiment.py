@@ -26,6 +26,7 @@ from flame.run.build import ConfigError, Parts, build, make
 from flame.run.clean import begun
 from flame.run.config import identity
 from flame.run.cores import engine_workers
+from flame.run.engines import own_bits
 from flame.run.figure import FIGURE, draw_run
 from flame.run.folder import CHECKPOINTS, claimed, explain, finished
 from flame.run.progress import Progress, headline
@@ -99,7 +100,7 @@ def unattacked(population: Population, cfg: DictConfig) -> str | None:
 def record_start(cfg: DictConfig, info: RunInfo, origin: Mapping[str, str], first_round: int) -> None:
     """What is known of a run before its first round, on disk."""
     workers = engine_workers(cfg).get("workers", cfg.engine.get("workers", 1))
-    now = {**origin, **environment(cfg.threads, workers, cfg.device, targets(info.config))}
+    now = {**origin, **environment(cfg.threads, workers, cfg.device, targets(info.config), own_bits(cfg.engine))}
     record_environment(info.folder, now, resumed=first_round > 0)
     write_atomically(info.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(info.config))).encode())
     write_json(info.folder / CHOICES, info.choices)

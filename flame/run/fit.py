@@ -73,8 +73,16 @@ def fitting(augment: Augment, dataset: Dataset) -> Augment:
     return augment
 
 
-def check_memo(folder: str | None, server: Server) -> None:
-    """ValueError if what clients make of the global model is to be kept, and follows from their own statistics, too."""
+def check_memo(folder: str | None, server: Server, stacked: bool) -> None:
+    """ValueError if what clients make of the global model is to be kept, and follows from more than that.
+
+    From their own statistics, too, or in the last bits from who is trained beside them.
+    """
+    if folder is not None and stacked:
+        raise ValueError(
+            f"memo.dir={folder} keeps what each client makes of the global model, to the bit, and with engine=stacked"
+            " that depends on who is trained beside it: leave one of the two out"
+        )
     if folder is not None and server.statistics == "local":
         raise ValueError(
             f"memo.dir={folder} keeps what clients make of the global model, and with server.statistics=local"

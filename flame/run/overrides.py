@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flame.run.config import RunConfig
+from flame.run.place import CONF
 
 PLUGINS = {  # hydra/launcher=KEY needs hydra_plugins.VALUE
     "joblib": "hydra_joblib_launcher",
@@ -28,6 +29,8 @@ def placed(message: str, full_key: str) -> str:
     """What a part says of its own keys, as they are called inside another one: `defense.size`, `defense.rule.size`."""
     if full_key.startswith("attack.") and message.startswith("client."):  # a recipe of the attack's own
         return re.sub(r"\.(optimizer|schedule)$", "", full_key) + message.removeprefix("client")
+    if full_key.startswith("attack.") and message.startswith("defense."):  # a rule that the attacker supposes
+        return full_key + message.removeprefix("defense")
     inside = re.match(r"(\w+)(\.rule|\.backdoor)+", full_key)
     if inside is None or not message.startswith(f"{inside[1]}."):
         return message
@@ -99,7 +102,7 @@ def explain_missing_launcher(arguments: Sequence[str], plugins: Mapping[str, str
             raise ValueError(f"this launcher is not installed: pip install {plugin.replace('_', '-')}")
 
 
-def recipe_meant(arguments: Sequence[str], conf: Path = Path(__file__).parents[2] / "conf") -> str | None:
+def recipe_meant(arguments: Sequence[str], conf: Path = CONF) -> str | None:
     """How a recipe is started, if the command line names one otherwise: without its folder, or as an override.
 
     `recipe/question=...` would compose it into a run and leave out its sweep.

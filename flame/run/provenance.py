@@ -39,10 +39,13 @@ WEIGHTS = ("model", "start", "seed")  # what the initial ones follow from, and t
 REMEDY = "resume=force goes on all the same, resume=false starts in a new folder"
 
 
-def environment(threads: int, engine_workers: int, device: str, targets: Iterable[str] = ()) -> dict[str, Any]:
+def environment(
+    threads: int, engine_workers: int, device: str, targets: Iterable[str] = (), own_bits: str = ""
+) -> dict[str, Any]:
     """Commit, versions and machine: what a number, or the time it took, may depend on beside config and origin.
 
-    Versions also of installed packages that `targets`, the dotted names of a run's parts, are in.
+    Versions also of installed packages that `targets`, the dotted names of a run's parts, are in. `own_bits` says how
+    the engine rounds otherwise than others.
     """
     commit, dirty = source()
     return {
@@ -53,7 +56,7 @@ def environment(threads: int, engine_workers: int, device: str, targets: Iterabl
         "versions": {name: _version(name) for name in (*PACKAGES, *_packages(targets))},
         "threads": threads,
         "engine_workers": engine_workers,
-        "device": describe_device(device),
+        "device": describe_device(device) + own_bits,
         "processor": describe_processor(),
         "cores": os.cpu_count(),
     }

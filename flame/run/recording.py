@@ -24,12 +24,12 @@ from torch import Tensor
 from flame.federation import Round
 from flame.geometry.layout import StateLayout, is_counter
 from flame.round.checkpoint import write_atomically
+from flame.round.plain import FLOATS, as_round
 from flame.round.types import ServerState, Updates
 
 FOLDER = "recorded"  # in the run folder
 GLOBAL, CLIENTS = "global/", "clients/"
 METADATA = ("client_ids", "compromised", "samples", "trainable", "round", "seed", "keys")
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MODULE_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # BatchNorm's, in its state_dict's order
 
 
@@ -132,26 +132,8 @@ def assemble(before: Mapping[str, Tensor], after: Mapping[str, Tensor], fields: 
     if sorted(order) != sorted(before):
         raise ValueError(f"keys differs from the tensors' in {sorted(set(order) ^ set(before))[:3]}")
     layout = StateLayout.from_state({key: before[key] for key in order}, trainable)
-    (row, counters), (models, local_counters) = layout.zeros(1), layout.zeros(n)
-    layout.flatten(before, row[0], counters[0])
-    state, rows = ServerState(row[0], counters[0], number), torch.empty_like(models)
-    for i in range(n):
-        layout.flatten({key: stacked[i] for key, stacked in after.items()}, models[i], local_counters[i])
-        rows[i] = models[i] - state.row
-        for e in layout.entries:
-            if before[e.key].dtype == torch.float64:  # float32 would round the models before it takes the difference
-                rows[i, e.start : e.stop] = (after[e.key][i] - before[e.key]).flatten()
-    updates = Updates(
-        layout=layout,
-        base=state.row,
-        base_counters=state.counters,
-        ids=torch.tensor(ids),
-        rows=rows,
-        counters=local_counters,
-        samples=torch.tensor(samples),
-        losses=torch.zeros(n, dtype=torch.float64),
-        recorded=models,
-    )
+    clients = [{key: stacked[i] for key, stacked in after.items()} for i in range(n)]
+    state, updates = as_round(layout, before, clients, ids, samples, number)
     return RecordedRound(state, updates, seed, {key: tensor.dtype for key, tensor in before.items()})
 
 

@@ -8,9 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from pkgutil import resolve_name
-from typing import Any, get_args, get_origin, get_type_hints
-
-from omegaconf import OmegaConf
+from typing import Any, TypeGuard, get_args, get_origin, get_type_hints
 
 PLAIN_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 PLAIN = {*PLAIN_NAMES, type(None)}
@@ -19,16 +17,17 @@ PLAIN = {*PLAIN_NAMES, type(None)}
 def check_signature(key: str, node: Any) -> None:
     """A ValueError unless every key of the node is a parameter of its `_target_`, and none is missing.
 
-    Nested nodes likewise. A target with **kwargs takes any key.
+    Nested nodes likewise. A node is a composed config or plain; a target with **kwargs takes any key.
     """
-    if not OmegaConf.is_dict(node) or "_target_" not in node:
+    if not is_node(node) or "_target_" not in node:
         return
+    name = str(node["_target_"])
     given = {k for k in node if not k.startswith("_")}
-    target = _target(f"{key}._target_", str(node._target_))
+    target = located(f"{key}._target_", name)
     try:
         taken = inspect.signature(target).parameters
     except ValueError as error:
-        raise ValueError(f"{key}._target_={node._target_} is none of ours: {error}") from error
+        raise ValueError(f"{key}._target_={name} is none of ours: {error}") from error
     # a dataclass inherits fields from other modules, so its own hints are asked for, not those of its __init__
     hints = _hints(target if is_dataclass(target) or not inspect.isclass(target) else target.__init__)
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values())  # **kwargs
@@ -36,22 +35,22 @@ def check_signature(key: str, node: Any) -> None:
     if unknown := sorted(given - set(parameters) if not open_ended else ()):
         meant = difflib.get_close_matches(unknown[0], parameters, n=1)
         hint = f"did you mean {key}.{meant[0]}=?" if meant else f"it takes {', '.join(parameters)}"
-        raise ValueError(f"{key}.{unknown[0]} is not a parameter of {node._target_}: {hint}")
+        raise ValueError(f"{key}.{unknown[0]} is not a parameter of {name}: {hint}")
     partial_call = node.get("_partial_", False)
     needed = {name for name, p in parameters.items() if p.default is inspect.Parameter.empty}
     if (missing := sorted(needed - given)) and not partial_call:
-        raise ValueError(f"{key}.{missing[0]} is missing: {node._target_} needs it")
-    for name in given:
-        _check_type(f"{key}.{name}", node[name], hints.get(name))
-        check_signature(f"{key}.{name}", node[name])
+        raise ValueError(f"{key}.{missing[0]} is missing: {name} needs it")
+    for part in given:
+        _check_type(f"{key}.{part}", node[part], hints.get(part))
+        check_signature(f"{key}.{part}", node[part])
 
 
 def parameters_of(node: Any) -> set[str]:
     """Names of what the `_target_` of a node takes from a config; none if it has none, or none that can be imported."""
-    if not OmegaConf.is_dict(node) or not isinstance(name := node.get("_target_"), str):
+    if not is_node(node) or not isinstance(name := node.get("_target_"), str):
         return set()
     try:
-        taken = inspect.signature(_target("", name)).parameters
+        taken = inspect.signature(located("", name)).parameters
     except ValueError:
         return set()
     later = node.get("_partial_", False)  # what has no default then is given by the run
@@ -84,8 +83,13 @@ def _hints(target: Any) -> dict[str, Any]:
         return {}
 
 
-def _target(key: str, name: str) -> Any:
-    """The class or function of that dotted name."""
+def is_node(value: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Whether a value of a config has keys of its own."""
+    return isinstance(value, Mapping)
+
+
+def located(key: str, name: str) -> Any:
+    """The class or function of that dotted name; a ValueError about `key` if there is none."""
     package = name.partition(".")[0]
     try:
         target = resolve_name(name)
@@ -107,12 +111,13 @@ def _target(key: str, name: str) -> Any:
 
 def _check_type(key: str, value: Any, hint: Any) -> None:
     """A plain value where a plain type is wanted must have it; a whole number will do for a float."""
-    if get_origin(hint) is Sequence and not OmegaConf.is_list(value):
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    if get_origin(hint) is Sequence and not several:
         raise ValueError(f"{key}={value!r} has the wrong type: must be a list, such as [1, 2]")
-    if getattr(hint, "__module__", "").startswith(("attacks.", "flame.")) and not OmegaConf.is_dict(value):
+    if getattr(hint, "__module__", "").startswith(("attacks.", "flame.")) and not is_node(value):
         raise ValueError(f"{key}={value!r} has the wrong type: must be a part; its YAML says how to choose another")
     wanted = set(get_args(hint)) or {hint}
-    if not wanted <= PLAIN or OmegaConf.is_config(value) or (key == "engine.workers" and value == "auto"):
+    if not wanted <= PLAIN or several or is_node(value) or (key == "engine.workers" and value == "auto"):
         return
     if type(value) not in (wanted | {int} if float in wanted else wanted):
         names = " or ".join(sorted("null" if t is type(None) else PLAIN_NAMES[t] for t in wanted))

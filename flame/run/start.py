@@ -6,15 +6,16 @@ Bagdasaryan et al. (AISTATS 2020), DBA, Neurotoxin, 3DFed and BackFed's tables a
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
+
+from flame.round.plain import LISTED, alike, differences, named
 
 log = logging.getLogger(__name__)
-LISTED = 5  # keys that a message names
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class File:
             _check_data(path, facts, facts_of(dataset))
         own = model.state_dict()  # live tensors
         gaps = differences(own, weights)
-        fitting = [key for key in own if key in weights and _alike(own[key], weights[key])]
+        fitting = [key for key in own if key in weights and alike(own[key], weights[key])]
         if gaps and (self.strict or not fitting):
             raise ValueError(_misfit(path, gaps, bool(fitting)))
         if broken := [key for key in fitting if not bool(weights[key].float().isfinite().all())]:
@@ -90,34 +91,6 @@ class File:
         if gaps:
             kept = [key for key in own if key not in fitting]
             log.warning("start.path=%s: %s; %s keep their initialisation", path, gaps, named(kept))
-
-
-def differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """`missing: a, b; unexpected: c; misshapen: d (2, 3) instead of (4, 3)`; empty if all fits."""
-    misshapen = [
-        f"{k} {_kind(given[k])} instead of {_kind(t)}" for k, t in own.items() if not _alike(t, given.get(k, t))
-    ]
-    lists = {
-        "missing": [key for key in own if key not in given],
-        "unexpected": [key for key in given if key not in own],
-        "misshapen": misshapen,
-    }
-    return "; ".join(f"{kind}: {named(keys)}" for kind, keys in lists.items() if keys)
-
-
-def named(keys: Sequence[str]) -> str:
-    """The first of them, and how many more there are."""
-    more = len(keys) - LISTED
-    return ", ".join(keys[:LISTED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _alike(own: Tensor, given: Tensor) -> bool:
-    """Whether one can be copied into the other: floats of any width into floats, whole numbers into whole numbers."""
-    return own.shape == given.shape and own.is_floating_point() == given.is_floating_point() and not given.is_complex()
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)}{'' if tensor.is_floating_point() else f' {tensor.dtype}'}"
 
 
 def _check_data(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

@@ -15,17 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from attacks.badnets import BadNets
-from attacks.base import Attack, Scene
+from attacks.base import Attack, Scene, Sight
 from attacks.subpopulation import SubPopulation
 from flame.data.samples import LabelledImages
 from flame.federation import play
 from flame.round.client import LocalJob, LocalTraining
 from flame.round.evaluate import evaluate
 from flame.round.seeding import generator
-from flame.round.types import Notes
+from flame.round.types import Notes, Updates
 from flame.run.build import ConfigError, Parts, build
 
-UNTARGETED = {"ALIE", "Fang", "Gaussian", "IPM", "MinMax", "MinSum", "NoAttack", "SignFlip"}
+UNTARGETED = {"ALIE", "Fang", "Gaussian", "IPM", "Mimic", "MinMax", "MinSum", "NoAttack", "ROP", "SignFlip"}
 NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/attack").glob("*.yaml"))
 
 
@@ -86,11 +86,31 @@ def notes(parts: Parts) -> Notes:
     return job.notes
 
 
+def sight(parts: Parts, rows: Tensor) -> Sight:
+    """A round of nine in which the first colluders have trained these rows [m, d + b]."""
+    state, m = parts.initial, len(rows)
+    honest = 0.1 * torch.randn(9 - m, rows.shape[1], generator=generator(0, "honest"))
+    one = torch.ones(9)
+    return Sight(
+        Updates(
+            layout=parts.task.layout,
+            base=state.row,
+            base_counters=state.counters,
+            ids=torch.arange(9),
+            rows=torch.cat([rows, honest]),
+            counters=state.counters.repeat(9, 1) + 1,
+            samples=one.long(),
+            losses=one.double(),
+        ),
+        torch.arange(9) < m,
+    )
+
+
 @pytest.mark.parametrize("m", [1, 2, 4])
 def test_crafted_rows_are_rows(parts: Parts, notes: Notes, m: int) -> None:
     layout = parts.task.layout
     rows = torch.randn(m, layout.size, generator=generator(0, "rows"))
-    before, scene = rows.clone(), Scene(parts.initial, layout, clients=9, notes=[notes] * m)
+    before, scene = rows.clone(), Scene(parts.initial, layout, 9, [notes] * m, sight(parts, rows))
     crafted = parts.attack.craft(rows, scene, generator(0, "craft"))
     again = parts.attack.craft(rows, scene, generator(0, "craft"))
     assert torch.equal(rows, before)
@@ -209,7 +229,9 @@ def test_one_round_stays_finite_and_passes_the_guard(name: str, tiny: Callable, 
         honest = int((record.updates.rows[bad] == quiet[bad]).all(1).sum())
         assert record.metrics["attack/idle"] == honest == (2 if name == "iba" else 0)  # it searches first
     assert int(record.cohort.compromised.sum()) == (0 if name == "none" else 2)
-    assert bool(record.after.row.isfinite().all()) and math.isfinite(record.metrics["eval/ma_loss"])
+    assert bool(record.after.row.isfinite().all())
+    unbounded = name in ("alie_optimal", "ipm_optimal")  # for a mean no factor is the worst: it ends at millions
+    assert unbounded or math.isfinite(record.metrics["eval/ma_loss"])
     assert 0 <= record.metrics["eval/ma"] <= 1
     assert record.metrics["guard/nonfinite"] == record.metrics["guard/oversized"] == 0
     assert ("eval/ba" in record.metrics) == (fed.attack.backdoor_set(build(tiny()).dataset.test) is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from flame.round.client import LocalJob
 from flame.round.seeding import generator
+from flame.run.build import build
 
 
 def stamped(x: Tensor) -> Tensor:
@@ -63,7 +66,7 @@ def test_attackers_train_for_their_own_number_of_epochs() -> None:
     ("make", "message"),
     [
         (lambda: replace(PLAIN, poisoned_data_rate=1.5), r"attack.poisoned_data_rate=1.5 .* in \[0, 1\]"),
-        (lambda: replace(PLAIN, target_class=None), "attack.target_class=None .* attack=badnets_all_to_all"),
+        (lambda: replace(PLAIN, target_class=None), "attack.target_class=None .* all-to-all needs attack.classes"),
         (lambda: replace(PLAIN, source_class=2), "attack.source_class=2 is the target class"),
     ],
 )
@@ -84,3 +87,42 @@ def test_all_to_all_gives_each_label_the_next() -> None:
     poisoned, backdoor = attack.poison(test, generator(0, "poison")), attack.backdoor_set(test)
     assert test.y.tolist() == [0, 1, 2, 3, 0, 1, 2, 3] and poisoned.y.tolist() == [1, 2, 3, 0, 1, 2, 3, 0]
     assert backdoor is not None and torch.equal(backdoor.y, poisoned.y) and torch.equal(backdoor.x, poisoned.x)
+
+
+@pytest.mark.parametrize("words", ["attack=badnets attack/trigger=pixels", "attack=blended", "attack=dba"])
+def test_all_to_all_with_every_trigger(words: str, tiny: Callable) -> None:
+    """Each label becomes the next, in what is poisoned and in what is tested."""
+    parts = build(tiny(*words.split(), "attack.target_class=null", "attack.poisoned_data_rate=1"))
+    images = parts.dataset.test[:40]
+    backdoor, poisoned = parts.attack.backdoor_set(images), parts.attack.poison(images, generator(0, "poison"))
+    assert backdoor is not None and torch.equal(backdoor.y, (images.y + 1) % 10)
+    assert torch.equal(poisoned.y, backdoor.y) and not torch.equal(backdoor.x, images.x)
+
+
+@pytest.mark.parametrize("name", ["a3fl", "cerp", "iba"])
+def test_all_to_all_with_a_trigger_that_is_learned(name: str, tiny: Callable) -> None:
+    """The search is for the next label: cross entropy is asked for that one."""
+    once = ["attack.search_epochs=1"] if name != "cerp" else []  # no rival, who unlearns
+    parts = build(tiny(f"attack={name}", "attack.target_class=null", *once))
+    task = parts.task
+    shard = task.train[task.shards[0]][:16]
+    work = LocalJob(task.model, shard, task.training, task.normalise, {}, seed=0, round=0, client=0)
+    asked: list[Tensor] = []
+
+    def spied(logits: Tensor, y: Tensor, **options: Any) -> Tensor:
+        asked.append(y)
+        return cross_entropy(logits, y, **options)
+
+    cross_entropy = torch.nn.functional.cross_entropy
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.nn.functional.cross_entropy", spied)
+        attack: Any = parts.attack
+        attack.search(work) if name != "iba" else attack._search(work, attack.current({}))
+    assert asked and torch.equal(torch.cat(asked).unique(), ((shard.y + 1) % 10).unique())
+
+
+def test_a_learned_trigger_is_learned_for_the_next_label() -> None:
+    both = torch.tensor([0, 1, 2, 3])
+    assert replace(PLAIN, target_class=None, classes=4).wanted(both).tolist() == [1, 2, 3, 0]
+    assert replace(PLAIN, source_class=1).wanted(both).tolist() == [2, 2, 2, 2]
+    assert replace(PLAIN, source_class=1).target(both).tolist() == [0, 2, 2, 3]

@@ -57,6 +57,8 @@ THEIRS = {
     "cerp": Theirs("xtLyu/CerP 46bdce0", "1 to 2", "8 to 16", "0.005 to 0.01"),
     "dba": Theirs("AI-secure/DBA 3cabf7e", "6 to 2", "48 to 16", "0.05 to 0.1"),
     "neurotoxin": Theirs("jhcknzzm/Federated-Learning-Backdoor 21a9eaf", "10 to 2", "10 to 2", "0.02 to 0.0265"),
+    "alter_min": Theirs("inspire-group/ModelPoisoning 6e1ed3b", "10 to 5", "600 to 300", "0.001 to 0.001"),
+    "anticipate": Theirs("YuxinWenRick/thinking-two-moves-ahead 091f08b", "4 to 2", "32 to 16", "0.01 to 0.01"),
     "chameleon": Theirs(
         "ybdai7/Chameleon-durable-backdoor c74618a", "10 and 3 to 2", "250 and 75 to 16", "0.005 and 0.001 to 0.0265"
     ),
@@ -79,12 +81,14 @@ OURS = {
     "dba": (3, 0.025, 6, 0.05, [0.2, 0.8]),
     "cerp": (0.5, 0.025, 1, 0.05, []),
     **dict.fromkeys(("neurotoxin", "neurotoxin_unmasked"), (5, 0.05, 10, 0.1, [])),
+    **dict.fromkeys(("alter_min", "anticipate"), (2, 0.05, 4, 0.1, [])),
     "neurotoxin_slow": (5, 0.0075, 10, 0.015, []),
     "chameleon": (3, 0.0019, 3, 0.0038, []),
     **dict.fromkeys(("threedfed", "threedfed_unmasked"), (8, 0.05, 15, 0.1, [])),
 }
 NO_TRAINING = {  # of their own: they send what they have made up, or train elsewhere (darkfed, on its own recipe)
     *("none", "alie", "fang", "gaussian", "ipm", "min_max", "min_sum", "sign_flip", "darkfed"),
+    *("alie_optimal", "ipm_optimal", "mimic", "rop"),
 }
 
 

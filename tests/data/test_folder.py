@@ -74,6 +74,12 @@ def test_train_and_test_folders(apart: Path) -> None:
     assert made.std[0] == pytest.approx(float(torch.tensor([20.0, 21, 22, 100, 101]).std(correction=0)) / 255)
 
 
+def test_a_class_that_test_lacks_keeps_its_number(apart: Path) -> None:
+    shutil.rmtree(apart / "test/2")
+    made = load(apart)
+    assert levels(made, "test") == [110] and made.test.y.tolist() == [1]
+
+
 def test_mean_and_std_that_are_given_stay(apart: Path) -> None:
     made = load(apart, mean=[0.5])
     assert made.mean == (0.5,) and made.std == load(apart).std
@@ -181,12 +187,15 @@ def test_jobs_that_start_together(apart: Path) -> None:
 def broken(apart: Path) -> None:
     (apart / "train/2/21.png").write_bytes((apart / "train/2/21.png").read_bytes()[:40])
     (apart / "test/10/000.jpg").write_text("not an image")
+    (apart / "train/2/30.png").symlink_to("nowhere")
 
 
 def test_images_that_cannot_be_read_are_refused(apart: Path) -> None:
     broken(apart)
     for _ in range(2):  # from the files, and from the cache
-        with pytest.raises(ValueError, match=r"2 of 8 images cannot be read: train/2/21\.png \(.*test/10/000\.jpg \("):
+        with pytest.raises(
+            ValueError, match=r"3 of 9 images cannot be read: train/2/21\.png \(.*30\.png \(.*test/10/000\.jpg \("
+        ):
             load(apart)
 
 
@@ -195,11 +204,11 @@ def test_or_left_out_with_a_warning(apart: Path, caplog: pytest.LogCaptureFixtur
     made = load(apart, corrupt="skip")
     assert levels(made, "train") == [20, 22, 100, 101] and made.train.y.tolist() == [0, 0, 1, 1]
     assert levels(made, "test") == [29, 110] and made.test.y.tolist() == [0, 1]
-    assert "2 of 8 images cannot be read" in caplog.text and "train/2/21.png" in caplog.text
+    assert "3 of 9 images cannot be read" in caplog.text and "train/2/21.png" in caplog.text
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow, about the damage
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(["png", "jpeg", "bmp", "gif", "tiff", "webp", "ppm"]),
     changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=6),

@@ -18,7 +18,16 @@ from flame.round.types import PER_CLIENT, ServerState, Updates, Verdict
 
 every_defense = pytest.mark.parametrize("name", NAMES)
 CLIPPING = [name for name in NAMES if name.startswith("flame_")]
-CLIPPING += ["alignins", "deepsight", "flshield", "norm_clip", "signguard", "weak_dp"]  # that report clip factors
+CLIPPING += [
+    "alignins",
+    "arc",
+    "deepsight",
+    "flshield",
+    "lasa",
+    "norm_clip",
+    "signguard",
+    "weak_dp",
+]  # that report clip factors
 BY_POSITION = "flame_zhmzm"  # scales clients by one another's norms, so order matters and lengths are not bounded
 
 NET = Tiny(inputs=3, hidden=2, classes=3)
@@ -113,6 +122,8 @@ def test_identical_clients_give_their_update(name: str, n: int) -> None:
     if name == "fltrust" and updates.root is not None:  # its direction, at the server's length
         wanted = wanted.clone()
         wanted[:D] *= updates.root[:D].norm() / wanted[:D].norm()
+    if name == "lasa":  # whose smallest weights it leaves out
+        wanted = torch.cat([rule.sparsified(wanted[None, :D], LAYOUT)[0], wanted[D:]])
     torch.testing.assert_close(verdict.state.row, state.row + wanted, atol=1e-6, rtol=1e-5)
 
 

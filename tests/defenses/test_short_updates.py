@@ -63,8 +63,9 @@ BOUNDS = {
     **dict.fromkeys(["flame_safefl_hydra", "flame_bnguard", "flame_ymir", "freqfed"], MAJORITY),
     **dict.fromkeys(["majority_drawn", "majority_shortest", "bnguard"], MAJORITY),
     "snowball": Bound(lambda n: 1 / ceil(n / 2), "the target of its second stage is half of the clients"),
-    **dict.fromkeys(["multi_krum", "dnc"], FEWER),
-    "nnm": FEWER,  # even one that is in every mean has 1 / (n - f) of each
+    **dict.fromkeys(["multi_krum", "dnc", "smea"], FEWER),
+    **dict.fromkeys(["nnm", "arc"], FEWER),  # even one that is in every mean has 1 / (n - f) of each
+    "caf": Bound(lambda n: 1 / (n - 2 * round(ASSUMED * n)), "weights are at most 1, and add up to more than n - 2f"),
     "multi_metrics": Bound(lambda n: 1 / max(1, int(0.3 * n)), "three in ten are accepted, and share equally"),
     "feddlad": Bound(
         lambda n: max(1, round(0.12 * n)) / round(0.48 * n),
@@ -77,7 +78,7 @@ BOUNDS = {
     "flshield": ONE,  # the zero update is a cluster of its own, and may be the better one of two; see below
     "fltrust": Bound(lambda n: 1.0, "by angle to the server's update alone; see below"),
     "rfa": Bound(lambda n: 1.2 / n**0.5, "1 / sqrt(n) beside updates at right angles, and these nearly are; see below"),
-    **dict.fromkeys(["afa", "alignins", "auror", "deepsight", "rflbat", "signguard"], SHARED),
+    **dict.fromkeys(["afa", "alignins", "auror", "deepsight", "lasa", "rflbat", "signguard"], SHARED),
 }
 
 

@@ -35,6 +35,7 @@ class Watched:
 
     engine: Engine
     asked: list[int] = field(default_factory=list)
+    aggregate_on: None = None
 
     def train(self, state: ServerState, cohort: Cohort) -> tuple[Updates, Sequence[Notes]]:
         self.asked += [len(cohort.ids)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flame.data.samples import Shards
@@ -26,6 +26,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 @pytest.mark.parametrize("name", RULES)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31), images=st.integers(100, 400), clients=st.integers(1, 12))
 def test_every_image_once(name: str, seed: int, images: int, clients: int) -> None:
     labels = torch.arange(images) % 3

@@ -15,17 +15,19 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import recorded_updates
 from omegaconf import DictConfig
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from flame.engine.base import WorkerError
+from flame.defenses.base import defend
 from flame.engine.pool import Pool
-from flame.engine.ray import Ray
 from flame.engine.sequential import Sequential
+from flame.engine.stacked import fit, losses_of
 from flame.engine.workbench import Task, Workbench
 from flame.round.client import LocalJob, LocalTraining
 from flame.round.device import check_device, describe_device, describe_processor
 from flame.round.evaluate import evaluate
+from flame.round.seeding import generator
 from flame.run.build import build, make
 from flame.run.config import identity
 
@@ -94,6 +96,29 @@ def test_nothing_is_on_the_wrong_device(tiny: Tiny, attack: str) -> None:
         work.fit(work.images, objective=lambda model, x, y: (model(x) * torch.ones(10)).mean())
 
 
+def test_stacked_clients_are_on_one_device(tiny: Tiny) -> None:
+    task = build(tiny()).task
+    jobs = [replace(job(task, task.model, task.training), client=client) for client in (0, 1)]
+    stack = {name: torch.stack([value, value]).to("meta") for name, value in task.model.state_dict().items()}
+    with FakeGPU():
+        losses = fit(stack, jobs, losses_of(task.model, task.training), task.model)
+    assert losses.shape == (2,) and not losses.is_meta and all(value.is_meta for value in stack.values())
+
+
+@pytest.mark.parametrize("defense", ["flame_weights_only", "fedavg", "multi_krum"])
+def test_what_is_aggregated_on_a_device_comes_back(tiny: Tiny, defense: str) -> None:
+    """With an update that the guard refuses, so that rows are selected there."""
+    state, sent = recorded_updates(seed=0, n=5)
+    sent.rows[2, 0] = torch.inf
+    there = replace(sent, aggregate_on=torch.device("meta"))
+    there.__dict__["guarded"] = sent.guarded  # a GPU would find it, too
+    rule = make(tiny(f"defense={defense}"), "defense")
+    with FakeGPU():
+        verdict = defend(rule, state, there, generator(0, "defense"))
+    assert there.copied.is_meta and there.select(torch.arange(5) > 2).copied.shape[0] == 2
+    assert not verdict.state.row.is_meta and not verdict.weights.is_meta and float(verdict.weights[2]) == 0
+
+
 def test_bf16_trains_to_other_bits_the_same_each_time(tiny: Tiny) -> None:
     cohort = build(tiny()).population.cohort(0)
     rows = {}
@@ -149,8 +174,3 @@ def test_the_processor_is_told_from_others_that_round_differently(monkeypatch: p
     assert told("A B", "1 KB", "fpu avx").startswith("A B, cache 1 KB, ")
     told_apart = {told(*facts) for facts in [("A", "1", "fpu"), ("B", "1", "fpu"), ("A", "2", "fpu"), ("A", "1", "f")]}
     assert len(told_apart) == 4 and told("A", "1", "fpu") in told_apart
-
-
-def test_ray_asks_for_no_gpu(tiny: Tiny) -> None:
-    with pytest.raises(WorkerError, match=r"device=cuda is not for engine=ray"):
-        Ray(replace(build(tiny()).task, device="cuda"), "local", workers=1)

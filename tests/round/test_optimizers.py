@@ -120,6 +120,27 @@ def test_a_gradient_is_clipped_to_its_norm() -> None:
     assert torch.equal(moved(clip_norm=100.0), free)
 
 
+def test_noise_comes_after_clipping_and_leaves_the_order_of_the_batches() -> None:
+    """One step of rate 1: what differs from the clipped gradient is N(0, std^2), the same again for the same stream."""
+    once = replace(USUAL, lr=1.0, epochs=1, batch_size=40, clip_norm=0.01)
+
+    def weights(training: LocalTraining) -> Tensor:
+        return torch.cat([p.flatten() for p in fit(training)[0].parameters()]).detach()
+
+    quiet, noisy = weights(once), weights(replace(once, noise_std=0.5))
+    assert torch.equal(noisy, weights(replace(once, noise_std=0.5)))
+    noise = (quiet - noisy) / 0.5
+    assert abs(float(noise.mean())) < 4 / len(noise) ** 0.5
+    assert float(noise.std()) == pytest.approx(1, abs=3 / len(noise) ** 0.5)
+
+    def labels(training: LocalTraining) -> Tensor:
+        seen: list[Tensor] = []
+        fit(training, objective=lambda model, x, y: seen.append(y) or F.cross_entropy(model(x), y))
+        return torch.cat(seen)
+
+    assert torch.equal(labels(USUAL), labels(replace(USUAL, noise_std=0.5)))
+
+
 def test_what_an_attack_changes_is_not_clipped_again() -> None:
     def long(model: nn.Module) -> None:
         for p in model.parameters():

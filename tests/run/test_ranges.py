@@ -50,6 +50,8 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
         "balance": ">= 0",
     },
     "attacks.alie.ALIE": {"z": "null or > 0"},
+    "attacks.alter_min.AlterMin": {"rho": "[0, inf)", "every": "whole >= 1", "boost": "(0, inf)"},
+    "attacks.anticipate.Anticipate": {"horizon": "whole >= 1", "steps": "whole >= 1", "clients": "whole >= 1"},
     "attacks.badnets.BadNets": POISONING,
     "attacks.blended.Blend": {"opacity": "(0, 1]"},
     "attacks.cerp.CerP": {**POISONING, "lr": "> 0", "radius": ">= 0", "alpha": ">= 0", "beta": ">= 0"},
@@ -80,6 +82,12 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
     "attacks.iba.Noise": {"width": "whole >= 1", "epsilon": "(0, 255]"},
     "attacks.ipm.IPM": {"epsilon": "> 0"},
     "attacks.label_flip.LabelFlip": POISONING,
+    "attacks.line_search.LineSearch": {
+        "evaluations": "whole >= 1",
+        "start": "[0, inf)",
+        "step": "(0, inf)",
+        "ratio": "(0.5, 1)",
+    },
     "attacks.lp.LP": {
         "threshold": "(0, 1]",
         "gain": "> 0",
@@ -87,10 +95,12 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
         "fit_accuracy": "[0, 1]",
         "fit_epochs": "whole >= 1",
     },
+    "attacks.mimic.Mimic": {"warmup": "whole >= 1"},
     "attacks.mixing.MultiTask": {"alpha": "[0, 1]"},
     "attacks.mixing.WithClean": {"share": "[0, 1]"},
     "attacks.neurotoxin.Neurotoxin": {"ratio": "(0, 1]"},
     "attacks.pgd.PGD": {"radius": "> 0"},
+    "attacks.rop.ROP": {"z": "null or (0, inf)", "angle": "[0, 360)", "pi": "[0, 1]", "reference": "[0, 1]"},
     "attacks.scaling.Scaling": {"gamma": "null or > 0", "norm_bound": "null or > 0"},
     "attacks.semantic.Semantic": {**POISONING, "share": "(0, 1)"},
     "attacks.sign_flip.SignFlip": {"factor": "> 0"},
@@ -117,9 +127,11 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
         "sign_radius": "(0, inf)",
         "direction_radius": "(0, inf)",
     },
+    "flame.defenses.arc.ARC": {"malicious_share": "[0, 0.5)"},
     "flame.defenses.auror.Auror": {"threshold": "> 0", "find_rounds": "whole >= 1", "vote": "[0.5, 1)"},
     "flame.defenses.bucketing.Bucketing": {"size": "whole >= 1"},
     "flame.defenses.bulyan.Bulyan": {"malicious_share": "[0, 0.25)"},
+    "flame.defenses.caf.CAF": {"malicious_share": "[0, 0.5)"},
     "flame.defenses.centered_clipping.CenteredClipping": {"bound": "(0, inf)", "iterations": "whole >= 1"},
     "flame.defenses.crfl.CRFL": {"bound": "(0, inf)", "growth": "[0, inf)", "noise_std": "[0, inf)"},
     "flame.defenses.deepsight.DeepSight": {
@@ -156,6 +168,7 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
         "mu": "[0, inf)",
     },
     "flame.defenses.krum.Krum": {"malicious_share": "[0, 0.5)", "keep": "null or whole >= 1"},
+    "flame.defenses.lasa.LASA": {"sparsity": "[0, 1)", "norm_radius": "(0, inf)", "sign_radius": "(0, inf)"},
     "flame.defenses.multi_metrics.MultiMetrics": {"share": "(0, 1]"},
     "flame.defenses.nnm.NNM": {"malicious_share": "[0, 0.5)"},
     "flame.defenses.norm_clip.NormClip": {"bound": "(0, inf)", "noise_std": "[0, inf)"},
@@ -177,6 +190,7 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
         "first_epochs": "whole >= 1",
         "epochs": "whole >= 1",
     },
+    "flame.defenses.smea.SMEA": {"malicious_share": "[0, 0.5)"},
     "flame.defenses.steps.aggregate.Aggregate": {"server_lr": "(0, inf)"},
     "flame.defenses.steps.clip.Clip": {"epsilon": "[0, 1)"},
     "flame.defenses.steps.noise.Noise": {"factor": "[0, inf)", "epsilon": "> 0", "delta": "(0, 1]"},
@@ -201,6 +215,7 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
         "clip_norm": "null or (0, inf)",
         "label_smoothing": "[0, 1)",
         "proximal": "[0, inf)",
+        "noise_std": "[0, inf)",
     },
     "flame.round.optimizers.SGD": {"momentum": "[0, 1)", "weight_decay": "[0, inf)"},
     "flame.round.optimizers.Adam": MOMENTS,
@@ -221,10 +236,13 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
 ELSEWHERE = (  # the data set says: tests/attacks, tests/models
     *("rounds", "target_class", "source_class", "facilitator_class", "row", "column"),
     *("in_channels", "num_classes", "image_size", "classes", "widths"),
-    *("lr_tenths", "milestones", "workers"),  # lists of shares; `engine.workers` is in RUN
+    *("lr_tenths", "milestones"),  # lists of shares
+    *("workers", "per_gpu", "at_once"),  # of engines: RUN, tests/engine/test_stacked.py
 )
 UNBOUNDED = {("attacks.blended.Blend", "seed"), ("attacks.iba.Noise", "seed")}
 BESIDE: Mapping[tuple[str, str], Mapping[str, Any]] = {  # what else must be set so that only this number is in question
+    ("attacks.anticipate.Anticipate", "horizon"): {"attack.clients": 5},
+    ("attacks.anticipate.Anticipate", "steps"): {"attack.clients": 5},
     ("attacks.iba.Noise", "epsilon"): {"attack.least_epsilon": 5e-324},
     ("flame.defenses.steps.noise.Noise", "epsilon"): {"defense.noise.factor": None, "defense.noise.delta": 0.5},
     ("flame.defenses.steps.noise.Noise", "delta"): {"defense.noise.factor": None, "defense.noise.epsilon": 1.0},
@@ -244,6 +262,7 @@ RUN: Mapping[str, str] = {  # a run of 3 rounds with 10 clients, 5 a round, of 1
     "checkpoint.seconds": ">= 0",
     "clients": "whole >= 5",
     "clients_per_round": "whole [1, 10]",
+    "engine.per_gpu": "null or whole >= 1",
     "engine.workers": "whole >= 1",
     "evaluate.clients": "whole [0, 8]",
     "evaluate_every": "whole >= 1",
@@ -329,6 +348,7 @@ def test_every_number_of_every_part_has_a_rule(sites: dict[tuple[str, str], Any]
 def refusal(group: str, option: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """What making the part says; empty if it is made."""
     around = {"dataset": {"channels": 1, "classes": 2, "image_size": 32}, "client": CLIENT, "rounds": 30}
+    around |= {"defense": {"_target_": "flame.defenses.fedavg.FedAvg", "weights": "uniform"}}
     cfg = OmegaConf.create({**around, group: deepcopy(dict(option))})
     for path, value in settings.items():
         OmegaConf.update(cfg, path, value, force_add=True)
@@ -395,4 +415,4 @@ def test_every_number_of_a_run_has_a_rule(compose: Any) -> None:
     plain = OmegaConf.to_container(compose("engine=pool", "engine.workers=1"), resolve=False)
     assert isinstance(plain, dict)
     own = {str(k): v for k, v in plain.items() if k not in (*GROUPS, "dataset")}
-    assert {*numbers(own), "engine.workers"} - {"memo.dir", "recipe"} == set(RUN)
+    assert {*numbers(own), "engine.workers", "engine.per_gpu"} - {"memo.dir", "recipe"} == set(RUN)

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import yaml
-from test_wandb import inspect, written
+from test_wandb import described, inspect, written
 from warm import Warm
 
 from flame.run.command import prepared
 from flame.run.trackers.exhibits import final
 from flame.run.trackers.files import SUMMARY
+from flame.run.trackers.wandb import WandB
 
 agents = pytest.importorskip("wandb.wandb_agent")
 EXAMPLES = Path(__file__).parents[2] / "examples" / "wandb"
@@ -99,6 +100,14 @@ def test_the_run_is_the_agent_s(agent: Agent, tmp_path: Path, command: Warm) -> 
     assert shown["final/ma_minus_ba"] == pytest.approx(metrics["eval/ma"] - metrics["eval/ba"])
     assert not [name for row in records["history"] for name in row["item"] if name.startswith("final/")]
     assert again.stat().st_size > 0.5 * first.stat().st_size  # the same rounds, tables and means
+
+
+def test_project_entity_and_id_are_the_agent_s(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """W&B would ignore others, with a warning for each."""
+    info = described(tmp_path / "run")
+    assert WandB("p", "e", "offline")._place(info) == {"project": "p", "entity": "e", "id": info.identity}
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    assert WandB("p", "e", "offline")._place(info) == {}
 
 
 def test_what_a_sweep_may_optimise() -> None:

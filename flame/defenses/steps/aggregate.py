@@ -44,7 +44,7 @@ class Aggregate:
         """[d + b], the reference plus the sum of shares * factors * updates, block by block."""
         row = updates.base.clone()
         for block, span in updates.layout.spans.items():
-            row[span] += (shares * factors[block]).float() @ updates.rows[:, span]
+            row[span] += updates.weighted(shares * factors[block], span)
         return row
 
     def counter_row(self, updates: Updates, accepted: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
