@@ -24,6 +24,7 @@ RECIPES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in C
 SMALL = ("experiment=smoke", "dataset=digits", "train_samples=300", "rounds=2", "clients=10", "clients_per_round=10")
 TINY = (*SMALL, "attack_rounds.start=0", "engine=sequential", "tracker=files")
 SMALL_IMAGES = ("model=cnn", "dataset.mean=[0.5]", "dataset.std=[0.5]")
+MANY_OR_ONE = ("multi", "single")
 QUICK = {  # what makes the model of a recipe small, too, and what it needs for images of 8 x 8 pixels and two rounds
     "recipe/ablations/masks_wide_digits": ("model.widths=[4,4,4,16]",),
     "recipe/paper/zhmzm": ("train_samples=60",),
@@ -35,7 +36,7 @@ QUICK = {  # what makes the model of a recipe small, too, and what it needs for 
         *(*SMALL_IMAGES, "client.schedule.milestones=[1]"),
         *("attack.trigger.size=3", "attack.trigger.row=-3", "attack.trigger.column=-3"),
     ),
-    **{f"recipe/protocols/backfed_emnist_{shots}shot": ("model=cnn",) for shots in ("multi", "single")},
+    **{f"recipe/protocols/backfed_emnist_{shots}shot": ("model=cnn", "~dataset.split") for shots in MANY_OR_ONE},
 }
 
 
