@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,8 +44,8 @@ def _refusal(error: Exception) -> str:
             f"holds objects other than tensors ({stranger[1]}), which could run code and are never opened: save"
             " model.state_dict()"
         )
-    plain = f"{type(error).__name__}: {str(error).strip().partition('. ')[0]:.200}"
-    reason = "damaged, or no file of torch's" if isinstance(error, pickle.UnpicklingError) else plain
+    said = f"{type(error).__name__}: {str(error).strip().partition('. ')[0]:.200}"
+    reason = "damaged, or no file of torch's" if "weights_only" in str(error) else said
     return (
         f"cannot be read ({reason}): must be what torch.save(model.state_dict(), path) writes, or a .safetensors file"
     )
