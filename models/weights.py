@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net")  # where training scripts keep the weights
+FOREIGN = re.compile(r"GLOBAL ([\w.]{1,100})")  # in torch's words: the class or function that a pickle asks for
 PREFIX = "module."  # of torch's DataParallel
 
 Weights = dict[str, Tensor]
@@ -23,18 +26,30 @@ def read_state_dict(path: Path, key: str) -> tuple[Weights, Mapping[str, str]]:
         ValueError: it is not there, is damaged or holds more than tensors; `key` is the setting that named it.
     """
     if not path.is_file():
-        raise ValueError(f"{key}={path}: there is no such file or folder")
+        raise ValueError(
+            f"{key}={path}: there is no such file or folder: name one, from / or from where you start the run"
+        )
     if path.suffix == ".safetensors":
         return _read_safetensors(path, key)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file makes the reader raise nearly anything
-        reason = str(error).strip().partition("\n")[0][:200]
-        raise ValueError(
-            f"{key}={path} cannot be read ({type(error).__name__}: {reason}): must be what"
-            " torch.save(model.state_dict(), path) writes, or a .safetensors file"
-        ) from error
+        raise ValueError(f"{key}={path} {_refusal(error)}") from error
     return _plain(found, path, key), {}
+
+
+def _refusal(error: Exception) -> str:
+    """Why torch's reader refused, without its advice to let the file run code, and what to do."""
+    if stranger := FOREIGN.search(str(error)):
+        return (
+            f"holds objects other than tensors ({stranger[1]}), which could run code and are never opened: save"
+            " model.state_dict()"
+        )
+    plain = f"{type(error).__name__}: {str(error).strip().partition('. ')[0]:.200}"
+    reason = "damaged, or no file of torch's" if isinstance(error, pickle.UnpicklingError) else plain
+    return (
+        f"cannot be read ({reason}): must be what torch.save(model.state_dict(), path) writes, or a .safetensors file"
+    )
 
 
 def _read_safetensors(path: Path, key: str) -> tuple[Weights, Mapping[str, str]]:

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from torch import Tensor
 
+from flame.data.archive import climbs
 from flame.data.facts import check_said, given_or_found
 from flame.data.samples import Dataset, Holders, LabelledImages
 
@@ -61,6 +62,7 @@ def arrays(
         LabelledImages(images(path, f"x_{part}", found, layout, pixels), labels(path, f"y_{part}", found))
         for part in ("train", "test")
     )
+    _check_pairs(path, train, test)
     known = {"classes": int(train.y.max()) + 1 if len(train) else 0, "channels": train.x.shape[1]}
     check_said(str(path), {"classes": classes, "channels": channels}, known)
     assert classes is not None
@@ -78,7 +80,8 @@ def read(path: Path, names: Sequence[str] | None = None) -> dict[str, NDArray[An
         FileNotFoundError: there is no such file.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file: name an .npz or .safetensors file")
+        problem = "it is a folder" if path.is_dir() else "there is no such file"
+        raise FileNotFoundError(f"{path}: {problem}: name an .npz or .safetensors file")
     if path.suffix == ".safetensors":
         try:
             found = load_file(path)
@@ -103,16 +106,36 @@ def _read_npz(path: Path, names: Sequence[str] | None) -> dict[str, NDArray[Any]
     found: dict[str, NDArray[Any]] = {}
     try:
         with np.load(path, allow_pickle=False) as file:
+            if climbing := [each for each in file.files if climbs(each)]:
+                raise ValueError(f"it has names that lead out of its own folder, {climbing[:3]}")
             for name in file.files:
                 found[name] = file[name] if names is None or name in names else np.empty(0)
+                if not isinstance(found[name], np.ndarray):  # numpy gives the bytes of what is no .npy
+                    raise ValueError("it is no .npy array")
     except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         if "allow_pickle" in str(error):
             raise ValueError(
                 f"{path}: {name} holds pickled objects, which could run code and are never opened: save it as plain"
                 " numbers, or text for names (numpy.array(names, dtype=str))"
             ) from error
-        raise ValueError(f"{path} is damaged{f' at {name}' if name else ''} ({error}): write it again") from error
+        place = f" at {name}" if name else ""
+        raise ValueError(f"{path} is damaged{place} ({error}): write it again with numpy.savez") from error
     return found
+
+
+def _check_pairs(path: object, train: LabelledImages, test: LabelledImages) -> None:
+    """A ValueError unless there is a label for each image, and all images have one shape."""
+    for part, x, y in (("train", train.x, train.y), ("test", test.x, test.y)):
+        if len(x) != len(y):
+            raise ValueError(
+                f"dataset.path={path}: x_{part} has {len(x)} images and y_{part} {len(y)} labels: must be as many of"
+                " both; save one label for each image"
+            )
+    if train.x.shape[1:] != test.x.shape[1:]:
+        raise ValueError(
+            f"dataset.path={path}: x_test has images of the shape {tuple(test.x.shape[1:])} (channels, height, width),"
+            f" x_train of {tuple(train.x.shape[1:])}: must be the same; resize those of x_test"
+        )
 
 
 def images(path: object, name: str, found: Arrays, layout: str, pixels: str) -> Tensor:
@@ -146,11 +169,15 @@ def _rounded(path: object, name: str, array: NDArray[Any]) -> NDArray[np.uint8]:
     levels = np.empty(array.shape, np.uint8)
     for first in range(0, len(array), 1024):  # so that nothing of the size of the whole is made on the way
         part = array[first : first + 1024]
-        if not ((part >= 0) & (part <= 1)).all():  # nan
+        where = f"images {first} to {first + len(part) - 1}"
+        if np.isnan(part).any():
+            raise ValueError(
+                f"dataset.path={path}: {name} has NaN in {where}: must be in [0, 1]; leave out the images that have it"
+            )
+        if not ((part >= 0) & (part <= 1)).all():
             raise ValueError(
                 f"dataset.path={path}: {name} has pixels outside [0, 1] (from {np.min(part)} to {np.max(part)} in"
-                f" images {first} to {first + len(part) - 1}), and dataset.pixels=unit: divide by their range, not by"
-                " mean and std, which the run does"
+                f" {where}), and dataset.pixels=unit: divide by their range, not by mean and std, which the run does"
             )
         levels[first : first + 1024] = np.rint(part.astype(np.float64) * 255)
     return levels
@@ -175,4 +202,5 @@ def holders(path: object, array: NDArray[Any], count: int) -> Holders:
             f" text of the shape ({count},), one for each image of x_train"
         )
     names, of = np.unique(array, return_inverse=True)
-    return Holders(torch.from_numpy(of.astype(np.int64)), tuple(map(str, names.tolist())))
+    told_by = f"{CLIENTS} of dataset.path={path}"
+    return Holders(torch.from_numpy(of.astype(np.int64)), tuple(map(str, names.tolist())), told_by)

@@ -35,17 +35,18 @@ def checked(made: object, facts: Mapping[str, Any]) -> Dataset:
         )
     if type(made.classes) is not int or made.classes < 2:
         raise ValueError(f"dataset={made.name}: classes={made.classes!r} is out of range: must be a whole number >= 2")
+    what = _called(made, facts)
     for part in ("train", "test"):
-        check_images(f"dataset={made.name}: {part}", getattr(made, part), made.classes)
+        check_images(f"{what}: {part}", getattr(made, part), made.classes)
     _check_facts(made, facts)
     if strangers := sorted(_labels(made.test) - _labels(made.train)):
         raise ValueError(
-            f"dataset={made.name}: test has the classes {strangers[:10]}, of which train has no image: nobody could"
+            f"{what}: test has the classes {strangers[:10]}, of which train has no image: nobody could"
             " learn them; leave their images out of test"
         )
     channels = made.train.x.shape[1]
     mean, std = (_numbers(made, key, channels) for key in ("mean", "std"))
-    check_holders(f"dataset={made.name}", made.holders, len(made.train))
+    check_holders(what, made.holders, len(made.train))
     return replace(made, mean=mean, std=std)
 
 
@@ -71,9 +72,10 @@ def check_images(what: str, images: object, classes: int) -> None:
         raise ValueError(f"{what} has {len(x)} images and {len(y)} labels: must be as many of both, and at least one")
     low, high = int(y.min()), int(y.max())
     if low < 0 or high >= classes:
+        more = f", and set dataset.classes to at least {high + 1}" if high >= classes else ""
         raise ValueError(
             f"{what}.y has labels in [{low}, {high}], dataset.classes={classes} allows [0, {classes - 1}]: number the"
-            f" classes from 0, and set dataset.classes to at least {high + 1}"
+            f" classes from 0{more}"
         )
 
 
@@ -91,7 +93,7 @@ def check_holders(what: str, holders: object, images: int) -> None:
             f"{what}: holders.of has {len(of)} entries for {images} training images: must be one each;"
             " Dataset.narrowed takes images away with their holders"
         )
-    check_names(f"{what}: holders.names", names)
+    check_names(holders.told_by or f"{what}: holders.names", names)
     if images and not 0 <= int(of.min()) <= int(of.max()) < len(names):
         raise ValueError(
             f"{what}: holders.of is in [{int(of.min())}, {int(of.max())}] for {len(names)} names: must be in"
@@ -126,6 +128,12 @@ def evaluation_sets(dataset: Dataset, backdoor: LabelledImages | None) -> dict[s
     return {**clean, "backdoor": backdoor}
 
 
+def _called(dataset: Dataset, facts: Mapping[str, Any]) -> str:
+    """The data set, and the file or folder that it is from, where its YAML has one."""
+    place = next((f", dataset.{key}={facts[key]}" for key in ("path", "root") if facts.get(key)), "")
+    return f"dataset={dataset.name}{place}"
+
+
 def _check_facts(dataset: Dataset, facts: Mapping[str, Any]) -> None:
     """What the YAML declares, which models are built from, is what the images are."""
     declared = facts.get("classes", dataset.classes)
@@ -134,13 +142,14 @@ def _check_facts(dataset: Dataset, facts: Mapping[str, Any]) -> None:
             f"dataset.classes={declared} does not fit {dataset.name}, which has {dataset.classes}: set it to that"
         )
     channels, size = facts.get("channels"), facts.get("image_size")
-    for images in (dataset.train, dataset.test):
+    for part, images in (("train", dataset.train), ("test", dataset.test)):
         shape = tuple(images.x.shape[1:])
         wanted = tuple(has if fact is None else fact for fact, has in zip((channels, size, size), shape, strict=True))
         if shape != wanted or shape != tuple(dataset.train.x.shape[1:]):
             raise ValueError(
-                f"dataset.channels={channels} with dataset.image_size={size} does not fit {dataset.name}: its images"
-                f" are {shape} (channels, height, width); say so in its YAML, and give train and test the same shape"
+                f"dataset.channels={channels} with dataset.image_size={size} does not fit {dataset.name}: its {part}"
+                f" images are {shape} (channels, height, width); set both keys to that, on the command line or in its"
+                " YAML, and give train and test the same shape, of one height and width"
             )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 
 from flame.data.cache import FOLDER, cached, key
 from flame.data.facts import check_said, given_or_found
-from flame.data.pictures import ENDINGS, Decoded, Look, decoded, seen
+from flame.data.pictures import ENDINGS, OTHER_SIZE, Decoded, Look, decoded, seen
 from flame.data.samples import Dataset, LabelledImages
 
 NAMED = 5  # files that a message names
@@ -181,13 +181,28 @@ def _readable(root: Path, paths: Sequence[Path], images: Decoded, corrupt: str) 
     readable = torch.ones(len(paths), dtype=torch.bool)
     if not images.unreadable:
         return readable
-    why = [f"{paths[number].relative_to(root)} ({why})" for number, why in images.unreadable.items()]
-    told = f"dataset.root={root}: {len(why)} of {len(paths)} images cannot be read: {_few(why)}"
-    if corrupt == "refuse":
-        raise ValueError(f"{told}; mend or delete them, or dataset.corrupt=skip leaves them out")
-    log.warning("%s; they are left out, as dataset.corrupt=skip asks", told)
+    sizes = {number: why for number, why in images.unreadable.items() if OTHER_SIZE.fullmatch(why)}
+    damaged = {number: why for number, why in images.unreadable.items() if number not in sizes}
+    for some, problem, remedy in (
+        (damaged, "cannot be read", "mend or delete them, or dataset.corrupt=skip leaves them out"),
+        (sizes, f"are not of dataset.image_size={images.x.shape[-1]}", _resized({*sizes.values()})),
+    ):
+        if not some:
+            continue
+        why = [f"{paths[number].relative_to(root)} ({why})" for number, why in some.items()]
+        told = f"dataset.root={root}: {len(why)} of {len(paths)} images {problem}: {_few(why)}"
+        if corrupt == "refuse":
+            raise ValueError(f"{told}; {remedy}")
+        log.warning("%s; they are left out, as dataset.corrupt=skip asks", told)
     readable[list(images.unreadable)] = False
     return readable
+
+
+def _resized(whys: Set[str]) -> str:
+    """What to do about images of other sizes than the declared one: to declare theirs, if they share a square one."""
+    sizes = [match.groups() for why in whys if (match := OTHER_SIZE.fullmatch(why))]
+    square = f"dataset.image_size={sizes[0][0]} or " if len(sizes) == 1 and len({*sizes[0]}) == 1 else ""
+    return f"say {square}dataset.resize=stretch (or crop)"
 
 
 def _few(things: Sequence[object]) -> str:

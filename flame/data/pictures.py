@@ -7,6 +7,7 @@ frame. Transparency is dropped. Images of more than 8 bits a channel are refused
 from __future__ import annotations
 
 import os
+import re
 import struct
 import sys
 import zlib
@@ -31,6 +32,7 @@ MODES = {1: "L", 3: "RGB"}  # by number of channels; L is 0.299 R + 0.587 G + 0.
 # What Pillow raises about files that are none, or cut off, or twisted.
 DAMAGE = (SyntaxError, EOFError, IndexError, struct.error, zlib.error)
 UNREADABLE = (OSError, ValueError, Image.DecompressionBombError, *DAMAGE)
+OTHER_SIZE = re.compile(r"it has (\d+) x (\d+) pixels, and dataset\.resize=none")  # why, if all else is well
 AT_ONCE = 64  # files a thread takes
 File = Path | Callable[[], BinaryIO]  # on the disk, or what opens it wherever it is
 

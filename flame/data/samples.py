@@ -37,10 +37,11 @@ class Holders:
 
     of: Tensor  # [N] int64, the holder of each training image, in [0, len(names))
     names: tuple[str, ...]  # one per holder, distinct; a holder may have no image
+    told_by: str = ""  # for messages: the array that they are from, and its file
 
     def __getitem__(self, index: Tensor | slice) -> Holders:
         """Of those images; all names stay, and so the numbers."""
-        return Holders(self.of[index], self.names)
+        return replace(self, of=self.of[index])
 
 
 @dataclass(frozen=True)

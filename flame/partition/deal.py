@@ -1,6 +1,7 @@
 """From a data set to the clients' shards, with what the server keeps for itself.
 
-A partition sees the labels of what it deals out. One that has a parameter `holders` or `kept` is given that, too.
+A partition sees the labels of what it deals out. One that has a parameter `holders`, `kept` or `dataset_name`
+is given that, too.
 """
 
 from __future__ import annotations
@@ -37,12 +38,14 @@ def deal(dataset: Dataset, partition: Partition, clients: int, root_samples: int
     return replace(Shards.cut(index, torch.cat([dealt.sizes, torch.tensor([root_samples])])), names=dealt.names)
 
 
-def _asked(partition: Partition, dataset: Dataset, rest: Tensor) -> dict[str, Holders | Kept | None]:
+def _asked(partition: Partition, dataset: Dataset, rest: Tensor) -> dict[str, Holders | Kept | str | None]:
     """What the partition is given beside labels: of the images `rest`, which are dealt out."""
     named = inspect.signature(partition).parameters
-    known: dict[str, Holders | Kept | None] = {}
+    known: dict[str, Holders | Kept | str | None] = {}
     if "holders" in named:
         known["holders"] = dataset.holders and dataset.holders[rest]
     if "kept" in named:
         known["kept"] = (dataset.kept or Kept.whole(len(dataset.train)))[rest]
+    if "dataset_name" in named:
+        known["dataset_name"] = dataset.name
     return known

@@ -28,7 +28,15 @@ from flame.partition.checks import check_count
 from flame.partition.rules import collect
 
 
-def natural(labels: Tensor, clients: int, generator: Generator, *, min_samples: int, holders: Holders | None) -> Shards:
+def natural(
+    labels: Tensor,
+    clients: int,
+    generator: Generator,
+    *,
+    min_samples: int,
+    holders: Holders | None,
+    dataset_name: str = "null",
+) -> Shards:
     """A client for each holder of at least `min_samples` >= 1 images; if there are more, as many as `clients` drawn.
 
     Clients are in the order of the holders, and have their names.
@@ -40,16 +48,18 @@ def natural(labels: Tensor, clients: int, generator: Generator, *, min_samples: 
     check_count("clients", clients)
     if holders is None:
         raise ValueError(
-            "partition=natural needs data that say who holds what, and dataset does not: give dataset=arrays a"
-            " client_train, or a Dataset its holders; partition=dirichlet makes skewed clients out of any data"
+            f"partition=natural needs data that say who holds what, and dataset={dataset_name} does not: give"
+            " dataset=arrays a client_train, or a Dataset its holders; partition=dirichlet makes skewed clients out of"
+            " any data"
         )
     held = torch.bincount(holders.of, minlength=len(holders.names))
     able = (held >= min_samples).nonzero().flatten()
     if clients > len(able):
         fewest = f"{holders.names[int(held.argmin())]} has {int(held.min())}, the fewest"
+        told = f" in {holders.told_by}" if holders.told_by else ""
         remedy = f"set clients to at most {len(able)}, or lower" if len(able) else "lower"
         raise ValueError(
-            f"clients={clients} do not fit the data: of {len(held)} holders {len(able)} have"
+            f"clients={clients} do not fit the data: of {len(held)} holders{told} {len(able)} have"
             f" partition.min_samples={min_samples} images or more ({fewest}); {remedy} partition.min_samples"
         )
     chosen = able[torch.randperm(len(able), generator=generator)[:clients]].sort().values
@@ -82,7 +92,8 @@ class Listed:
     def _file(self) -> Path:
         path = Path(str(self.path)).expanduser()
         if not path.is_file():
-            raise FileNotFoundError(f"partition.path={self.path}: there is no such file: name a .json or .npz")
+            problem = "it is a folder" if path.is_dir() else "there is no such file"
+            raise FileNotFoundError(f"partition.path={self.path}: {problem}: name a .json or .npz")
         return path
 
     def __call__(self, labels: Tensor, clients: int, generator: Generator, *, kept: Kept) -> Shards:
@@ -119,7 +130,8 @@ class Listed:
             first = int(outside[0])
             raise ValueError(
                 f"partition.path={self.path}: list {names[int(owner[first])]} has the index {int(index[first])}"
-                f" ({len(outside)} are out of range): must be in [0, {images - 1}], positions in the training set"
+                f" ({len(outside)} are out of range): must be in [0, {images - 1}], positions in the training set, of"
+                " which test images, as of dataset.test_share, are no part"
             )
         times = torch.bincount(index, minlength=images)
         if int(times.max()) > 1:

@@ -16,6 +16,7 @@ from flame.run.trackers.files import METRICS, SUMMARY
 
 log = logging.getLogger(__name__)
 IDENTITY, CHECKPOINTS, LOCK = "identity.json", "checkpoints", ".lock"
+LOG = "train.log"  # Hydra's, of what is logged; conf/config.yaml names it
 LARGEST_JSON = 1 << 24  # bytes; what we write is a thousandth of it
 REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space",
@@ -52,8 +53,8 @@ def claimed(folder: Path, identity: str) -> Iterator[None]:
         try:
             yield
         finally:
-            if {each.name for each in folder.iterdir()} == {IDENTITY}:
-                path.unlink()  # the run was refused before it wrote anything
+            if {each.name for each in folder.iterdir()} <= {IDENTITY, LOG}:
+                path.unlink()  # the run was refused before it wrote anything; its log is for `SweepReport`
 
 
 @contextmanager

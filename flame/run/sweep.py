@@ -14,7 +14,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
@@ -47,7 +47,7 @@ class SweepReport(Callback):
         self._ledger: Path | None = None  # one JSON line per job that has ended; travels to the jobs with this object
         self._jobs = 0  # of the sweep
         self._began = 0.0  # time.time() at its start
-        self._found = False  # whether a single run's folder was there before
+        self._found: set[str] | None = None  # what was in a single run's folder before, if there was one
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """In the process of a job, which submitit starts without train.py."""
@@ -57,8 +57,9 @@ class SweepReport(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Before a single run, for which Hydra makes a folder."""
-        self._found = Path(config.hydra.run.dir).exists()
-        must_be_writable(Path(config.hydra.run.dir))
+        folder = Path(config.hydra.run.dir)
+        self._found = {path.name for path in folder.iterdir()} if folder.is_dir() else None
+        must_be_writable(folder)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Name the sweep, for its jobs to inherit, choose a file that no other sweep uses, and bound the batches."""
@@ -80,9 +81,8 @@ class SweepReport(Callback):
         """Note how the job ended, and call it completed: Hydra would raise its error and not launch the next batch."""
         folder = Path(config.hydra.runtime.output_dir)
         if self._ledger is None:
-            refused = job_return.status == JobStatus.FAILED and folder.is_dir() and not any(folder.iterdir())
-            if refused and not self._found:
-                folder.rmdir()
+            if job_return.status == JobStatus.FAILED and folder.is_dir():
+                clear(folder, self._found, isinstance(job_return._return_value, CompactHydraException))
             return
         note = {"folder": str(folder), "error": None, "ran": not older(folder, self._began)}
         if job_return.status == JobStatus.FAILED:
@@ -151,6 +151,19 @@ def older(folder: Path, moment: float) -> bool:
 
     path = folder / SUMMARY
     return path.exists() and path.stat().st_mtime < moment
+
+
+def clear(folder: Path, before: Set[str] | None, in_words: bool) -> None:
+    """Remove what a single run left that wrote nothing but, maybe, its log: nothing of `before`, what was there.
+
+    The log of a run that was not refused `in_words` stays; a sweep's jobs keep theirs, which say why they failed.
+    """
+    from flame.run.folder import LOG  # as in `older`
+
+    if in_words and {path.name for path in folder.iterdir()} - (before or set()) == {LOG}:
+        (folder / LOG).unlink()
+    if before is None and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def must_be_writable(folder: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from flame.data.arrays import arrays
+from flame.data.arrays import arrays, read
 from flame.data.check import checked
 from flame.data.facts import spread
 from flame.data.samples import Dataset
@@ -39,7 +39,7 @@ def written(folder: Path, ending: str = "npz", **changes: Any) -> Path:
 
 def load(file: Path, **changes: Any) -> Dataset:
     made = arrays(**{"path": str(file), **SETTINGS, **FACTS, **changes})
-    return checked(made, {k: v for k, v in {**FACTS, **changes}.items() if k in FACTS})
+    return checked(made, {"path": file} | {k: v for k, v in {**FACTS, **changes}.items() if k in FACTS})
 
 
 @pytest.mark.parametrize("ending", ["npz", "safetensors"])
@@ -124,13 +124,20 @@ def test_pickles_are_refused_and_not_opened(tmp_path: Path, name: str) -> None:
         ({"x_train": X[:6].astype(int)}, r"x_train is int64, and dataset\.pixels=uint8: .* dataset\.pixels=unit if"),
         ({"y_train": Y[:6].astype(float)}, r"y_train is float64 of the shape \(6,\): must be whole numbers \[N\]"),
         ({"y_train": Y[:6, None]}, r"y_train is int64 of the shape \(6, 1\)"),
-        ({"y_train": Y[:5]}, r"train has 6 images and 5 labels"),
-        ({"y_train": Y[:6] + 1}, r"train\.y has labels in \[1, 3\], dataset\.classes=3"),
-        ({"y_train": Y[:6] // 2}, r"test has the classes \[2\], of which train has no image"),
+        (
+            {"y_train": Y[:5], "client_train": Y[:5]},
+            r"mine\.npz: x_train has 6 images and y_train 5 labels: must be as",
+        ),
+        ({"y_train": Y[:6] + 1}, r"dataset\.path=.*mine\.npz: train\.y has labels in \[1, 3\], dataset\.classes=3"),
+        (
+            {"y_train": Y[:6] // 2},
+            r"dataset\.path=.*mine\.npz: test has the classes \[2\], of which train has no image",
+        ),
+        ({"x_test": X[6:, :3]}, r"mine\.npz: x_test has images of the shape \(2, 3, 4\) .*, x_train of \(2, 4, 4\)"),
         ({"x_train": X[:0], "y_train": Y[:0]}, r"x_train has no image"),
         ({"client_train": Y[:5]}, r"client_train is int64 of the shape \(5,\): must be .* \(6,\), one for each"),
         ({"client_train": Y[:6] / 2}, r"client_train is float64"),
-        ({"client_train": np.array(["a,b", *"bcdef"])}, r"holders\.names has 'a,b': must be printable text, without"),
+        ({"client_train": np.array(["a,b", *"bcdef"])}, r"client_train of .*mine\.npz has 'a,b': must be printable"),
     ],
 )
 def test_arrays_that_cannot_be(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -138,11 +145,18 @@ def test_arrays_that_cannot_be(tmp_path: Path, changes: dict[str, Any], message:
         load(written(tmp_path, **changes))
 
 
-@pytest.mark.parametrize("value", [1.0001, -0.0001, float("nan")])
-def test_unit_pixels_are_in_the_unit_interval(tmp_path: Path, value: float) -> None:
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (1.0001, r"pixels outside \[0, 1\] .* and dataset\.pixels=unit"),
+        (-0.0001, r"pixels outside \[0, 1\]"),
+        (float("nan"), r"NaN in images 0 to 5: must be in \[0, 1\]; leave out"),
+    ],
+)
+def test_unit_pixels_are_in_the_unit_interval(tmp_path: Path, value: float, problem: str) -> None:
     x = X / 255
     x[2, 1, 1, 1] = value
-    with pytest.raises(ValueError, match=r"x_train has pixels outside \[0, 1\] .* and dataset\.pixels=unit"):
+    with pytest.raises(ValueError, match=f"mine\\.npz: x_train has {problem}"):
         load(written(tmp_path, x_train=x[:6], x_test=x[6:]), pixels="unit")
 
 
@@ -166,6 +180,8 @@ def test_settings_that_cannot_be(tmp_path: Path, settings: dict[str, Any], messa
 def test_files_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.npz: there is no such file"):
         load(tmp_path / "nowhere.npz")
+    with pytest.raises(FileNotFoundError, match=r": it is a folder: name an \.npz"):
+        load(tmp_path)
     for name, message in (
         ("mine.npy", r"ends in \.npy: must be an \.npz or \.safetensors"),
         ("mine.npz", r"is no \.npz file"),
@@ -174,6 +190,20 @@ def test_files_that_cannot_be(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"\x80\x04K\x01.")  # a pickle
         with pytest.raises(ValueError, match=message):
             load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("x_train.npy", r" at x_train \(it is no \.npy array\)"),
+        ("../../evil.npy", r" \(it has names that lead out of its own folder, \['\.\./\.\./evil'\]\)"),
+    ],
+)
+def test_a_member_that_is_no_array_or_climbs(tmp_path: Path, name: str, problem: str) -> None:
+    with zipfile.ZipFile(written(tmp_path, x_train=None), "a") as file:
+        file.writestr(name, b"garbage")
+    with pytest.raises(ValueError, match=rf"mine\.npz is damaged{problem}: write it again with numpy\.savez"):
+        read(tmp_path / "mine.npz", ("x_train",))
 
 
 def test_an_array_that_promises_more_than_there_is(tmp_path: Path) -> None:

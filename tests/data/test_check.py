@@ -67,10 +67,13 @@ def test_what_fits_passes_as_it_is_with_facts_as_tuples() -> None:
         ({"train": images(y=SEEN[:5])}, r"train has 6 images and 5 labels"),
         ({"test": images(x=pixels(0), y=SEEN[:0])}, r"test has 0 images and 0 labels: .* at least one"),
         ({"train": images(y=SEEN + 1)}, r"labels in \[1, 3\], dataset\.classes=3 allows \[0, 2\]: .*at least 4"),
-        ({"train": images(y=SEEN - 1)}, r"labels in \[-1, 1\], dataset\.classes=3 allows \[0, 2\]"),
+        ({"train": images(y=SEEN - 1)}, r"labels in \[-1, 1\], dataset\.classes=3 allows \[0, 2\]: number .* 0$"),
         ({"train": images(y=SEEN % 2), "test": images()}, r"test has the classes \[2\], of which train has no image"),
-        ({"train": images(x=pixels(18).view(6, 3, 4, 4))}, r"dataset\.channels=1 .* its images are \(3, 4, 4\)"),
-        ({"test": images(x=pixels(6)[..., :2])}, r"dataset\.image_size=4 .* its images are \(1, 4, 2\)"),
+        (
+            {"train": images(x=pixels(18).view(6, 3, 4, 4))},
+            r"dataset\.channels=1 .* its train images are \(3, 4, 4\).*on the command line",
+        ),
+        ({"test": images(x=pixels(6)[..., :2])}, r"dataset\.image_size=4 .* its test images are \(1, 4, 2\)"),
         ({"classes": 4}, r"dataset\.classes=3 does not fit mine, which has 4"),
         ({"mean": (0.5, 0.5)}, r"dataset\.mean=\(0\.5, 0\.5\) is out of range: must be 1 numbers in \[0, 1\]"),
         ({"mean": (127.5,)}, r"dataset\.mean=.* of pixels scaled to \[0, 1\]"),
@@ -97,7 +100,7 @@ def test_classes_are_counted(classes: Any) -> None:
 @pytest.mark.parametrize(
     ("declared", "message"),
     [
-        ({"channels": 3}, r"dataset\.channels=3 with dataset\.image_size=4 does not fit mine"),
+        ({"channels": 3}, r"dataset\.channels=3 with dataset\.image_size=4 does not fit mine: its train images"),
         ({"image_size": 28}, r"dataset\.channels=1 with dataset\.image_size=28 does not fit mine"),
         ({"classes": 9}, r"dataset\.classes=9 does not fit mine, which has 3"),
     ],
@@ -108,7 +111,7 @@ def test_what_the_yaml_declares_is_what_the_images_are(declared: dict[str, int],
 
 
 def test_shapes_agree_where_nothing_is_declared() -> None:
-    with pytest.raises(ValueError, match=r"its images are \(1, 4, 2\).*train and test the same shape"):
+    with pytest.raises(ValueError, match=r"its test images are \(1, 4, 2\).*train and test the same shape"):
         checked(good(test=images(x=pixels(6)[..., :2])), {})
 
 

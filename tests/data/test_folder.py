@@ -199,6 +199,22 @@ def test_images_that_cannot_be_read_are_refused(apart: Path) -> None:
             load(apart)
 
 
+def test_images_of_another_size_are_no_damage(apart: Path) -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"7 of 7 images are not of dataset\.image_size=8: .*; say dataset\.image_size=4 or dataset\.resize=",
+    ):
+        load(apart, image_size=8)
+    png(apart / "train/2/23.png", 23, (4, 5))
+    with pytest.raises(
+        ValueError, match=r"1 of 8 images are not of .*4 x 5.*; say dataset\.resize=stretch \(or crop\)$"
+    ):
+        load(apart)
+    broken(apart)
+    with pytest.raises(ValueError, match=r"3 of 10 images cannot be read: .*; mend or delete them"):
+        load(apart)
+
+
 def test_or_left_out_with_a_warning(apart: Path, caplog: pytest.LogCaptureFixture) -> None:
     broken(apart)
     made = load(apart, corrupt="skip")

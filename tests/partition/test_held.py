@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,19 @@ def test_too_few_holders(clients: int, min_samples: int, message: str) -> None:
         dealt(held(), clients, min_samples)
 
 
+def test_the_array_that_names_the_holders_is_named() -> None:
+    dataset = held()
+    assert dataset.holders is not None
+    named = replace(dataset, holders=replace(dataset.holders, told_by="client_train of dataset.path=w.npz"))
+    with pytest.raises(ValueError, match=r"of 4 holders in client_train of dataset\.path=w\.npz 3 have"):
+        dealt(named, 4)
+
+
 def test_data_that_do_not_know(tiny: Callable[..., DictConfig]) -> None:
-    with pytest.raises(ConfigError, match=r"partition=natural needs data that say who holds what.*client_train"):
+    with pytest.raises(
+        ConfigError,
+        match=r"partition=natural needs data that say who holds what, and dataset=digits does not.*client_train",
+    ):
         build(tiny("partition=natural"))
 
 
@@ -132,7 +144,10 @@ def test_positions_are_of_the_set_as_it_was_loaded(tmp_path: Path, root: int, ke
             {"a": [0, 1], "b": [2]},
             r"1 of 4 images are in no list, the first is 3: list them, or say partition\.unl",
         ),
-        ({"a": [0, 1, 4], "b": [2, 3]}, r"list a has the index 4 \(1 are out of range\): must be in \[0, 3\]"),
+        (
+            {"a": [0, 1, 4], "b": [2, 3]},
+            r"list a has the index 4 \(1 are out of range\): must be in \[0, 3\].* test images, .*test_share",
+        ),
         ({"a": [0, 1], "b": [2, -1]}, r"list b has the index -1"),
         ({"a": [0, 1, 2], "b": [2, 3]}, r"index 2 is there 2 times, in the lists a, b \(1 are there more than once\)"),
         ({"a": [0, 1, 2, 3, 3], "b": [0]}, r"index 0 is there 2 times, in the lists a, b \(2 are"),
@@ -175,6 +190,8 @@ def test_settings_that_cannot_be(path: str | None, unlisted: str, message: str) 
 
 
 def test_files_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"partition\.path=.*: it is a folder: name a \.json"):
+        Listed(str(tmp_path), "refuse")(torch.zeros(4).long(), 2, stream(), kept=Kept.whole(4))
     with pytest.raises(FileNotFoundError, match=r"partition\.path=.*nowhere\.json: there is no such file"):
         Listed(str(tmp_path / "nowhere.json"), "refuse")(torch.zeros(4).long(), 2, stream(), kept=Kept.whole(4))
     (tmp_path / "lists.txt").write_text("[[0]]")

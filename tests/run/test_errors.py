@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 
 from flame.round.cohort import Population, Schedule
 from flame.run.build import ConfigError, build, composed
@@ -287,6 +288,29 @@ def test_the_command_line(train: Callable, tmp_path: Path, arguments: list[str],
     assert message in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[str]:
+    """Two classes of a folder of images: a data set that logs a line before it is refused."""
+    for name in "ab":
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for level in range(3):
+            Image.new("L", (8, 8), level).save(tmp_path / "mine" / name / f"{level}.png")
+    facts = ("dataset.classes=3", "dataset.channels=1", "dataset.image_size=8")
+    return [*SMOKE, "dataset=folder", f"dataset.root={tmp_path}/mine", "dataset.test_share=0.3", *facts]
+
+
+def test_a_refused_run_that_has_logged_leaves_nothing(train: Callable, tmp_path: Path, pictures: list[str]) -> None:
+    done = train(*pictures, f"paths.runs={tmp_path}/runs")
+    assert done.returncode == 1 and "class 1 = b" in done.stdout and "dataset.classes=3 does not fit" in done.stderr
+    assert not [*(tmp_path / "runs").iterdir()]
+
+
+def test_a_refused_job_of_a_sweep_leaves_its_log_alone(train: Callable, tmp_path: Path, pictures: list[str]) -> None:
+    assert train("-m", *pictures, "seed=0", f"paths.runs={tmp_path}/runs").returncode == 1
+    (left,) = (tmp_path / "runs").glob("*/*")
+    assert left.name == "train.log" and "dataset.classes=3 does not fit" in left.read_text()
 
 
 def test_a_refused_run_leaves_the_user_s_own_folder(train: Callable, tmp_path: Path) -> None:

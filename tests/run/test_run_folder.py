@@ -11,6 +11,7 @@ from test_resume import files_under
 from flame.round.checkpoint import RunFolderError
 from flame.run.experiment import record_environment
 from flame.run.folder import claimed
+from flame.run.sweep import clear
 from flame.run.trackers.files import RunFiles
 
 
@@ -50,6 +51,25 @@ def test_claim_survives_a_kill_before_the_identity_was_written(tmp_path: Path) -
     (tmp_path / "identity.json").touch()
     with claimed(tmp_path, "a"):
         assert json.loads((tmp_path / "identity.json").read_text()) == {"identity": "a"}
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints", "environment.json"])
+def test_a_run_that_has_begun_keeps_all_that_it_has(tmp_path: Path, name: str) -> None:
+    """A log alone is of no run: the claim ends. All else is, and stays with its identity, whatever is raised."""
+    for begun in (False, True):
+        with pytest.raises(ValueError, match="refused"), claimed(tmp_path, "a"):
+            (tmp_path / "train.log").write_text("a line\n")
+            (tmp_path / name).touch() if begun else None
+            raise ValueError("refused")
+        left = {path.name for path in tmp_path.iterdir()}
+        clear(tmp_path, {"train.log"}, in_words=True)  # of somebody's before
+        clear(tmp_path, None, in_words=False)
+        assert {path.name for path in tmp_path.iterdir()} == left
+        clear(tmp_path, None, in_words=True)
+        assert left == ({"identity.json", "train.log", name} if begun else {"train.log"})
+        assert tmp_path.exists() == begun
+        tmp_path.mkdir(exist_ok=True)
+    assert {path.name for path in tmp_path.iterdir()} == left
 
 
 @pytest.mark.parametrize("tail", ["", '{"round": 3, "x"', "\0\0\0\0"])
