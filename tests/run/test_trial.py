@@ -90,7 +90,11 @@ REFUSED: dict[str, tuple[nn.Module, int, str]] = {  # model, smallest batch, wha
         2,
         r"a list for images of toys in training",
     ),
-    "classes": (flat(size=64, outputs=3), 2, r"model gives \(2, 3\) for 2 images of toys: must be \(2, 4\);.*num_classes: \$\{dataset"),
+    "classes": (
+        flat(size=64, outputs=3),
+        2,
+        r"model gives \(2, 3\) for 2 images of toys: must be \(2, 4\);.*num_classes: \$\{dataset",
+    ),
     "NaN": (
         Answer(lambda y, training: y * 0 / 0),
         2,
