@@ -72,6 +72,8 @@ def made_tiny(words: list[str], folder: Path) -> list[str]:
     if "model=torchvision" in words:  # large, however few the images
         words = [*words, "train_samples=20", "clients=2", "clients_per_round=2", "attack=none", "defense=fedavg"]
     words = ["seed=0,1" if word == "seed=0,1,2" else word for word in words]  # a sweep all the same
+    if "--config-name" in words:  # of a recipe's cells, two
+        words = [*words[:-1], "partition=iid", "attack=badnets", "defense=fedavg,flame_all_state", words[-1]]
     if "start=trained" in words:
         words = [*words, "start.rounds=2"]
     if words[:2] in (["-m", "flame.partition"], ["-m", "flame.data"]):

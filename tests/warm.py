@@ -78,7 +78,8 @@ def become(words: list[str], env: dict[str, str], cwd: str, folder: str) -> None
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
     import hdbscan  # noqa: F401
-    import matplotlib.backends.backend_agg  # noqa: F401
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure  # noqa: F401
     import scipy.stats  # noqa: F401
     import sklearn.datasets  # noqa: F401
     import torch._dynamo  # noqa: F401  # which torch.optim imports when it is first used

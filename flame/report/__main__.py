@@ -36,6 +36,10 @@ from flame.run.figure import FIGURE
 from flame.run.record import Cell, read_cells, read_run
 
 COMPARISON = "comparison.png"
+JOINED = (
+    "‡ joins runs of different code (environment.json: `code`, or else `commit`).",
+    "A part of your own is code, too: beside runs without it, runs with it have the mark.",
+)
 Parser = argparse.ArgumentParser
 METRICS = "of summary.json, or ma, ba, benign_recall, malicious_recall, accepted, admitted; default: %(default)s"
 
@@ -57,7 +61,7 @@ def report(words: Sequence[str]) -> int:
     parser.add_argument("--figure", type=Path, metavar="FILE", help=f"default: {COMPARISON} beside the runs")
     given = parser.parse_args(words)
     cells, damaged = read_cells(given.runs)
-    put_out(comparison(cells), len(cells[0].labels), ["", *notes(cells)], given.out)
+    put_out(comparison(cells), len(cells[0].labels), notes(cells), given.out)
     runs = [run.folder for cell in cells for run in cell.runs]
     figure = given.figure or Path(os.path.commonpath([folder.absolute().parent for folder in runs]), COMPARISON)
     try:
@@ -79,7 +83,6 @@ def set_against(words: Sequence[str]) -> int:
     cells, damaged = read_cells(given.runs)
     table = compare(cells, given.by, given.metric.split(","))
     notes = [
-        "",
         "Differences and 95 % intervals (Student's) of runs that share a seed; p: exact sign-flip test, from 6 seeds",
         f"on; Holm: corrected for all {len(table)} rows.",
         *(sentence for cell in cells for sentence in left_out(cell)),
@@ -151,10 +154,12 @@ def of_runs(verb: str, text: str, out: str = "the table as .md, .csv or .tex, to
 
 
 def put_out(table: pd.DataFrame, left: int, notes: Sequence[str], path: Path | None) -> None:
-    """A table, what it needs to be read, and the file that it is in."""
-    say(printed(table, left), *notes)
+    """A table, what it needs to be read, and the file that both are in."""
+    mixed = any(getattr(cell, "mark", "") for cell in table.to_numpy().flat)
+    notes = [*notes, *JOINED * mixed]
+    say(printed(table, left), "", *notes)
     if path:
-        write(table, path)
+        write(table, path, notes)
         say(f"table   {path}")
 
 

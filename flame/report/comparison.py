@@ -10,17 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from flame.report.contrasts import (
-    BOOTSTRAP,
-    CLIENTS,
-    INFERENCE,
-    PER_CENT,
-    UNITS,
-    Contrast,
-    Text,
-    contrast_rows,
-    lacking,
-)
+from flame.report.contrasts import BOOTSTRAP, INFERENCE, UNITS, Contrast, Text, contrast_rows, lacking
 from flame.report.measures import mean
 from flame.report.published import ROOT, planned
 from flame.report.recipes import recipes
@@ -50,8 +40,8 @@ def row(cell: Cell) -> list[str]:
     """The text of one row."""
     done = cell.finished
     seeds = str(len(done)) if len(done) == len(cell.runs) else f"{len(done)} of {len(cell.runs)}"
-    shares = [PER_CENT.estimate(values(done, metric)) for metric in SHARES.values()]
-    accepted = CLIENTS.estimate(values(done, "filter/accepted"))
+    shares = [UNITS["per_cent"].estimate(values(done, metric)) for metric in SHARES.values()]
+    accepted = UNITS["clients"].estimate(values(done, "filter/accepted"))
     present = f"{accepted} of {cell.runs[0].config['clients_per_round']}" if done else "-"
     return [*cell.labels.values(), Text(seeds, mixed=of_several([lines(cell)])), *shares, present]
 
@@ -73,8 +63,6 @@ def notes(cells: Sequence[Cell]) -> list[str]:
         text += ["± is half the width of Student's 95 % interval over the seeds."] * several
         limit = f"A set of n//2 + 1 clients, FLAME's most frequent, holds at most {most} % of the benign ones."
         text += [limit] * ("nan" not in most)
-    mixed = any(of_several([lines(cell)]) for cell in cells)
-    text += ["‡ joins runs of different code (environment.json: `code`, or else `commit`)."] * mixed
     return text + [sentence for cell in cells for sentence in left_out(cell)]
 
 

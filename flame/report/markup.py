@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -59,9 +59,13 @@ def escaped(text: str) -> str:
 FORMATS: dict[str, Callable[[pd.DataFrame], str]] = {".md": markdown, ".csv": comma_separated, ".tex": latex}
 
 
-def write(table: pd.DataFrame, path: Path) -> None:
-    """In the form that the name of the file ends with. A ValueError if that is none."""
+def write(table: pd.DataFrame, path: Path, notes: Sequence[str]) -> None:
+    """In the form that the name of the file ends with, notes below; in LaTeX these are comments, and CSV has none.
+
+    A ValueError if the name ends in no known form.
+    """
     if path.suffix not in FORMATS:
         raise ValueError(f"--out {path} is out of range: the name must end in {', '.join(FORMATS)}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(FORMATS[path.suffix](table))
+    below = {".md": ["", *notes], ".tex": [f"% {note}" for note in notes]}.get(path.suffix, [])
+    path.write_text(FORMATS[path.suffix](table) + "".join(f"{line}\n" for line in below))

@@ -91,12 +91,13 @@ def build(cfg: DictConfig) -> Parts:
 def _build(cfg: DictConfig) -> Parts:
     _check_run_level(cfg)
     prepare_process(cfg.threads)
+    training = make(cfg, "client")  # before the attack, whose own recipe inherits what is wrong there
     defense, attack, server = make(cfg, "defense"), make(cfg, "attack"), make(cfg, "server")
     population, given = _population(cfg, attack), load(cfg)
     attack, dataset = attack.prepare(given, generator(cfg.seed, "prepare"))
     root_samples = getattr(defense, "root_samples", 0)
     train, shards = dealt(cfg, dataset, root_samples)
-    start, model, training = make(cfg, "start"), initial_model(cfg), make(cfg, "client")
+    start, model = make(cfg, "start"), initial_model(cfg)
     check_fit(model, dataset, training.smallest_batch(shards.sizes[: cfg.clients + (root_samples > 0)]))
     layout = StateLayout.of(model)
     initial = server.prepared(ServerState.of(layout, model), layout, cfg.clients)

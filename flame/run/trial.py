@@ -42,7 +42,7 @@ def check_module(model: object, target: str) -> nn.Module:
 @torch.random.fork_rng(devices=[])
 @torch.inference_mode()
 def check_images(model: nn.Module, x: Tensor, classes: int, smallest_batch: int, of: str) -> None:
-    """ValueError unless the model turns images into a logit per class and trains on the smallest batch.
+    """ValueError unless the model turns images into a finite logit per class and trains on the smallest batch.
 
     `x` [2, C, H, W], normalised; `of` says whose images they are. BatchNorm refuses to train on a single value per
     channel: one image, once the strides have shrunk it to a pixel.
@@ -61,7 +61,21 @@ def check_images(model: nn.Module, x: Tensor, classes: int, smallest_batch: int,
                 " switch further outputs off (such as aux_logits)"
             )
         if given.shape != (wanted := (len(x), classes)):
-            raise ValueError(f"model gives {tuple(given.shape)} for {len(x)} {images}{when}: must be {wanted}")
+            raise ValueError(
+                f"model gives {tuple(given.shape)} for {len(x)} {images}{when}: must be {wanted}; its number of outputs"
+                " must follow the data, as by `num_classes: ${dataset.classes}` in its YAML"
+            )
+        _check_finite(given, f"model={type(model).__name__}", f"{len(x)} {images}{when}")
+
+
+def _check_finite(logits: Tensor, model: str, images: str) -> None:
+    """ValueError if a logit is NaN or infinite: training would lose every round."""
+    if lost := int((~logits.isfinite()).sum()):
+        kind = "NaN or infinite" if logits.isinf().any() else "NaN"
+        raise ValueError(
+            f"{model}: {lost} of {logits.numel()} logits are {kind} for {images}: must be finite. Look in its forward"
+            " for a division by 0, a log or root of 0 or less, an exp without bound, and at its initial weights"
+        )
 
 
 def _attempt(model: nn.Module, x: Tensor, said: str, remedy: str = "") -> object:

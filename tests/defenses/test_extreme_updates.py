@@ -106,7 +106,8 @@ def test_rounds_of_equal_rows_do_not_divide_by_zero(name: str, n: int, value: fl
     assert verdict.info["guard/kept_model"] == 0
 
 
-@pytest.mark.parametrize("name", CLIPPING)
+# arc clips before another rule, lasa leaves parameters out of what it has clipped: tests of their own
+@pytest.mark.parametrize("name", [name for name in CLIPPING if name not in ("arc", "lasa")])
 @settings(max_examples=8)
 @given(kinds=st.lists(st.sampled_from(KINDS[:7]), min_size=1, max_size=9), seed=st.integers(0, 5))
 @example(kinds=["large"] * 9, seed=0)  # each rule clips some whom it accepts

@@ -167,6 +167,21 @@ def test_seeds_of_different_code_are_marked(tmp_path: Path, capsys: pytest.Captu
     assert main([str(tmp_path)]) == 0 and "‡" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("suffix", [".md", ".tex"])
+def test_the_mark_of_two_arms_is_explained(tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the console and in the file; without a mark, nowhere."""
+    words = ["compare", str(tmp_path), "--by", "defense", "--metric", "ma", "--out", str(tmp_path / f"t{suffix}")]
+    for own, said in (("c1", True), ("c0", False)):
+        for defense, code in (("fedavg", "c0"), ("krum", own)):
+            for seed in (0, 1):
+                folder = finished(tmp_path / f"{defense}-{seed}", seed, defense=defense)
+                write_json(folder / ENVIRONMENT, {"commit": "1234567", "dirty": False, "code": code})
+        assert main(words) == 0
+        for text in (capsys.readouterr().out, (tmp_path / f"t{suffix}").read_text()):
+            assert ("‡ joins runs of different code" in text) == ("A part of your own is code, too" in text) == said
+            assert ("+0.0 ‡" in text or r"+0.0 $\ddagger$" in text) == said and "95 % intervals (Student's)" in text
+
+
 # what is published of the same config
 
 

@@ -412,10 +412,12 @@ def test_markup_by_hand(tmp_path: Path) -> None:
     signed = pd.DataFrame([["sign-flip", "[-0.6, +0.8]"]], columns=["a", "b"])
     assert latex(signed).splitlines()[4] == r"sign-flip & [$-$0.6, +0.8] \\"  # a number's sign is a minus
     for suffix in (".md", ".csv", ".tex"):
-        write(ROWS, tmp_path / "new" / f"t{suffix}")
+        write(ROWS, tmp_path / "new" / f"t{suffix}", ["± is %"])
         assert (tmp_path / "new" / f"t{suffix}").read_text().count("\n") >= 2
+    below = {".md": "|\n\n± is %\n", ".csv": '3 q"\n', ".tex": "{tabular}\n% ± is %\n"}
+    assert all((tmp_path / "new" / f"t{suffix}").read_text().endswith(end) for suffix, end in below.items())
     with pytest.raises(ValueError, match=r"--out .*t.docx is out of range: the name must end in .md, .csv, .tex"):
-        write(ROWS, tmp_path / "t.docx")
+        write(ROWS, tmp_path / "t.docx", [])
 
 
 def test_every_table_stands_in_a_document() -> None:

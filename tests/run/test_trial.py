@@ -90,7 +90,21 @@ REFUSED: dict[str, tuple[nn.Module, int, str]] = {  # model, smallest batch, wha
         2,
         r"a list for images of toys in training",
     ),
-    "classes": (flat(size=64, outputs=3), 2, r"model gives \(2, 3\) for 2 images of toys: must be \(2, 4\)"),
+    "classes": (
+        flat(size=64, outputs=3),
+        2,
+        r"model gives \(2, 3\) for 2 images of toys: must be \(2, 4\);.*num_classes: \$\{dataset",
+    ),
+    "NaN": (
+        Answer(lambda y, training: y * 0 / 0),
+        2,
+        r"model=Answer: 8 of 8 logits are NaN for 2 images of toys: must be finite\. Look .* division by 0",
+    ),
+    "infinite in training": (
+        Answer(lambda y, training: torch.where(torch.arange(4) < int(training), torch.inf, y)),
+        2,
+        r"model=Answer: 2 of 8 logits are NaN or infinite for 2 images of toys in training: must be finite",
+    ),
     "no copy": (Answer(Holder()), 2, r"model=Answer cannot be copied .*lock.*no open file, lock or connection"),
 }
 
