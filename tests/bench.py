@@ -102,7 +102,7 @@ def loop(parts: Parts, tuned: bool) -> Iterator[Laps]:
         start = time.perf_counter()
         for client in range(parts.population.clients):
             model = copy.deepcopy(task.model).to(memory_format=layout).train()
-            fit(model, task.train[task.shards[client]], task.training, images, pad_of(task.augment), foreach=tuned)
+            fit(model, task.train[task.shards[client]], task.training, images, tuned, pad_of(task.augment))
         middle = time.perf_counter()
         with torch.inference_mode():
             model.eval()
@@ -133,8 +133,8 @@ def fit(
     data: LabelledImages,
     training: LocalTraining,
     images: Callable,
-    pad: int | None,
     foreach: bool,
+    pad: int | None = None,
 ) -> None:
     """Local training as a tutorial writes it."""
     lr, kind = training.lr, training.optimizer
