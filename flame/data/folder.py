@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,10 +21,9 @@ from torch import Generator, Tensor
 
 from flame.data.cache import FOLDER, cached, key
 from flame.data.facts import check_said, given_or_found
-from flame.data.pictures import ENDINGS, OTHER_SIZE, Decoded, Look, decoded, seen
+from flame.data.pictures import ENDINGS, NAMED, Decoded, Look, complaints, decoded, few, seen
 from flame.data.samples import Dataset, LabelledImages
 
-NAMED = 5  # files that a message names
 log = logging.getLogger(__name__)
 
 
@@ -136,7 +135,7 @@ def look_up(folder: Path) -> Found:
         paths += images
         labels += [label] * len(images)
     if others:
-        log.warning("%d files in %s are no images by their names, and left out: %s", len(others), folder, _few(others))
+        log.warning("%d files in %s are no images by their names, and left out: %s", len(others), folder, few(others))
     return Found(names, paths, torch.tensor(labels))
 
 
@@ -178,34 +177,11 @@ def _drawn(y: Tensor, share: float, seed: int) -> Tensor:
 
 def _readable(root: Path, paths: Sequence[Path], images: Decoded, corrupt: str) -> Tensor:
     """[N] bool; a ValueError, or a warning, that counts and names the files that are not."""
-    readable = torch.ones(len(paths), dtype=torch.bool)
-    if not images.unreadable:
-        return readable
-    sizes = {number: why for number, why in images.unreadable.items() if OTHER_SIZE.fullmatch(why)}
-    damaged = {number: why for number, why in images.unreadable.items() if number not in sizes}
-    for some, problem, remedy in (
-        (damaged, "cannot be read", "mend or delete them, or dataset.corrupt=skip leaves them out"),
-        (sizes, f"are not of dataset.image_size={images.x.shape[-1]}", _resized({*sizes.values()})),
-    ):
-        if not some:
-            continue
-        why = [f"{paths[number].relative_to(root)} ({why})" for number, why in some.items()]
-        told = f"dataset.root={root}: {len(why)} of {len(paths)} images {problem}: {_few(why)}"
+    mend = "mend or delete them, or dataset.corrupt=skip leaves them out"
+    for told, remedy in complaints(images, lambda number: paths[number].relative_to(root), mend):
         if corrupt == "refuse":
-            raise ValueError(f"{told}; {remedy}")
-        log.warning("%s; they are left out, as dataset.corrupt=skip asks", told)
+            raise ValueError(f"dataset.root={root}: {told}; {remedy}")
+        log.warning("dataset.root=%s: %s; they are left out, as dataset.corrupt=skip asks", root, told)
+    readable = torch.ones(len(paths), dtype=torch.bool)
     readable[list(images.unreadable)] = False
     return readable
-
-
-def _resized(whys: Set[str]) -> str:
-    """What to do about images of other sizes than the declared one: to declare theirs, if they share a square one."""
-    sizes = [match.groups() for why in whys if (match := OTHER_SIZE.fullmatch(why))]
-    square = f"dataset.image_size={sizes[0][0]} or " if len(sizes) == 1 and len({*sizes[0]}) == 1 else ""
-    return f"say {square}dataset.resize=stretch (or crop)"
-
-
-def _few(things: Sequence[object]) -> str:
-    """The first of them, and how many more there are."""
-    more = len(things) - NAMED
-    return ", ".join(map(str, things[:NAMED])) + (f" and {more} more" if more > 0 else "")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from flame.data.cache import LENGTH, cached
 from flame.data.facts import check_said, given_or_found
-from flame.data.pictures import Look, decoded, seen
+from flame.data.pictures import Look, complaints, decoded, seen
 from flame.data.samples import Dataset, Holders, LabelledImages
 
 if TYPE_CHECKING:
@@ -141,12 +141,8 @@ def _decoded(name: str, part: str, contents: Sequence[bytes], look: Look, cache:
     files = [partial(BytesIO, each) for each in contents]
     kind = f"{re.sub(r'[^A-Za-z0-9]+', '-', f'{name}-{part}').strip('-')}-{look.channels}x{look.size}-{look.resize}"
     images = cached(cache.expanduser(), kind, h.hexdigest()[:LENGTH], partial(decoded, files, look))
-    if images.unreadable:
-        first, why = next(iter(images.unreadable.items()))
-        raise ValueError(
-            f"dataset.name={name}: {len(images.unreadable)} of {len(contents)} images of {part} cannot be read; no."
-            f" {first}: {why}"
-        )
+    for told, remedy in complaints(images, lambda number: f"{part} no. {number}", "leave them out of the set"):
+        raise ValueError(f"dataset.name={name}: {told}; {remedy}")
     return images.x
 
 

@@ -11,7 +11,7 @@ import re
 import struct
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ DAMAGE = (SyntaxError, EOFError, IndexError, struct.error, zlib.error)
 UNREADABLE = (OSError, ValueError, Image.DecompressionBombError, *DAMAGE)
 OTHER_SIZE = re.compile(r"it has (\d+) x (\d+) pixels, and dataset\.resize=none")  # why, if all else is well
 AT_ONCE = 64  # files a thread takes
+NAMED = 5  # things that a message names
 File = Path | Callable[[], BinaryIO]  # on the disk, or what opens it wherever it is
 
 
@@ -103,6 +104,35 @@ def decoded(files: Sequence[File], look: Look) -> Decoded:
         for done in pool.map(some, range(0, len(files), AT_ONCE)):
             bar.advance(task, done)
     return Decoded(torch.from_numpy(x), dict(sorted(unreadable.items())))
+
+
+def complaints(images: Decoded, name: Callable[[int], object], mend: str) -> Iterator[tuple[str, str]]:
+    """What is wrong with files that could not be read, and what to do: damaged ones (`mend`), then other sizes.
+
+    `name` tells a file's name from its number.
+    """
+    sizes = {number: why for number, why in images.unreadable.items() if OTHER_SIZE.fullmatch(why)}
+    damaged = {number: why for number, why in images.unreadable.items() if number not in sizes}
+    for some, problem, remedy in (
+        (damaged, "cannot be read", mend),
+        (sizes, f"are not of dataset.image_size={images.x.shape[-1]}", _resized({*sizes.values()})),
+    ):
+        if some:
+            listed = few([f"{name(number)} ({why})" for number, why in some.items()])
+            yield f"{len(some)} of {len(images.x)} images {problem}: {listed}", remedy
+
+
+def _resized(whys: Set[str]) -> str:
+    """What to do about images of other sizes than the declared one: to declare theirs, if they share a square one."""
+    sizes = [match.groups() for why in whys if (match := OTHER_SIZE.fullmatch(why))]
+    square = f"dataset.image_size={sizes[0][0]} or " if len(sizes) == 1 and len({*sizes[0]}) == 1 else ""
+    return f"say {square}dataset.resize=stretch (or crop)"
+
+
+def few(things: Sequence[object]) -> str:
+    """The first of them, and how many more there are."""
+    more = len(things) - NAMED
+    return ", ".join(map(str, things[:NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
 def seen(file: File) -> dict[str, int]:

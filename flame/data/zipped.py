@@ -20,7 +20,7 @@ import torch
 from flame.data.archive import ZipSource, content, opened, stream
 from flame.data.cache import FOLDER, LENGTH, cached
 from flame.data.facts import given_or_found
-from flame.data.pictures import File, Look, decoded
+from flame.data.pictures import File, Look, complaints, decoded
 from flame.data.samples import Dataset, LabelledImages
 
 GTSRB_URL = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370"
@@ -149,9 +149,8 @@ def _made(
     known = hashlib.sha256(repr(([source.md5 for source in sources.values()], look)).encode()).hexdigest()[:LENGTH]
     kind = f"{name}-{look.channels}x{look.size}-{look.resize}"
     images = cached(home, kind, known, partial(decoded, [each.file for each in both], look))
-    if images.unreadable:
-        first, why = next(iter(images.unreadable.items()))
-        raise OSError(f"dataset={name}: {len(images.unreadable)} images cannot be read; no. {first}: {why}")
+    for told, remedy in complaints(images, lambda number: f"no. {number}", "get the zip file again"):
+        raise OSError(f"dataset={name}: {told}; {remedy}")
     y = torch.tensor([each.label for each in both])
     parts = (slice(0, len(train)), slice(len(train), len(both)))
     learnt, tested = (LabelledImages(images.x[part], y[part]) for part in parts)

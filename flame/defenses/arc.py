@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from torch import Generator, Tensor
 
-from flame.defenses.base import Defense, clip_to
+from flame.defenses.base import Defense, check_minority, clip_to, minority
 from flame.defenses.mixing import PreAggregation
 from flame.geometry.products import Geometry, Products
 from flame.round.types import ServerState, Updates, Verdict
@@ -29,13 +29,12 @@ class ARC(PreAggregation):
     rule: Defense  # what aggregates the clipped updates
 
     def __post_init__(self) -> None:
-        if not 0 <= self.malicious_share < 0.5:
-            raise ValueError(f"defense.malicious_share={self.malicious_share} is out of range: must be in [0, 0.5)")
+        check_minority(self.malicious_share)
 
     def __call__(self, state: ServerState, updates: Updates, stream: Generator) -> Verdict:
         """The inner rule's verdict on the clipped updates."""
         n, norms = len(updates), updates.geometry.norms("weights_only")
-        f = min(round(self.malicious_share * n), (n - 1) // 2)
+        f = minority(self.malicious_share, n)
         clipped = 2 * f * (n - f) // n
         bound = float(norms.sort().values[n - clipped - 1])
         factors = clip_to(bound, norms)

@@ -112,6 +112,17 @@ def _sane(new: ServerState, old: ServerState, updates: Updates) -> tuple[ServerS
     return new, {"guard/kept_model": 0.0, "guard/floored": float(negative.sum())}
 
 
+def check_minority(share: float) -> None:
+    """A ValueError unless `malicious_share`, f / n as the operator assumes it, is that of a minority."""
+    if not 0 <= share < 0.5:
+        raise ValueError(f"defense.malicious_share={share} is out of range: must be in [0, 0.5)")
+
+
+def minority(share: float, clients: int) -> int:
+    """f, the attackers that are assumed among so many clients: the share of them, rounded, and fewer than half."""
+    return min(round(share * clients), (clients - 1) // 2)
+
+
 def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     """A ValueError that lists the choices, unless `value` is one of them."""
     if value not in choices:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from flame.defenses.base import average
+from flame.defenses.base import average, check_minority, minority
 from flame.round.types import ServerState, Updates, Verdict
 
 ROUNDING = 1e-12  # of the mean squared length of an update: a variance below that is none
@@ -35,13 +35,12 @@ class CAF:
     malicious_share: float  # f / n that is assumed, [0, 0.5)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.malicious_share < 0.5:
-            raise ValueError(f"defense.malicious_share={self.malicious_share} is out of range: must be in [0, 0.5)")
+        check_minority(self.malicious_share)
 
     def __call__(self, state: ServerState, updates: Updates, stream: Generator) -> Verdict:
         """Weights in proportion to c."""
         n = len(updates)
-        f = min(round(self.malicious_share * n), (n - 1) // 2)
+        f = minority(self.malicious_share, n)
         shares, variance = filtered(updates.geometry.scope("weights_only").gram, n - 2 * f)
         info = {"caf/f": float(f), "caf/largest_variance": variance}
         return Verdict(replace(state, row=average(state, updates, shares)), shares, info)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from flame.defenses.base import average, uniform
+from flame.defenses.base import average, check_minority, uniform
 from flame.defenses.krum import lowest
 from flame.defenses.points import embed
 from flame.round.types import ServerState, Updates, Verdict
@@ -34,8 +34,7 @@ class DnC:
     passes: int  # niters, >= 1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.malicious_share < 0.5:
-            raise ValueError(f"defense.malicious_share={self.malicious_share} is out of range: must be in [0, 0.5)")
+        check_minority(self.malicious_share)
         if not 0 <= self.filter_factor < math.inf:
             raise ValueError(f"defense.filter_factor={self.filter_factor} is out of range: must be >= 0 (the paper: 1)")
         for key in ("coordinates", "passes"):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from flame.defenses.base import Defense
+from flame.defenses.base import Defense, check_minority, minority
 from flame.defenses.mixing import PreAggregation, mix, unmix
 from flame.round.types import ServerState, Updates, Verdict
 
@@ -28,13 +28,12 @@ class NNM(PreAggregation):
     rule: Defense  # what aggregates the means
 
     def __post_init__(self) -> None:
-        if not 0 <= self.malicious_share < 0.5:
-            raise ValueError(f"defense.malicious_share={self.malicious_share} is out of range: must be in [0, 0.5)")
+        check_minority(self.malicious_share)
 
     def __call__(self, state: ServerState, updates: Updates, stream: Generator) -> Verdict:
         """The inner rule's verdict on the means, as one on clients."""
         n = len(updates)
-        f = min(round(self.malicious_share * n), (n - 1) // 2)
+        f = minority(self.malicious_share, n)
         mixing = neighbours(updates.geometry.squared_distances("weights_only"), n - f)
         return unmix(self.rule(state, mix(updates, mixing, updates.ids), stream), mixing)
 

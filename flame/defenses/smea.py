@@ -22,7 +22,7 @@ from itertools import combinations
 import torch
 from torch import Generator, Tensor
 
-from flame.defenses.base import average, uniform
+from flame.defenses.base import average, check_minority, minority, uniform
 from flame.round.types import ServerState, Updates, Verdict
 
 MOST_CHOICES = 100_000  # about two seconds for 20 clients
@@ -36,16 +36,11 @@ class SMEA:
     malicious_share: float  # f / n that is assumed, [0, 0.5)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.malicious_share < 0.5:
-            raise ValueError(f"defense.malicious_share={self.malicious_share} is out of range: must be in [0, 0.5)")
-
-    def assumed(self, clients: int) -> int:
-        """f for a round of so many."""
-        return min(round(self.malicious_share * clients), (clients - 1) // 2)
+        check_minority(self.malicious_share)
 
     def check_clients(self, clients: int) -> None:
         """A ValueError if there are too many choices to look at."""
-        choices = math.comb(clients, self.assumed(clients))
+        choices = math.comb(clients, minority(self.malicious_share, clients))
         if choices > MOST_CHOICES:
             raise ValueError(
                 f"defense.malicious_share={self.malicious_share} is out of range for {clients} clients in a round: SMEA"
@@ -57,7 +52,7 @@ class SMEA:
         """The chosen clients share equally."""
         n = len(updates)
         self.check_clients(n)
-        f = self.assumed(n)
+        f = minority(self.malicious_share, n)
         chosen, spread = narrowest(updates.geometry.scope("weights_only").gram, n - f)
         shares = uniform(chosen)
         info = {"smea/f": float(f), "smea/largest_variance": spread}

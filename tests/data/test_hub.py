@@ -102,7 +102,7 @@ def test_who_holds_what(saved: Path, tmp_path: Path, client: str, names: tuple[s
         ),
         (
             {"image_size": 5},
-            r"5 of 5 images of train cannot be read; no\. 0: it has 4 x 4 pixels, and dataset\.resize=",
+            r"5 of 5 images are not of dataset\.image_size=5: train no\. 0 \(.*; say dataset\.image_size=4 or ",
         ),
         ({"name": None}, r"dataset\.name=null: dataset=hub needs a name on the hub, such as"),
     ],
