@@ -18,7 +18,7 @@ setup: $(BIN)/.installed data  ## the environment in .venv, and Fashion-MNIST
 data: $(BIN)/.installed  ## Fashion-MNIST in $FLAME_DATA, from Debian's package or torchvision's mirror
 	$(BIN)/python -m flame.data fashion_mnist --root $(FLAME_DATA) --download
 
-demo: setup  ## FedAvg and FLAME with both clustering vectors against a backdoor: a table and a figure, about 5 minutes
+demo: setup  ## FedAvg and FLAME with both clustering vectors against a backdoor: a table and a figure, about 7 minutes
 	$(BIN)/python train.py -m $(DEMO) evaluate_every=3 paths.runs=$(FLAME_RUNS)/demo $(ARGS)
 	$(BIN)/python -m flame.report $(FLAME_RUNS)/demo
 

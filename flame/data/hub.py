@@ -77,7 +77,7 @@ def _all(name: str, config: str | None, revision: str | None) -> Any:
     try:
         import datasets  # here, because it is an extra
     except ImportError as error:
-        raise ValueError("dataset=hub needs Hugging Face's datasets: pip install 'flame-reproduction[hub]'") from error
+        raise ValueError("dataset=hub needs Hugging Face's datasets: pip install 'datasets>=4'") from error
     if int(datasets.__version__.partition(".")[0]) < OLDEST:
         raise ValueError(
             f"dataset=hub: datasets {datasets.__version__} may run code of others: must be {OLDEST}.0 or newer;"
