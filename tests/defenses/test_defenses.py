@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from flame.defenses.afa import AFA
 from flame.defenses.auror import Auror
-from flame.defenses.base import Defense
+from flame.defenses.base import Defense, check_minority, minority
 from flame.defenses.columns import SLAB_ELEMENTS, columnwise
 from flame.defenses.fltrust import FLTrust
 from flame.defenses.foolsgold import FoolsGold
@@ -31,6 +31,14 @@ NORMED = StateLayout.from_state(
 )
 RFA_DEFAULT = RFA(iterations=1000, smoothing=1e-6)
 AFA_DEFAULT = AFA(of="update", xi=2.0, delta_xi=0.5, prior=3.0, block=0.95)
+
+
+@pytest.mark.parametrize(
+    ("share", "clients", "assumed"), [(0.2, 10, 2), (0.49, 10, 4), (0.4, 3, 1), (0.49, 2, 0), (0.0, 7, 0), (0.3, 1, 0)]
+)
+def test_the_assumed_attackers_are_fewer_than_half(share: float, clients: int, assumed: int) -> None:
+    check_minority(share)
+    assert minority(share, clients) == assumed
 
 
 def stream(seed: int = 0) -> Generator:

@@ -23,6 +23,7 @@ from flame.run.build import ConfigError, build
 Compose = Callable[..., DictConfig]
 RECIPE = (  # what one may have
     "client/schedule=cosine",
+    "client.schedule.warmup=2",  # so that the first round has a rate of its own
     "client.clip_norm=0.5",
     "client.proximal=0.1",
     "client.label_smoothing=0.1",

@@ -101,6 +101,13 @@ def test_twelve_runs_of_a_sweep_compute_it_once(small: Tiny, whole: ServerState)
     assert finish.calls == []
 
 
+def test_a_client_s_schedule_begins_with_the_run(small: Tiny, whole: ServerState, tmp_path: Path) -> None:
+    """Clean rounds have its full rate, however few rounds the run has."""
+    finish = Counted()
+    state = play(small(f"paths.runs={tmp_path}", "client/schedule=cosine", "rounds=2"), finish)
+    assert digest(state) == digest(whole) and finish.calls == [3]
+
+
 @pytest.mark.parametrize("words", OTHERS)
 def test_what_it_depends_on_is_in_its_identity(small: Tiny, words: str) -> None:
     one, other = (Clean(cfg, build(cfg)).identity for cfg in (small(), small(words)))
