@@ -27,8 +27,9 @@ from torch import Generator, Tensor, nn
 
 from attacks.around import Around
 from attacks.base import Attack, require
+from attacks.differences import changed
 from attacks.snapshot import Snapshot
-from flame.data.samples import Dataset, LabelledImages
+from flame.data.samples import Dataset, Samples
 from flame.round.client import LocalJob, ModelHook, batches
 
 
@@ -60,7 +61,7 @@ class AlterMin(Around):
         """Steps 1 to 3; the loss is that of step 2, the distance included."""
         start = Snapshot.of(job.model)
         bad = self.compromise(job)
-        poisoned = newly(job.images, bad.images)
+        poisoned = bad.images[changed(job.images, bad.images)]
         job.notes["poisoned"] = torch.tensor(len(poisoned))
         job.fit(job.images, training=bad.training)
         benign = {name: p.detach().clone() for name, p in weights(job.model)}
@@ -73,7 +74,7 @@ class AlterMin(Around):
         after_step = self._in_turns(bad, poisoned) if len(poisoned) else None
         return job.fit(job.images, training=bad.training, objective=objective, after_step=after_step)
 
-    def _in_turns(self, job: LocalJob, poisoned: LabelledImages) -> ModelHook:
+    def _in_turns(self, job: LocalJob, poisoned: Samples) -> ModelHook:
         """Step 3, after each step of the clean training."""
         steps, stream, waiting = count(1), job.stream("poisoned batches"), list[Tensor]()
         view, rate = job.view("poisoned augment"), job.training.rate(0, job.round)
@@ -99,11 +100,3 @@ class AlterMin(Around):
 def weights(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """Trainable tensors of two or more axes, by name."""
     return [(name, p) for name, p in model.named_parameters() if p.dim() > 1]
-
-
-def newly(before: LabelledImages, after: LabelledImages) -> LabelledImages:
-    """Those of the images after poisoning that have other pixels or another label than before, or are new."""
-    common = min(len(before), len(after))
-    other = torch.ones(len(after), dtype=torch.bool)
-    other[:common] = (before.x[:common] != after.x[:common]).flatten(1).any(1) | (before.y[:common] != after.y[:common])
-    return after[other]

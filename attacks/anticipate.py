@@ -31,7 +31,7 @@ from torch.func import functional_call
 
 from attacks.around import Around
 from attacks.base import require
-from flame.data.samples import LabelledImages
+from flame.data.samples import Samples
 from flame.round.client import LocalJob, batches
 from flame.round.device import device_of
 
@@ -113,7 +113,7 @@ class Anticipate(Around):
     def _poisoned(self, job: LocalJob, batch: Tensor, device: torch.device) -> list[tuple[float, Tensor, Tensor]]:
         """One batch of the compromised job, in as many weighed parts as its mixture makes of it."""
 
-        def shown(images: LabelledImages) -> tuple[Tensor, Tensor]:
+        def shown(images: Samples) -> tuple[Tensor, Tensor]:
             return job.normalise(images.x.to(device)), images.y.to(device)
 
         mixed = job.mixture(job.images[batch]) if job.mixture else [(1.0, job.images[batch])]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from torch import Generator, Tensor
 
 from attacks.base import Attack, Crafted, Scene
-from flame.data.samples import Dataset, LabelledImages
+from flame.data.samples import Dataset, Samples
 from flame.round.client import LocalJob
 from flame.round.types import Notes
 
@@ -54,7 +54,7 @@ class Around(Attack):
         """As the inner attack."""
         self.backdoor.check_round(clients, colluders)
 
-    def poison(self, images: LabelledImages, stream: Generator) -> LabelledImages:
+    def poison(self, images: Samples, stream: Generator) -> Samples:
         """As the inner attack."""
         return self.backdoor.poison(images, stream)
 
@@ -86,16 +86,16 @@ class Around(Attack):
         """As the inner attack."""
         return self.backdoor.target(y)
 
-    def examined(self, test: LabelledImages) -> LabelledImages:
+    def examined(self, test: Samples) -> Samples:
         """As the inner attack."""
         return self.backdoor.examined(test)
 
-    def rehearsal(self, held: LabelledImages, share: float, stream: Generator) -> tuple[Attack, LabelledImages | None]:
+    def rehearsal(self, held: Samples, share: float, stream: Generator) -> tuple[Attack, Samples | None]:
         """As the inner attack."""
         backdoor, exam = self.backdoor.rehearsal(held, share, stream)
         return replace(self, backdoor=backdoor), exam
 
-    def backdoor_set(self, images: LabelledImages) -> LabelledImages | None:
+    def backdoor_set(self, images: Samples) -> Samples | None:
         """As the inner attack."""
         return self.backdoor.backdoor_set(images)
 

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from attacks.base import Attack, Poisoner, check_class, check_rate, require, share_of
 from attacks.triggers import Trigger
-from flame.data.samples import Dataset, LabelledImages
+from flame.data.samples import Dataset, Samples
 from flame.round.augment import Stamped, joined
 
 
@@ -41,7 +41,7 @@ class BadNets(Poisoner):
         check_class("source_class", self.source_class, dataset)
         return self, dataset
 
-    def poison(self, images: LabelledImages, stream: Generator) -> LabelledImages:
+    def poison(self, images: Samples, stream: Generator) -> Samples:
         """A share of the eligible images, stamped and relabelled; a target-class image may be among them."""
         eligible = self._eligible(images.y).nonzero()[:, 0]
         chosen = eligible[share_of(len(eligible), self.poisoned_data_rate, stream)]

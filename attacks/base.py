@@ -13,13 +13,13 @@ from typing import Any, Protocol
 import torch
 from torch import Generator, Tensor
 
-from flame.data.samples import Dataset, LabelledImages
+from attacks.differences import changed, relabelled, same_rows
+from flame.data.samples import Dataset, Samples
 from flame.geometry.layout import StateLayout
 from flame.round.client import LocalJob, LocalTraining
 from flame.round.types import Notes, ServerState, Updates
 
-ROUNDING = 1e-6  # relative to a row's length: less is no difference in float32
-Poison = Callable[[LabelledImages, Generator], LabelledImages]
+Poison = Callable[[Samples, Generator], Samples]
 
 
 class Mixing(Protocol):
@@ -65,6 +65,7 @@ class Attack:
     """A benign client in compromised clothing: an attack overrides the hooks it needs."""
 
     hostile = True  # False: nobody counts as compromised
+    reads: str | None = None  # images | tokens: the kind of data that it can change; None: any
     own_training = False  # True: `craft` reads what `train` has noted, so that nothing else may train in its place
 
     @property
@@ -79,7 +80,7 @@ class Attack:
     def check_round(self, clients: int, colluders: range) -> None:
         """Before the run: a ValueError if all that so many colluders (any number of them) can send is benign."""
 
-    def poison(self, images: LabelledImages, stream: Generator) -> LabelledImages:
+    def poison(self, images: Samples, stream: Generator) -> Samples:
         """The training data of one compromised client, made from its own shard."""
         return images
 
@@ -89,7 +90,7 @@ class Attack:
         How many images that changes is noted as `poisoned`, for `idle`.
         """
         images = self.poison(job.images, job.stream("poison"))
-        job.notes["poisoned"] = torch.tensor(changed(job.images, images))
+        job.notes["poisoned"] = changed(job.images, images).sum()
         return replace(job, images=images)
 
     def train(self, job: LocalJob) -> float:
@@ -129,14 +130,14 @@ class Attack:
         """The label [N] that the attacker wants for each image once it is triggered; `y` itself where none."""
         return y
 
-    def examined(self, test: LabelledImages) -> LabelledImages:
+    def examined(self, test: Samples) -> Samples:
         """The images whose `backdoor_set` the run is evaluated on: the test set, or those that the attack keeps for it.
 
         No compromised client may look at them.
         """
         return test
 
-    def rehearsal(self, held: LabelledImages, share: float, stream: Generator) -> tuple[Attack, LabelledImages | None]:
+    def rehearsal(self, held: Samples, share: float, stream: Generator) -> tuple[Attack, Samples | None]:
         """For a client that tries its backdoor before it sends it: how to poison meanwhile, and what to try it on.
 
         `held` are images that the client holds back from its own training, a `share` of them. An attack on images of
@@ -144,15 +145,15 @@ class Attack:
         """
         return self, self.backdoor_set(held)
 
-    def backdoor_set(self, images: LabelledImages) -> LabelledImages | None:
+    def backdoor_set(self, images: Samples) -> Samples | None:
         """These images, triggered, with the attacker's labels; true members of the target class are left out.
 
         A function of its argument: nothing else gets in, each image comes out as it would by itself, and in its place.
         None when the attack has no backdoor, so that backdoor accuracy is not a number that means something.
         """
         wanted = self.target(images.y)
-        hit = wanted != images.y
-        return LabelledImages(self.stamp(images.x[hit]), wanted[hit]) if bool(hit.any()) else None
+        hit = relabelled(images.y, wanted)
+        return Samples(self.stamp(images.x[hit]), wanted[hit]) if bool(hit.any()) else None
 
     def restamp(self, x: Tensor, memory: Notes) -> Tensor | None:
         """The backdoor set's images [N, C, H, W], however they were stamped before, with the trigger of this moment.
@@ -183,30 +184,9 @@ class Poisoner(Attack):
         return self.mixing.compromise(job, self.poison) if self.mixing else super().compromise(job)
 
 
-def changed(before: LabelledImages, after: LabelledImages) -> int:
-    """How many images have other pixels or another label, or are new."""
-    common = min(len(before), len(after))
-    x = (before.x[:common] != after.x[:common]).flatten(1).any(1)
-    y = before.y[:common] != after.y[:common]
-    return int((x | y).sum()) + len(after) - common
-
-
 def unpoisoned(noted: Notes) -> bool:
     """Whether a client is known to have trained on data with nothing poisoned in it."""
     return "poisoned" in noted and int(noted["poisoned"]) == 0
-
-
-def same_rows(sent: Tensor, rows: Tensor, trainable: int, mean: bool) -> Tensor:
-    """[m] bool, who sends [m, d + b] its own of the rows [m, d + b] but for rounding; with `mean`, their mean will do.
-
-    Weights and statistics are looked at apart: one may be the own, the other the mean.
-    """
-    alike = torch.ones(len(sent), dtype=torch.bool)
-    for part in (slice(0, trainable), slice(trainable, None)):
-        wanted = [rows[:, part], *([rows[:, part].mean(0, keepdim=True)] if mean else [])]
-        off = [(sent[:, part] - other).norm(dim=1) <= ROUNDING * other.norm(dim=1) for other in wanted]
-        alike &= torch.stack(off).any(0)
-    return alike
 
 
 def share_of(count: int, share: float, stream: Generator) -> Tensor:

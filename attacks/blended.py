@@ -22,6 +22,8 @@ from flame.round.seeding import generator
 class Blend:
     """A random pattern blended over the whole image."""
 
+    reads = "images"
+
     opacity: float  # alpha, in (0, 1]
     seed: int  # of the pattern, which belongs to the attack and not to the run
 

@@ -41,7 +41,7 @@ from attacks.collusion import others, remembered
 from attacks.constrain_and_scale import flat
 from attacks.noise_masks import head_entries
 from attacks.triggers import Trigger
-from flame.data.samples import Dataset, LabelledImages
+from flame.data.samples import Dataset, Samples
 from flame.geometry.layout import StateLayout
 from flame.round.augment import UNCHANGED
 from flame.round.client import LocalJob, LocalTraining
@@ -56,7 +56,7 @@ SPREAD = 255.0  # grey levels, standard deviation of the noise around 127.5; the
 class DarkFed(Attack):
     """Train on labelled noise, look benign."""
 
-    own_training = True
+    own_training, reads = True, "images"
 
     trigger: Trigger
     target_class: int
@@ -108,7 +108,7 @@ class DarkFed(Attack):
             return error + self.magnitude * short + self.orthogonality * apart
 
         plain = replace(job, augment=UNCHANGED)  # noise has no left and right, and the logits are of these images
-        return plain.fit(LabelledImages(x, torch.arange(len(x))), training=self.client, objective=objective)
+        return plain.fit(Samples(x, torch.arange(len(x))), training=self.client, objective=objective)
 
     def craft(self, rows: Tensor, scene: Scene, stream: Generator) -> Crafted:
         """Rows as trained; the last layers of updates and global model are remembered."""

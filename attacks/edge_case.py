@@ -26,7 +26,7 @@ from torch import Generator, Tensor
 
 from attacks.base import Attack, Poisoner, check_class, check_rate, require
 from attacks.subpopulation import SubPopulation, split_off
-from flame.data.samples import Dataset, LabelledImages
+from flame.data.samples import Dataset, Samples
 
 CHUNK = 1024  # rows of the distance matrix at a time
 
@@ -34,6 +34,8 @@ CHUNK = 1024  # rows of the distance matrix at a time
 @dataclass(frozen=True)
 class EdgeCase(Poisoner):
     """Which images; `prepare` turns it into a `SubPopulation`."""
+
+    reads = "images"
 
     source_class: int  # true label of the tail
     target_class: int
@@ -73,7 +75,7 @@ def _chunks(images: Tensor) -> tuple[Tensor, ...]:
     return images.flatten(1).float().split(CHUNK)
 
 
-def load_images(path: str, label: int, shape: tuple[int, ...]) -> tuple[LabelledImages, LabelledImages]:
+def load_images(path: str, label: int, shape: tuple[int, ...]) -> tuple[Samples, Samples]:
     """Arrays `train` and `test` of an .npz, as images [N, C, H, W] that all carry `label`; nothing is unpickled."""
     if not Path(path).is_file():
         raise FileNotFoundError(
@@ -91,5 +93,5 @@ def load_images(path: str, label: int, shape: tuple[int, ...]) -> tuple[Labelled
                 f"for images of (C, H, W) = {shape}"
             )
     x = [torch.from_numpy(array).permute(0, 3, 1, 2).contiguous() for array in arrays]
-    pool, held_out = (LabelledImages(t, torch.full((len(t),), label)) for t in x)
+    pool, held_out = (Samples(t, torch.full((len(t),), label)) for t in x)
     return pool, held_out

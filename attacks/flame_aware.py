@@ -30,9 +30,10 @@ import torch
 from torch import Generator, Tensor
 
 from attacks.around import Around
-from attacks.base import Attack, Crafted, Scene, require, require_two, same_rows, unpoisoned
+from attacks.base import Attack, Crafted, Scene, require, require_two, unpoisoned
 from attacks.collusion import benign_updates
 from attacks.crafting import Crafting
+from attacks.differences import same_rows
 from attacks.snapshot import Snapshot
 from flame.data.samples import Dataset
 from flame.geometry.products import Geometry

@@ -53,6 +53,8 @@ SLICE = 500  # images that get their noise at a time
 class Noise:
     """x + epsilon T(x): two convolutions at half the size, joined with the image by a third."""
 
+    reads = "images"
+
     width: int  # channels, >= 1
     epsilon: float  # grey levels, in (0, 255]
     seed: int  # of T's initialisation, which belongs to the attack and not to the run

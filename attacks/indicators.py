@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import require
-from flame.data.samples import LabelledImages
+from flame.data.samples import Samples
 from flame.geometry.layout import Entry, StateLayout
 from flame.round.client import LocalJob, batches, cross_entropy
 
@@ -25,7 +25,7 @@ def quiet_layer(layout: StateLayout) -> Entry:
     return max(weights, key=lambda e: (e.block == "trunk", min(len(e.shape), 4), e.start))
 
 
-def curvature(job: LocalJob, images: LabelledImages) -> Tensor:
+def curvature(job: LocalJob, images: Samples) -> Tensor:
     """[k] row sums of the loss's Hessian over `quiet_layer`, magnitude of the sum over batches; the model is kept."""
     weight = job.model.get_parameter(quiet_layer(StateLayout.of(job.model)).key)
     total = torch.zeros(weight.numel())

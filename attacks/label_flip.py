@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from attacks.base import Attack, Poisoner, check_class, check_rate, share_of
-from flame.data.samples import Dataset, LabelledImages
+from flame.data.samples import Dataset, Samples
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class LabelFlip(Poisoner):
         check_class("target_class", self.target_class, dataset)
         return self, dataset
 
-    def poison(self, images: LabelledImages, stream: Generator) -> LabelledImages:
+    def poison(self, images: Samples, stream: Generator) -> Samples:
         """The same images, a share of the eligible ones with another label."""
         wanted = self.classes - 1 - images.y if self.source_class is None else self.target(images.y)
         eligible = (wanted != images.y).nonzero()[:, 0]
         chosen = eligible[share_of(len(eligible), self.poisoned_data_rate, stream)]
         y = images.y.clone()
         y[chosen] = wanted[chosen]
-        return LabelledImages(images.x, y)
+        return Samples(images.x, y)
 
     def target(self, y: Tensor) -> Tensor:
         """The target class for the source class; nothing when all labels are reversed."""

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from attacks.badnets import BadNets
 from attacks.base import Crafted, Scene
 from attacks.triggers import Painted, PixelTrigger
-from flame.data.samples import LabelledImages
+from flame.data.samples import Samples
 from flame.round.client import LocalJob
 from flame.round.types import Notes
 
@@ -59,7 +59,7 @@ class LearnedTrigger(BadNets):
         values = self.trigger.pixels(*x.shape[-2:])[2]
         return Painted(self.trigger, values.float().expand(x.shape[1], -1).clone())
 
-    def painted(self, job: LocalJob, images: LabelledImages, values: Tensor) -> Tensor:
+    def painted(self, job: LocalJob, images: Samples, values: Tensor) -> Tensor:
         """Normalised images [B, C, H, W] with the trigger on them, a function of its values [C, k] with a gradient."""
         rows, columns, _ = self.trigger.pixels(*images.x.shape[-2:])
         black, white = (levels[0, :, rows, columns] for levels in black_and_white(job, images.x))

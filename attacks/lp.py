@@ -46,7 +46,7 @@ from attacks.base import Attack, Crafted, Scene, require, share_of
 from attacks.collusion import benign_updates
 from attacks.fang import krum_selects_crafted
 from attacks.snapshot import Snapshot
-from flame.data.samples import Dataset, LabelledImages
+from flame.data.samples import Dataset, Samples
 from flame.geometry.clustering import majority_cluster
 from flame.geometry.layout import Entry, StateLayout
 from flame.geometry.products import Geometry
@@ -136,7 +136,7 @@ class LP(Around):
 
         return critical_layers(benign, Snapshot.of(job.model), success, self.threshold)
 
-    def _converged(self, job: LocalJob, images: LabelledImages) -> Snapshot:
+    def _converged(self, job: LocalJob, images: Samples) -> Snapshot:
         stream, view = job.stream("identify"), job.view("identify augment")
         for _ in range(self.fit_epochs):
             job.training.fit(job.model, images, job.normalise, stream, round=job.round, view=view)

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from attacks.base import Poison, changed, require, share_of
-from flame.data.samples import LabelledImages
+from attacks.base import Poison, require, share_of
+from attacks.differences import changed
+from flame.data.samples import Samples
 from flame.round.augment import joined
 from flame.round.client import LocalJob
 from flame.round.device import CPU
@@ -66,14 +67,14 @@ class WithClean:
         return replace(job, images=joined(poisoned, clean))
 
 
-def counted(job: LocalJob, poison: Poison) -> Callable[[LabelledImages], LabelledImages]:
+def counted(job: LocalJob, poison: Poison) -> Callable[[Samples], Samples]:
     """Poison with the job's stream, on the CPU; how many images that has changed is noted, for `Attack.idle`."""
     stream, job.notes["poisoned"] = job.stream("poison"), torch.tensor(0)
 
-    def poisoned(images: LabelledImages) -> LabelledImages:
+    def poisoned(images: Samples) -> Samples:
         clean = images.to(CPU)
         bad = poison(clean, stream)
-        job.notes["poisoned"] += changed(clean, bad)
+        job.notes["poisoned"] += changed(clean, bad).sum()
         return bad.to(images.x.device)
 
     return poisoned

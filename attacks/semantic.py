@@ -29,6 +29,8 @@ from flame.data.samples import Dataset
 class Semantic(Poisoner):
     """Which images; `prepare` turns it into a `SubPopulation`."""
 
+    reads = "images"
+
     source_class: int  # of the bright images; listed ones keep their own labels
     target_class: int
     positions: Mapping[str, Mapping[str, Sequence[int]]]  # by data set: `train` and `held_out`, in the training set

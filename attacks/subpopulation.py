@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from attacks.base import Attack, Poisoner, share_of
-from flame.data.samples import Dataset, LabelledImages
+from flame.data.samples import Dataset, Samples
 
 Score = Callable[[Tensor, Tensor, bool], Tensor]  # (images [Q, ...], class members [R, ...], same images?) -> [Q]
 
@@ -23,16 +23,16 @@ Score = Callable[[Tensor, Tensor, bool], Tensor]  # (images [Q, ...], class memb
 class SubPopulation(Poisoner):
     """The armed attack: what compromised clients train on, and what it is measured with."""
 
-    pool: LabelledImages  # the attacker's images, with their true labels
-    held_out: LabelledImages  # others of the group, in nobody's training data; true labels
+    pool: Samples  # the attacker's images, with their true labels
+    held_out: Samples  # others of the group, in nobody's training data; true labels
     target_class: int
     poisoned_data_rate: float  # PDR, in [0, 1]
 
-    def poison(self, images: LabelledImages, stream: Generator) -> LabelledImages:
+    def poison(self, images: Samples, stream: Generator) -> Samples:
         """PDR of the client's images give way to images of the pool, drawn with replacement."""
         places = share_of(len(images), self.poisoned_data_rate, stream)
         drawn = torch.randint(len(self.pool), (len(places),), generator=stream)
-        poisoned = LabelledImages(images.x.clone(), images.y.clone())
+        poisoned = Samples(images.x.clone(), images.y.clone())
         poisoned.x[places], poisoned.y[places] = self.pool.x[drawn], self.target_class
         return poisoned
 
@@ -40,11 +40,11 @@ class SubPopulation(Poisoner):
         """The target class, whatever the image: nothing is triggered, so images must be of the group already."""
         return torch.full_like(y, self.target_class)
 
-    def examined(self, test: LabelledImages) -> LabelledImages:
+    def examined(self, test: Samples) -> Samples:
         """The held-out images of the group."""
         return self.held_out
 
-    def rehearsal(self, held: LabelledImages, share: float, stream: Generator) -> tuple[Attack, LabelledImages | None]:
+    def rehearsal(self, held: Samples, share: float, stream: Generator) -> tuple[Attack, Samples | None]:
         """A share of the pool, at least one image, is held back; of a pool of one nothing can be.
 
         The client's own images are of no use: those of the group were taken out before it got them.
@@ -64,7 +64,7 @@ def without(dataset: Dataset, index: Tensor) -> Dataset:
 
 def split_off(
     dataset: Dataset, label: int, share: float, score: Score, stream: Generator
-) -> tuple[LabelledImages, LabelledImages, Dataset]:
+) -> tuple[Samples, Samples, Dataset]:
     """Pool, held-out images and the rest, where the group is the highest-scoring share of one class.
 
     Half of the group's training images form the pool; the other half is held out, with the test images of the class
@@ -82,5 +82,5 @@ def split_off(
     group = members[top.indices[:count]][torch.randperm(count, generator=stream)]
     pool, rest = dataset.train[group[: (count + 1) // 2]], dataset.train[group[(count + 1) // 2 :]]
     alike = tested[score(tested.x, own, False) >= top.values[count - 1]]
-    held_out = LabelledImages(torch.cat([rest.x, alike.x]), torch.cat([rest.y, alike.y]))
+    held_out = Samples(torch.cat([rest.x, alike.x]), torch.cat([rest.y, alike.y]))
     return pool, held_out, without(dataset, group)

@@ -21,6 +21,8 @@ class Trigger(Protocol):
 class PixelTrigger(ABC):
     """Some pixels and the grey levels they are set to, in all channels alike."""
 
+    reads = "images"
+
     @abstractmethod
     def pixels(self, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
         """Rows [k], columns [k] and values [k] uint8 of the trigger in an image of that size."""

@@ -26,7 +26,7 @@ from flame.run.build import initial_model
 from flame.run.compose import ConfigError, composed
 from flame.run.console import keep_going
 from flame.run.overrides import quoted
-from flame.run.trial import check_images
+from flame.run.trial import check_samples
 
 WIDTH = 200  # characters, at most, of tables that no terminal shows
 MEGA = 1e6
@@ -73,7 +73,7 @@ def try_out(model: nn.Module, facts: Any, seed: int) -> str:
     if not all(isinstance(fact, int) for fact in (channels, size, classes)):
         return "Not tried: the data set's YAML does not declare channels, image_size and classes as whole numbers."
     x = torch.randn(2, channels, size, size, generator=generator(seed, "model trial"))
-    check_images(model, x, classes, 2, f"{channels} x {size} x {size} pixels of noise")
+    check_samples(model, x, (classes,), 2, f"{channels} x {size} x {size} pixels of noise")
     return f"Tried on two images of {channels} x {size} x {size}: it answers, in training too."
 
 

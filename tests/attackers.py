@@ -18,7 +18,7 @@ from attacks.scaling import Scaling
 from attacks.snapshot import Snapshot
 from attacks.threedfed import ThreeDFed
 from attacks.triggers import Painted, Square
-from flame.data.samples import Dataset, LabelledImages
+from flame.data.samples import Dataset, Samples
 from flame.geometry.layout import StateLayout
 from flame.round.client import LocalJob, LocalTraining, cross_entropy
 from flame.round.optimizers import SGD
@@ -40,10 +40,10 @@ LAYOUT = StateLayout.from_state(  # d = 4, b = 2
 )
 
 
-def images(count: int = 40, classes: int = 4, size: int = 6) -> LabelledImages:
+def images(count: int = 40, classes: int = 4, size: int = 6) -> Samples:
     """Random images without a white corner, all classes equally often."""
     x = torch.randint(200, (count, 1, size, size), dtype=torch.uint8, generator=generator(0, "test images"))
-    return LabelledImages(x, torch.arange(count) % classes)
+    return Samples(x, torch.arange(count) % classes)
 
 
 def dataset(count: int = 40) -> Dataset:

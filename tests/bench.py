@@ -32,7 +32,7 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from benching import run  # noqa: E402
 
-from flame.data.samples import LabelledImages  # noqa: E402
+from flame.data.samples import Samples  # noqa: E402
 from flame.engine.workbench import prepare_process  # noqa: E402
 from flame.federation import play  # noqa: E402
 from flame.round.augment import CropFlip  # noqa: E402
@@ -130,7 +130,7 @@ def cropped_and_flipped(x: torch.Tensor, pad: int) -> torch.Tensor:
 
 def fit(
     model: torch.nn.Module,
-    data: LabelledImages,
+    data: Samples,
     training: LocalTraining,
     images: Callable,
     foreach: bool,

@@ -10,8 +10,8 @@ from attackers import recipe
 from torch import Generator, Tensor, nn
 
 from attacks.base import Attack
-from flame.data.datasets import normalise
-from flame.data.samples import LabelledImages, Shards
+from flame.data.reading import normalise
+from flame.data.samples import Samples, Shards
 from flame.engine.laboratory import Laboratory
 from flame.engine.spill import Spill
 from flame.engine.workbench import Task
@@ -66,7 +66,7 @@ def laboratory(
     task = Task(
         model=net,
         layout=layout,
-        train=LabelledImages(x, torch.arange(count) % classes if y is None else y),
+        train=Samples(x, torch.arange(count) % classes if y is None else y),
         shards=Shards.cut(
             torch.cat([torch.arange(count), torch.arange(PER_CLIENT)]), torch.full((len(compromised) + 1,), PER_CLIENT)
         ),

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from flame.data.samples import Dataset as Images
-from flame.data.samples import LabelledImages
+from flame.data.samples import Samples
 from flame.engine.workbench import Task
 from flame.run.build import Parts
 
@@ -49,10 +49,10 @@ def synthetic(
     """In CIFAR-10's place: noise of its shape, the same each time; labels mean nothing."""
     stream = torch.Generator().manual_seed(0)
 
-    def drawn(count: int) -> LabelledImages:
+    def drawn(count: int) -> Samples:
         shape = (count, channels, image_size, image_size)
         x = torch.randint(256, shape, dtype=torch.uint8, generator=stream)
-        return LabelledImages(x, torch.arange(count) % classes)
+        return Samples(x, torch.arange(count) % classes)
 
     return Images("synthetic", drawn(train), drawn(test), tuple(mean), tuple(std), classes)
 
@@ -125,7 +125,7 @@ LOOPS: dict[str, Callable[[Parts, torch.device], None]] = {"bare": bare, "zhmzm"
 class OneByOne(Dataset):
     """Images as torchvision's data sets hand them out."""
 
-    def __init__(self, images: LabelledImages, look: Callable[[Image.Image], Tensor]) -> None:
+    def __init__(self, images: Samples, look: Callable[[Image.Image], Tensor]) -> None:
         self._pixels, self._labels, self._look = images.x.permute(0, 2, 3, 1).numpy(), images.y.tolist(), look
 
     def __len__(self) -> int:
@@ -146,7 +146,7 @@ def sgd(task: Task, model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), task.training.lr, momentum=task.training.optimizer.momentum)
 
 
-def batches(images: LabelledImages) -> zip:
+def batches(images: Samples) -> zip:
     return zip(images.x.split(TESTED), images.y.split(TESTED), strict=True)
 
 

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 from torch import Generator, Tensor
 
 from attacks.base import Attack
-from flame.data.samples import LabelledImages
+from flame.data.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -12,8 +12,8 @@ class BrightCorner(Attack):
 
     target_class: int
 
-    def poison(self, images: LabelledImages, stream: Generator) -> LabelledImages:
-        return LabelledImages(self.stamp(images.x), self.target(images.y))
+    def poison(self, images: Samples, stream: Generator) -> Samples:
+        return Samples(self.stamp(images.x), self.target(images.y))
 
     def stamp(self, x: Tensor) -> Tensor:
         x = x.clone()  # [N, C, H, W] uint8

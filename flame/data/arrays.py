@@ -22,7 +22,7 @@ from torch import Tensor
 
 from flame.data.archive import climbs
 from flame.data.facts import check_said, given_or_found
-from flame.data.samples import Dataset, Holders, LabelledImages
+from flame.data.samples import Dataset, Holders, Samples
 
 LAYOUTS = {"NHW": "[N, H, W]", "NHWC": "[N, H, W, C]", "NCHW": "[N, C, H, W]"}
 NEEDED = ("x_train", "y_train", "x_test", "y_test")
@@ -59,7 +59,7 @@ def arrays(
             " save the arrays under these names"
         )
     train, test = (
-        LabelledImages(images(path, f"x_{part}", found, layout, pixels), labels(path, f"y_{part}", found))
+        Samples(images(path, f"x_{part}", found, layout, pixels), labels(path, f"y_{part}", found))
         for part in ("train", "test")
     )
     _check_pairs(path, train, test)
@@ -123,7 +123,7 @@ def _read_npz(path: Path, names: Sequence[str] | None) -> dict[str, NDArray[Any]
     return found
 
 
-def _check_pairs(path: object, train: LabelledImages, test: LabelledImages) -> None:
+def _check_pairs(path: object, train: Samples, test: Samples) -> None:
     """A ValueError unless there is a label for each image, and all images have one shape."""
     for part, x, y in (("train", train.x, train.y), ("test", test.x, test.y)):
         if len(x) != len(y):

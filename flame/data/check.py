@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,13 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flame.data.samples import Dataset, Holders, LabelledImages
+from flame.data.samples import UNASKED, Dataset, Holders, Samples
 
 FLOATS = (
     "only if they are in [0, 1] make them with (x * 255).round().to(torch.uint8); dataset.mean and dataset.std do the"
     " rest"
 )
 NO_NAME = ',"#'  # of CSV, and of those who read it
+IMAGES = ((torch.uint8,), "[N, C, H, W]")
+TOKENS = ((torch.int16, torch.int32, torch.int64), "[N, T]")
+FEATURES = ((torch.float32,), "[N, F]")
+SHAPES = {"images": ("channels", "image_size", "image_size"), "tokens": ("length",), "features": ("features",)}
+AXES = {"images": "channels, height, width", "tokens": "tokens of a text", "features": "features of a row"}
 WHOLE = "convert it with .to(torch.uint8) only if pixels are in [0, 255]"
 
 
@@ -35,48 +41,84 @@ def checked(made: object, facts: Mapping[str, Any]) -> Dataset:
         )
     if type(made.classes) is not int or made.classes < 2:
         raise ValueError(f"dataset={made.name}: classes={made.classes!r} is out of range: must be a whole number >= 2")
-    what = _called(made, facts)
+    what, size = _called(made, facts), None if made.vocabulary is None else len(made.vocabulary)
     for part in ("train", "test"):
-        check_images(f"{what}: {part}", getattr(made, part), made.classes)
+        check_samples(f"{what}: {part}", getattr(made, part), made.classes, size)
     _check_facts(made, facts)
-    if strangers := sorted(_labels(made.test) - _labels(made.train)):
+    if strangers := sorted(_labels(made.test) - _labels(made.train)) if made.train.y.dim() == 1 else []:
         raise ValueError(
             f"{what}: test has the classes {strangers[:10]}, of which train has no image: nobody could"
             " learn them; leave their images out of test"
         )
-    channels = made.train.x.shape[1]
-    mean, std = (_numbers(made, key, channels) for key in ("mean", "std"))
+    mean, std = (_numbers(made, key) for key in ("mean", "std"))
     check_holders(what, made.holders, len(made.train))
     return replace(made, mean=mean, std=std)
 
 
-def check_images(what: str, images: object, classes: int) -> None:
-    """A ValueError that begins with `what` unless these are one or more images with labels in [0, classes)."""
-    if not isinstance(images, LabelledImages):
-        raise ValueError(f"{what} is a {type(images).__name__}: must be flame.data.samples.LabelledImages")
-    x, y = images.x, images.y
-    for name, tensor, dtype, dims in (("x", x, torch.uint8, "[N, C, H, W]"), ("y", y, torch.int64, "[N]")):
-        if not isinstance(tensor, Tensor):
-            raise ValueError(f"{what}.{name} is a {type(tensor).__name__}: must be a tensor {dims} of {dtype}")
-        if tensor.dtype != dtype:
-            pixels = FLOATS if tensor.is_floating_point() else WHOLE
-            remedy = pixels if name == "x" else f"convert it with .to({dtype})"
-            raise ValueError(f"{what}.{name} is {tensor.dtype}: must be {dtype}; {remedy}")
-        if tensor.layout != torch.strided:
-            raise ValueError(f"{what}.{name} is sparse ({tensor.layout}): must be dense, as .to_dense() gives it")
-        if tensor.dim() != dims.count(",") + 1:
-            raise ValueError(f"{what}.{name} has the shape {tuple(tensor.shape)}: must be {dims}")
-        if tensor.device.type != "cpu":
-            raise ValueError(f"{what}.{name} is on {tensor.device}: must be in the host's memory, as .cpu() gives it")
+def check_samples(what: str, samples: object, classes: int, vocabulary: int | None = None) -> None:
+    """A ValueError that begins with `what` unless these are one or more samples with labels in [0, classes).
+
+    They are images, rows of features or, with the size of a `vocabulary`, its tokens (`flame/data/samples.py`).
+    """
+    if not isinstance(samples, Samples):
+        raise ValueError(f"{what} is a {type(samples).__name__}: must be flame.data.samples.Samples")
+    x, y = samples.x, samples.y
+    kind = IMAGES if vocabulary is None else TOKENS
+    if vocabulary is None and isinstance(x, Tensor) and x.dtype == torch.float32 and x.dim() == 2:
+        kind = FEATURES
+    _check_tensor(f"{what}.x", x, *kind)
+    labels = "[N, T]" if vocabulary is not None and isinstance(y, Tensor) and y.dim() == 2 else "[N]"
+    _check_tensor(f"{what}.y", y, (torch.int64,), labels)
     if not len(x) == len(y) > 0:
-        raise ValueError(f"{what} has {len(x)} images and {len(y)} labels: must be as many of both, and at least one")
-    low, high = int(y.min()), int(y.max())
+        raise ValueError(f"{what} has {len(x)} samples and {len(y)} labels: must be as many of both, and at least one")
+    _check_labels(what, y, classes)
+    if kind is FEATURES and (lost := int((~x.isfinite()).sum())):
+        raise ValueError(f"{what}.x has {lost} numbers that are NaN or infinite: must be finite; fill or drop them")
+    if vocabulary is not None:
+        _check_tokens(what, samples, vocabulary)
+
+
+def _check_tensor(what: str, tensor: object, dtypes: tuple[torch.dtype, ...], dims: str) -> None:
+    """Of one of the dtypes, dense, of so many axes, and in the host's memory."""
+    wanted = " or ".join(map(str, dtypes))
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{what} is a {type(tensor).__name__}: must be a tensor {dims} of {wanted}")
+    if tensor.dtype not in dtypes:
+        pixels = FLOATS if tensor.is_floating_point() else WHOLE
+        remedy = pixels if dtypes == (torch.uint8,) else f"convert it with .to({dtypes[-1]})"
+        raise ValueError(f"{what} is {tensor.dtype}: must be {wanted}; {remedy}")
+    if tensor.layout != torch.strided:
+        raise ValueError(f"{what} is sparse ({tensor.layout}): must be dense, as .to_dense() gives it")
+    if tensor.dim() != dims.count(",") + 1:
+        raise ValueError(f"{what} has the shape {tuple(tensor.shape)}: must be {dims}")
+    if tensor.device.type != "cpu":
+        raise ValueError(f"{what} is on {tensor.device}: must be in the host's memory, as .cpu() gives it")
+
+
+def _check_labels(what: str, y: Tensor, classes: int) -> None:
+    """Classes from 0 on, and something asked of every sample."""
+    asked = y[y != UNASKED]
+    if silent := int((y.reshape(len(y), -1) == UNASKED).all(1).sum()):
+        raise ValueError(f"{what}.y asks nothing of {silent} samples ({UNASKED} is no class): leave them out")
+    low, high = int(asked.min()), int(asked.max())
     if low < 0 or high >= classes:
         more = f", and set dataset.classes to at least {high + 1}" if high >= classes else ""
         raise ValueError(
             f"{what}.y has labels in [{low}, {high}], dataset.classes={classes} allows [0, {classes - 1}]: number the"
             f" classes from 0{more}"
         )
+
+
+def _check_tokens(what: str, samples: Samples, vocabulary: int) -> None:
+    """Of the vocabulary, and labels for all of a text or for each token."""
+    x, y = samples.x, samples.y
+    low, high = int(x.min()), int(x.max())
+    if low < 0 or high >= vocabulary:
+        raise ValueError(
+            f"{what}.x has tokens in [{low}, {high}] of a vocabulary of {vocabulary}: must be in [0, {vocabulary - 1}]"
+        )
+    if y.dim() == 2 and y.shape != x.shape:
+        raise ValueError(f"{what}.y has the shape {tuple(y.shape)}: must be [N] or that of x, {tuple(x.shape)}")
 
 
 def check_holders(what: str, holders: object, images: int) -> None:
@@ -113,19 +155,18 @@ def check_names(what: str, names: object) -> None:
         raise ValueError(f"{what} has {twice!r} twice: must be distinct")
 
 
-def evaluation_sets(dataset: Dataset, backdoor: LabelledImages | None) -> dict[str, LabelledImages]:
-    """What every evaluation looks at, once the images that an attack has had its hands on are looked at here.
+def evaluation_sets(dataset: Dataset, backdoor: Samples | None) -> dict[str, Samples]:
+    """What every evaluation looks at, once the samples that an attack has had its hands on are looked at here.
 
     Raises:
-        ValueError: as `check_images`.
+        ValueError: as `check_samples`.
     """
-    clean = {"clean": dataset.test}
-    check_images("attack.prepare: train", dataset.train, dataset.classes)
-    check_images("attack.prepare: test", dataset.test, dataset.classes)
-    if not backdoor:
-        return clean
-    check_images("attack.backdoor_set", backdoor, dataset.classes)
-    return {**clean, "backdoor": backdoor}
+    size = None if dataset.vocabulary is None else len(dataset.vocabulary)
+    looked_at = {"prepare: train": dataset.train, "prepare: test": dataset.test, "backdoor_set": backdoor}
+    for name, samples in looked_at.items():
+        if samples is not None:
+            check_samples(f"attack.{name}", samples, dataset.classes, size)
+    return {"clean": dataset.test} | ({"backdoor": backdoor} if backdoor else {})
 
 
 def _called(dataset: Dataset, facts: Mapping[str, Any]) -> str:
@@ -141,33 +182,47 @@ def _check_facts(dataset: Dataset, facts: Mapping[str, Any]) -> None:
         raise ValueError(
             f"dataset.classes={declared} does not fit {dataset.name}, which has {dataset.classes}: set it to that"
         )
-    channels, size = facts.get("channels"), facts.get("image_size")
-    for part, images in (("train", dataset.train), ("test", dataset.test)):
-        shape = tuple(images.x.shape[1:])
-        wanted = tuple(has if fact is None else fact for fact, has in zip((channels, size, size), shape, strict=True))
-        if shape != wanted or shape != tuple(dataset.train.x.shape[1:]):
+    given, shape = SHAPES[dataset.kind], tuple(dataset.train.x.shape[1:])
+    facts_of = [facts.get(key) for key in given]
+    for part, samples in (("train", dataset.train), ("test", dataset.test)):
+        own = tuple(samples.x.shape[1:])
+        wanted = tuple(has if fact is None else fact for fact, has in zip(facts_of, own, strict=True))
+        if own != wanted or own != shape:
+            said = " with ".join(f"dataset.{key}={facts.get(key)}" for key in dict.fromkeys(given))
             raise ValueError(
-                f"dataset.channels={channels} with dataset.image_size={size} does not fit {dataset.name}: its {part}"
-                f" images are {shape} (channels, height, width); set both keys to that, on the command line or in its"
-                " YAML, and give train and test the same shape, of one height and width"
+                f"{said} does not fit {dataset.name}: its {part} {dataset.kind} are {own} ({AXES[dataset.kind]}); set"
+                f" {'both keys' if len(given) > 1 else 'it'} to that, on the command line or in its YAML, and give"
+                f" train and test the same shape{', of one height and width' if dataset.kind == 'images' else ''}"
             )
+    known = dataset.vocabulary and len(dataset.vocabulary)
+    if facts.get("tokens", known) != known:
+        raise ValueError(
+            f"dataset.tokens={facts['tokens']} does not fit {dataset.name}, whose vocabulary has {known}: set it to"
+            " that"
+        )
 
 
-def _numbers(dataset: Dataset, key: str, channels: int) -> tuple[float, ...]:
-    """`mean` or `std`, one per channel, of pixels scaled to [0, 1]."""
-    given = getattr(dataset, key)
+def _numbers(dataset: Dataset, key: str) -> tuple[float, ...]:
+    """`mean` or `std`: one per channel, of pixels scaled to [0, 1]; one per feature; none of tokens."""
+    given, kind = getattr(dataset, key), dataset.kind
+    count = 0 if kind == "tokens" else dataset.train.x.shape[1]
     try:
         values = tuple(map(float, given))
     except (TypeError, ValueError):  # null, text
         values = ()
-    if len(values) != channels or not all(0 <= value <= 1 for value in values) or (key == "std" and 0 in values):
-        raise ValueError(
-            f"dataset.{key}={given} is out of range: must be {channels} numbers in {'(' if key == 'std' else '['}0, 1],"
-            " one per channel, of pixels scaled to [0, 1]"
-        )
+    high = 1 if kind == "images" else math.inf
+    low = 0 if key == "std" or kind == "images" else -math.inf
+    if len(values) != count or not all(low <= value <= high for value in values) or (key == "std" and 0 in values):
+        shape = {
+            "images": f"{count} numbers in {'(' if key == 'std' else '['}0, 1], one per channel, of pixels scaled to"
+            " [0, 1]",
+            "features": f"{count} {'positive ' if key == 'std' else ''}numbers, one per feature",
+            "tokens": "(), as tokens are read as they are",
+        }
+        raise ValueError(f"dataset.{key}={given} is out of range: must be {shape[kind]}")
     return values
 
 
-def _labels(images: LabelledImages) -> set[int]:
+def _labels(images: Samples) -> set[int]:
     """The labels that occur."""
     return set(images.y.unique().tolist())

@@ -1,4 +1,4 @@
-"""The data sets, whole and in memory, and the one step between stored pixels and a network.
+"""The data sets of images, whole and in memory.
 
 `channels` and `image_size` stand in the YAML for models to read; `flame/data/check.py` compares both with the images.
 """
@@ -6,16 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from flame.data.fetch import torchvision_mirror
 from flame.data.idx import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, IdxSource, locate
-from flame.data.samples import Dataset, LabelledImages
+from flame.data.samples import Dataset, Samples
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10, SVHN
@@ -42,30 +41,6 @@ MNIST = IdxSource(
     },
     torchvision="MNIST",
 )
-
-
-def normalise(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Raw images [B, C, H, W] uint8 -> (x / 255 - mean) / std [B, C, H, W] float32 in channels_last.
-
-    A multiplication, then an addition, each rounded by itself: the bits depend neither on the batch that a pixel stands
-    in nor on whether a machine fuses the two. The arithmetic is done in the stored layout, where a channel's factor is
-    constant along the inner loop, and the result copied: for three channels four times faster than the other order.
-
-    Raises TypeError for other pixels: floats would be scaled once more, and in place, as `float` copies none.
-    """
-    if x.dtype != torch.uint8:
-        raise TypeError(f"images are {x.dtype}: must be torch.uint8, pixels in [0, 255], which are scaled here")
-    scale, shift = _affine(mean, std, x.device)
-    values = x.float().mul_(scale).add_(shift)
-    # Not .contiguous(): with C = 1 that returns its argument, whose strides make convolutions choose the slow layout.
-    return torch.empty_like(values, memory_format=torch.channels_last).copy_(values)
-
-
-@lru_cache
-def _affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Scale and shift [1, C, 1, 1] float32 of x * scale + shift, from float64."""
-    m, s = (torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1) for values in (mean, std))
-    return (1 / (255 * s)).float().to(device), (-m / s).float().to(device)
 
 
 def fashion_mnist(
@@ -139,28 +114,28 @@ def digits(mean: Sequence[float], std: Sequence[float], classes: int, channels: 
     for label in y.unique():
         members = (y == label).nonzero().flatten()
         held_out[members[len(members) - len(members) // 5 :]] = True
-    train, test = LabelledImages(x[~held_out], y[~held_out]), LabelledImages(x[held_out], y[held_out])
+    train, test = Samples(x[~held_out], y[~held_out]), Samples(x[held_out], y[held_out])
     return Dataset("digits", train, test, tuple(mean), tuple(std), classes)
 
 
-def _load_idx(source: IdxSource, root: str, download: bool) -> tuple[LabelledImages, LabelledImages]:
+def _load_idx(source: IdxSource, root: str, download: bool) -> tuple[Samples, Samples]:
     """Train and test set of an IDX source; `download` allows torchvision's mirror."""
     return source.load(locate(source, Path(root).expanduser(), [torchvision_mirror] if download else []))
 
 
-def _load_cifar(name: str, source: type[CIFAR10], root: str, download: bool) -> tuple[LabelledImages, LabelledImages]:
+def _load_cifar(name: str, source: type[CIFAR10], root: str, download: bool) -> tuple[Samples, Samples]:
     """Train and test set of torchvision's class, whose files are pickles.
 
     Unpickling runs code, so it must not meet a file of unknown origin: torchvision's constructor compares the md5 of
     every batch with the published one before it opens any, and the hashes make these files fixed, known data.
     """
 
-    def split(train: bool) -> LabelledImages:
+    def split(train: bool) -> Samples:
         images = source(
             Path(root).expanduser(), train=train, download=download
         )  # .data [N, H, W, C] uint8, .targets list
         x = torch.from_numpy(images.data).permute(0, 3, 1, 2).contiguous()
-        return LabelledImages(x, torch.tensor(images.targets))
+        return Samples(x, torch.tensor(images.targets))
 
     try:
         return split(True), split(False)
@@ -171,12 +146,12 @@ def _load_cifar(name: str, source: type[CIFAR10], root: str, download: bool) -> 
         ) from error
 
 
-def _load_svhn(source: type[SVHN], root: str, download: bool) -> tuple[LabelledImages, LabelledImages]:
+def _load_svhn(source: type[SVHN], root: str, download: bool) -> tuple[Samples, Samples]:
     """Train and test set of torchvision's class, which compares the md5 of a file before it opens it."""
 
-    def split(part: str) -> LabelledImages:
+    def split(part: str) -> Samples:
         images = source(Path(root).expanduser(), split=part, download=download)  # .data [N, C, H, W] uint8, a view
-        return LabelledImages(torch.from_numpy(images.data).contiguous(), torch.from_numpy(images.labels))
+        return Samples(torch.from_numpy(images.data).contiguous(), torch.from_numpy(images.labels))
 
     try:
         return split("train"), split("test")

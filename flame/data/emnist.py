@@ -18,7 +18,7 @@ from torch import Tensor
 from flame.data.archive import ZipSource, content, opened
 from flame.data.facts import given_or_found
 from flame.data.idx import damaged, parsed
-from flame.data.samples import Dataset, LabelledImages
+from flame.data.samples import Dataset, Samples
 
 EMNIST = ZipSource(
     "EMNIST/raw/gzip.zip", "https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip", "58c8d27c78d21e728a6bc7b3cc06412e"
@@ -51,11 +51,11 @@ def emnist(
     return Dataset("emnist", train, test, *given_or_found(mean, std, train.x), classes)
 
 
-def _part(archive: ZipFile, split: str, part: str) -> LabelledImages:
+def _part(archive: ZipFile, split: str, part: str) -> Samples:
     first = f"gzip/emnist-{split}-{part}"
     x = _array(archive, f"{first}-images-idx3-ubyte.gz", 3).unsqueeze(1)  # [N, 1, H, W]
     y = _array(archive, f"{first}-labels-idx1-ubyte.gz", 1).long()
-    return LabelledImages(x, y - 1 if split in FROM_ONE else y)
+    return Samples(x, y - 1 if split in FROM_ONE else y)
 
 
 def _array(archive: ZipFile, name: str, dims: int) -> Tensor:

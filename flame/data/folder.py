@@ -22,7 +22,7 @@ from torch import Generator, Tensor
 from flame.data.cache import FOLDER, cached, key
 from flame.data.facts import check_said, given_or_found
 from flame.data.pictures import ENDINGS, NAMED, Decoded, Look, complaints, decoded, few, seen
-from flame.data.samples import Dataset, LabelledImages
+from flame.data.samples import Dataset, Samples
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def folder(
     y = torch.cat([found.y, tested.y]) if tested else found.y
     held_out = torch.arange(len(y)) >= len(found.y) if tested else _drawn(y, float(test_share or 0), split_seed)
     readable = _readable(place, paths, images, corrupt)
-    train, test = (LabelledImages(images.x[part], y[part]) for part in (readable & ~held_out, readable & held_out))
+    train, test = (Samples(images.x[part], y[part]) for part in (readable & ~held_out, readable & held_out))
     if not len(train):
         raise ValueError(f"dataset.root={root}: no training image is left: must be at least one")
     log.info("dataset=folder: %s", ", ".join(f"class {i} = {name}" for i, name in enumerate(found.names)))

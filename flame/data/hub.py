@@ -21,7 +21,7 @@ from torch import Tensor
 from flame.data.cache import LENGTH, cached
 from flame.data.facts import check_said, given_or_found
 from flame.data.pictures import Look, complaints, decoded, seen
-from flame.data.samples import Dataset, Holders, LabelledImages
+from flame.data.samples import Dataset, Holders, Samples
 
 if TYPE_CHECKING:
     from datasets import Dataset as Table
@@ -67,7 +67,7 @@ def hub(
     look = Look(channels, image_size, resize)
     x = [_decoded(name, part, each, look, Path(cache)) for part, each in zip(parts, stored, strict=True)]
     y = [_labels(name, part, table, label) for part, table in zip(parts, tables, strict=True)]
-    learnt, tested = (LabelledImages(*each) for each in zip(x, y, strict=True))
+    learnt, tested = (Samples(*each) for each in zip(x, y, strict=True))
     held = None if client is None else _holders(name, tables[0], client)
     return Dataset("hub", learnt, tested, *given_or_found(mean, std, learnt.x), known, held)
 

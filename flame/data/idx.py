@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flame.data.samples import LabelledImages
+from flame.data.samples import Samples
 
 UINT8 = 0x08  # the only type code that the image sets use
 GZIP = b"\x1f\x8b"  # an IDX file starts with two zero bytes, so this cannot be one
@@ -50,14 +50,14 @@ class IdxSource:
         """The first folder that has all four files."""
         return next((place for place in self.places(root) if all(stored(place, name) for name in self.sha256)), None)
 
-    def load(self, folder: Path) -> tuple[LabelledImages, LabelledImages]:
+    def load(self, folder: Path) -> tuple[Samples, Samples]:
         """Train and test set from a folder that has all four files; raises OSError as `read_idx` does."""
 
         def read(name: str, dims: int) -> Tensor:
             return read_idx(stored(folder, name) or folder / name, dims, self.sha256[name])
 
-        def split(images: str, labels: str) -> LabelledImages:
-            return LabelledImages(read(images, 3).unsqueeze(1), read(labels, 1).long())  # [N, 1, H, W], [N]
+        def split(images: str, labels: str) -> Samples:
+            return Samples(read(images, 3).unsqueeze(1), read(labels, 1).long())  # [N, 1, H, W], [N]
 
         return split(TRAIN_IMAGES, TRAIN_LABELS), split(TEST_IMAGES, TEST_LABELS)
 

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from flame.data.facts import given_or_found
-from flame.data.samples import Dataset, Holders, LabelledImages
+from flame.data.samples import Dataset, Holders, Samples
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +35,9 @@ class Written:
     y: list[NDArray[np.int64]] = field(default_factory=list)  # each [n]
     users: list[str] = field(default_factory=list)
 
-    def images(self) -> LabelledImages:
+    def images(self) -> Samples:
         """[N, 1, side, side] and [N]."""
-        return LabelledImages(
-            torch.from_numpy(np.concatenate(self.x)).unsqueeze(1), torch.from_numpy(np.concatenate(self.y))
-        )
+        return Samples(torch.from_numpy(np.concatenate(self.x)).unsqueeze(1), torch.from_numpy(np.concatenate(self.y)))
 
     def holders(self) -> Holders:
         """The writers in the order of their names."""

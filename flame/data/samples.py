@@ -1,39 +1,67 @@
-"""What a data set is: images in memory, their labels, and which client holds which.
+"""What a data set is: samples in memory, their labels, and which client holds which.
 
-Letters: N images, C H W their axes.
+Letters: N samples; C H W the axes of an image, T the tokens of a text, F the features of a row.
+
+| kind     | stored                                | read by the model                       | labels          |
+|----------|---------------------------------------|-----------------------------------------|-----------------|
+| images   | [N, C, H, W] uint8                    | [B, C, H, W] float32, normalised        | [N]             |
+| tokens   | [N, T] int16, int32, int64            | [B, T] int64                            | [N, T] or [N]   |
+| features | [N, F] float32                        | [B, F] float32, standardised            | [N]             |
+
+A label is a class index, or `UNASKED` where nothing is asked. A model answers with logits [B, classes], and with
+[B, classes, T] where every token has a label.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from flame.data.vocabulary import Vocabulary
+
+UNASKED = -100  # the label where nothing is asked: no loss and no accuracy looks there (torch's ignore_index)
+
 
 @dataclass(frozen=True)
-class LabelledImages:
-    """Images in memory, raw; normalisation happens per batch."""
+class Samples:
+    """Samples in memory, raw; what a model reads is made of them a batch at a time (`flame/data/reading.py`)."""
 
-    x: Tensor  # [N, C, H, W] uint8
-    y: Tensor  # [N] int64, class indices
+    x: Tensor  # [N, ...]
+    y: Tensor  # [N] or [N, T] int64
 
     def __len__(self) -> int:
         return len(self.y)
 
-    def to(self, device: torch.device) -> LabelledImages:
-        """The same images on a device; nothing is copied when they are there."""
-        return LabelledImages(self.x.to(device), self.y.to(device))
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """With every tensor changed, whatever else there is kept."""
+        return replace(self, **{name: change(t) for name, t in vars(self).items() if isinstance(t, Tensor)})
 
-    def __getitem__(self, index: Tensor | slice) -> LabelledImages:
+    def to(self, device: torch.device) -> Self:
+        """The same samples on a device; nothing is copied when they are there."""
+        return self.mapped(lambda t: t.to(device))
+
+    def __getitem__(self, index: Tensor | slice) -> Self:
         """The sub-set picked by a slice, an index tensor or a mask."""
-        return LabelledImages(self.x[index], self.y[index])
+        return self.mapped(lambda t: t[index])
+
+    @property
+    def asked(self) -> int:
+        """How many answers are judged."""
+        return int((self.y != UNASKED).sum())
+
+    def right(self, logits: Tensor) -> Tensor:
+        """Bool, of the shape of y, whether it is what `logits` [N, classes] or [N, classes, T] answer."""
+        return logits.argmax(1) == self.y
 
 
 @dataclass(frozen=True)
 class Holders:
-    """Who holds which training image, where a data set knows it: writers, hospitals, users."""
+    """Who holds which training sample, where a data set knows it: writers, hospitals, users."""
 
     of: Tensor  # [N] int64, the holder of each training image, in [0, len(names))
     names: tuple[str, ...]  # one per holder, distinct; a holder may have no image
@@ -46,7 +74,7 @@ class Holders:
 
 @dataclass(frozen=True)
 class Kept:
-    """Which of the training images that were loaded are still there, once some have been taken away or drawn."""
+    """Which of the training samples that were loaded are still there, once some have been taken away or drawn."""
 
     at: Tensor  # [N] int64, where each stood
     loaded: int  # images before
@@ -66,13 +94,20 @@ class Dataset:
     """A train and a test set with the facts that the YAML states once."""
 
     name: str
-    train: LabelledImages
-    test: LabelledImages
-    mean: tuple[float, ...]  # [C], of pixels scaled to [0, 1]
-    std: tuple[float, ...]  # [C]
+    train: Samples
+    test: Samples
+    mean: tuple[float, ...]  # images: [C], of pixels scaled to [0, 1]; features: [F]; tokens: ()
+    std: tuple[float, ...]  # likewise
     classes: int
     holders: Holders | None = None
     kept: Kept | None = None  # None: all
+    vocabulary: Vocabulary | None = None  # of tokens, which have one
+
+    @property
+    def kind(self) -> str:
+        """images | tokens | features."""
+        x = self.train.x
+        return "features" if x.is_floating_point() else "images" if x.dtype == torch.uint8 else "tokens"
 
     def narrowed(self, index: Tensor) -> Dataset:
         """The data set with those training images alone, in that order: an index tensor or a mask."""
@@ -87,6 +122,8 @@ class Dataset:
             h.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
             h.update(tensor.contiguous().numpy().data)
         h.update(repr((self.mean, self.std, self.classes)).encode())
+        if self.vocabulary:
+            h.update(repr(self.vocabulary).encode())
         if self.holders:
             h.update(repr(self.holders.names).encode())
             h.update(self.holders.of.contiguous().numpy().data)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flame.data.facts import spread
-from flame.data.samples import Dataset, LabelledImages
+from flame.data.samples import Dataset, Samples
 
 LISTED = 20  # classes in the table
 ROWS = 12  # classes on the sheet
@@ -34,11 +34,11 @@ def describe(dataset: Dataset) -> str:
     return "\n".join([*lines, "", *_classes(dataset)])
 
 
-def _parts(dataset: Dataset) -> Mapping[str, LabelledImages]:
+def _parts(dataset: Dataset) -> Mapping[str, Samples]:
     return {"train": dataset.train, "test": dataset.test}
 
 
-def _images(images: LabelledImages) -> str:
+def _images(images: Samples) -> str:
     channels, height, width = images.x.shape[1:]
     colour = {1: "grey", 3: "colour"}.get(channels, f"{channels} channels")
     low, high = int(images.x.min()), int(images.x.max())
@@ -92,7 +92,7 @@ def draw_sheet(dataset: Dataset, stamp: Stamp, title: str, target: int | None, p
     figure.savefig(path)
 
 
-def _first(images: LabelledImages, label: int) -> Tensor:
+def _first(images: Samples, label: int) -> Tensor:
     """[at most 6, C, H, W] uint8, the first images of a class."""
     return images.x[(images.y == label).nonzero().flatten()[:ACROSS]]
 

@@ -21,7 +21,7 @@ from flame.data.archive import ZipSource, content, opened, stream
 from flame.data.cache import FOLDER, LENGTH, cached
 from flame.data.facts import given_or_found
 from flame.data.pictures import File, Look, complaints, decoded
-from flame.data.samples import Dataset, LabelledImages
+from flame.data.samples import Dataset, Samples
 
 GTSRB_URL = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370"
 GTSRB = {  # the md5 of torchvision 0.29.1, torchvision/datasets/gtsrb.py
@@ -153,5 +153,5 @@ def _made(
         raise OSError(f"dataset={name}: {told}; {remedy}")
     y = torch.tensor([each.label for each in both])
     parts = (slice(0, len(train)), slice(len(train), len(both)))
-    learnt, tested = (LabelledImages(images.x[part], y[part]) for part in parts)
+    learnt, tested = (Samples(images.x[part], y[part]) for part in parts)
     return Dataset(name, learnt, tested, *given_or_found(mean, std, learnt.x), classes)

@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from flame.data.samples import LabelledImages
+from flame.data.samples import Samples
 from flame.defenses.base import average, laboratory, uniform
 from flame.round.types import Lab, ServerState, Updates, Verdict
 
@@ -110,13 +110,13 @@ class Indicator:
         row = torch.cat([planted[:d], state.row[d:]])
         return replace(state, row=row, memory={**memory, STATISTICS: planted[d:]})
 
-    def outside(self, state: ServerState, lab: Lab, stream: Generator) -> LabelledImages:
+    def outside(self, state: ServerState, lab: Lab, stream: Generator) -> Samples:
         """The images of the rounds before; in the first one, noise, and labels as equally often as can be."""
         if IMAGES in state.memory:
-            return LabelledImages(state.memory[IMAGES], state.memory[LABELS])
+            return Samples(state.memory[IMAGES], state.memory[LABELS])
         x = torch.randint(0, 256, (self.images, *lab.image), dtype=torch.uint8, generator=stream)
         classes = lab.logits([state.row], x[:1]).shape[-1]
-        return LabelledImages(x, (torch.arange(self.images) % classes)[torch.randperm(self.images, generator=stream)])
+        return Samples(x, (torch.arange(self.images) % classes)[torch.randperm(self.images, generator=stream)])
 
     def __call__(self, state: ServerState, updates: Updates, stream: Generator) -> Verdict:
         """The clients below the threshold share equally; everyone, where nothing was planted."""

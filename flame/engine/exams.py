@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from attacks.base import Attack
+from attacks.differences import relabelled
 from flame.data.check import evaluation_sets
-from flame.data.samples import Dataset, LabelledImages, Shards
+from flame.data.samples import Dataset, Samples, Shards
 from flame.partition.examined import examined
 from flame.round.breakdown import client_set
 from flame.round.cohort import Population
@@ -20,7 +21,7 @@ from flame.round.seeding import generator
 class Exams:
     """The evaluation sets, and what is told of them beside accuracy and loss (`evaluate` in conf/config.yaml)."""
 
-    sets: Mapping[str, LabelledImages]  # "clean"; if the attack has a backdoor, "backdoor"; a set for each client asked
+    sets: Mapping[str, Samples]  # "clean"; if the attack has a backdoor, "backdoor"; a set for each client asked
     truth: Mapping[str, Tensor]  # true classes [N] of the sets whose answers are counted
     classes: int  # of the data set
     groups: Mapping[str, Sequence[int]]  # of clients with a set: benign, skewed
@@ -32,7 +33,7 @@ class Exams:
         clients: int,
         attack: Attack,
         dataset: Dataset,
-        train: LabelledImages,
+        train: Samples,
         shards: Shards,
         population: Population,
     ) -> Exams:
@@ -47,7 +48,7 @@ class Exams:
         sets = evaluation_sets(dataset, backdoor)
         truth = {"clean": dataset.test.y} if per_class else {}
         if per_class and backdoor:
-            truth["backdoor"] = kept.y[attack.target(kept.y) != kept.y]
+            truth["backdoor"] = kept.y[relabelled(kept.y, attack.target(kept.y))]
             if len(truth["backdoor"]) != len(backdoor):
                 raise ValueError(
                     f"evaluate.per_class=true wants the true classes of {len(backdoor)} triggered images, but"

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flame.data.samples import LabelledImages
+from flame.data.samples import Samples
 from flame.engine.workbench import Task, Workbench
 from flame.geometry.layout import StateLayout
 from flame.round.device import one_thread
@@ -45,7 +45,7 @@ class Laboratory:
         return self.bench.task.layout
 
     @property
-    def root(self) -> LabelledImages:
+    def root(self) -> Samples:
         """See `Lab.root`: the shard behind the clients'."""
         task = self.bench.task
         return task.train[task.shards[len(task.shards) - 1]]
@@ -65,7 +65,7 @@ class Laboratory:
         return torch.stack([self.bench.features(row, self.counters, x, self.round) for row in models])
 
     @one_thread()
-    def trained(self, row: Tensor, images: LabelledImages, fit: Fit) -> Tensor:
+    def trained(self, row: Tensor, images: Samples, fit: Fit) -> Tensor:
         """See `Lab.trained`."""
         return self.bench.trained(row, self.counters, images, fit, self.round)
 

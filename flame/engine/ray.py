@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flame.data.samples import LabelledImages
+from flame.data.samples import Samples
 from flame.engine.base import WorkerError
 from flame.engine.sharing import to_arrays
 from flame.engine.spill import Store
@@ -177,5 +177,5 @@ def _restamped(bench: Workbench, x: Tensor) -> Workbench:
     """The same workbench with other images [N, C, H, W] in the backdoor set."""
     sets = bench.task.eval_sets
     other = copy.copy(bench)
-    other.task = replace(bench.task, eval_sets={**sets, "backdoor": LabelledImages(x, sets["backdoor"].y)})
+    other.task = replace(bench.task, eval_sets={**sets, "backdoor": Samples(x, sets["backdoor"].y)})
     return other

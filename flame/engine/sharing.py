@@ -11,13 +11,14 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from operator import methodcaller
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flame.data.samples import LabelledImages, Shards
+from flame.data.samples import Shards
 from flame.engine.spill import Spill, SpilledRows
 from flame.engine.workbench import Task
 
@@ -82,10 +83,7 @@ def empty_room(size: int, counters: int, clients: int, spill: Spill) -> Room:
 @explained()
 def shared(task: Task) -> Parcel:
     """The task with its tensors in shared memory, so that a worker maps them instead of copying."""
-
-    def share(images: LabelledImages) -> LabelledImages:
-        return LabelledImages(images.x.share_memory_(), images.y.share_memory_())
-
+    share = methodcaller("mapped", Tensor.share_memory_)
     shards = Shards(task.shards.index.share_memory_(), task.shards.offsets.share_memory_())
     sets = {name: share(images) for name, images in task.eval_sets.items()}
     model, flats = emptied(task.model)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.base import Attack
-from flame.data.samples import LabelledImages, Shards
+from flame.data.samples import Samples, Shards
 from flame.engine.spill import Spill
 from flame.geometry.layout import StateLayout
 from flame.round.augment import UNCHANGED, Augment
@@ -37,9 +37,9 @@ class Task:
 
     model: nn.Module
     layout: StateLayout
-    train: LabelledImages
+    train: Samples
     shards: Shards
-    eval_sets: Mapping[str, LabelledImages]  # "clean" and, if the attack has a backdoor, "backdoor"
+    eval_sets: Mapping[str, Samples]  # "clean" and, if the attack has a backdoor, "backdoor"
     normalise: Normalise
     training: LocalTraining
     attack: Attack
@@ -124,7 +124,7 @@ class Workbench:
         with addressed(self.task.seed, "laboratory", round, client, device):
             return torch.cat(list(answers(model, x.to(device), self.task.normalise))).cpu()
 
-    def trained(self, row: Tensor, counters: Tensor, images: LabelledImages, fit: Fit, round: int) -> Tensor:
+    def trained(self, row: Tensor, counters: Tensor, images: Samples, fit: Fit, round: int) -> Tensor:
         """[d + b], the row after `fit` of the model of `row` on these images, in the host's memory."""
         model, device = self._load(row, counters), device_of(self.model)
         with addressed(self.task.seed, "laboratory training", round, 0, device):

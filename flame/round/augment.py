@@ -25,41 +25,32 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from flame.data.samples import LabelledImages
+from flame.data.samples import Samples
 
-View = Callable[[LabelledImages, Tensor], Tensor]  # (images, index [B]) -> what is trained on, [B, C, H, W] uint8
+View = Callable[[Samples, Tensor], Tensor]  # (images, index [B]) -> what is trained on, [B, C, H, W] uint8
 ORDERS = ("after", "before")
 
 
 @dataclass(frozen=True)
-class Stamped(LabelledImages):
+class Stamped(Samples):
     """Images, `x`, of which some carry a trigger, with what it takes to stamp them anew."""
 
     bare: Tensor  # [N, C, H, W] uint8, the same images without it
     marked: Tensor  # [N] bool, which of them carry it
     stamp: Callable[[Tensor], Tensor]  # images [B, C, H, W] uint8 -> a copy with the trigger
 
-    def to(self, device: torch.device) -> Stamped:
-        """The same images on a device."""
-        x, y, bare, marked = (part.to(device) for part in (self.x, self.y, self.bare, self.marked))
-        return Stamped(x, y, bare, marked, self.stamp)
 
-    def __getitem__(self, index: Tensor | slice) -> Stamped:
-        """The sub-set picked by a slice, an index tensor or a mask."""
-        return Stamped(self.x[index], self.y[index], self.bare[index], self.marked[index], self.stamp)
-
-
-def joined(first: LabelledImages, second: LabelledImages) -> LabelledImages:
+def joined(first: Samples, second: Samples) -> Samples:
     """Both, one behind the other; what is known of the first one's triggers is kept, the second has none."""
     x, y = torch.cat([first.x, second.x]), torch.cat([first.y, second.y])
     if not isinstance(first, Stamped):
-        return LabelledImages(x, y)
+        return Samples(x, y)
     bare, marked = torch.cat([first.bare, second.x]), torch.zeros_like(y, dtype=torch.bool)
     marked[: len(first)] = first.marked
     return Stamped(x, y, bare, marked, first.stamp)
 
 
-def as_stored(images: LabelledImages, index: Tensor) -> Tensor:
+def as_stored(images: Samples, index: Tensor) -> Tensor:
     """The batch as it is, [B, C, H, W] uint8."""
     return images.x[index]
 
@@ -119,7 +110,7 @@ class CropFlip:
     def view(self, stream: Generator) -> View:
         """See `Augment.view`."""
 
-        def look(images: LabelledImages, index: Tensor) -> Tensor:
+        def look(images: Samples, index: Tensor) -> Tensor:
             if self.stamp == "before" or not isinstance(images, Stamped):
                 return self.drawn(images.x[index], stream)
             x = self.drawn(images.bare[index], stream)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from flame.data.samples import LabelledImages
+from flame.data.samples import Samples
 from flame.round.augment import UNCHANGED, Augment, View, as_stored
 from flame.round.device import CPU, device_of
 from flame.round.optimizers import Optimizer
@@ -21,7 +21,7 @@ from flame.round.seeding import generator
 
 Normalise = Callable[[Tensor], Tensor]  # uint8 [B, C, H, W] -> float32, channels_last
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, x, y) -> scalar loss
-Mixture = Callable[[LabelledImages], Sequence[tuple[float, LabelledImages]]]  # a raw batch -> weights and batches
+Mixture = Callable[[Samples], Sequence[tuple[float, Samples]]]  # a raw batch -> weights and batches
 ModelHook = Callable[[nn.Module], None]
 
 
@@ -78,7 +78,7 @@ class LocalTraining:
     def fit(
         self,
         model: nn.Module,
-        images: LabelledImages,
+        images: Samples,
         normalise: Normalise,
         stream: Generator,
         *,
@@ -182,7 +182,7 @@ class LocalJob:
     """One client's work of one round, as an attack sees it: everything the client itself knows, nothing more."""
 
     model: nn.Module  # holds the global model on entry and the local model on return
-    images: LabelledImages  # the client's own shard
+    images: Samples  # the client's own shard
     training: LocalTraining  # the benign recipe, or the attacker's own
     normalise: Normalise
     memory: Mapping[str, Tensor]  # what the attack keeps between rounds (ServerState.memory)
@@ -204,7 +204,7 @@ class LocalJob:
 
     def fit(
         self,
-        images: LabelledImages,
+        images: Samples,
         *,
         training: LocalTraining | None = None,
         objective: Objective | None = None,

@@ -1,4 +1,4 @@
-"""Accuracy and loss on a fixed image set, in fixed slices, so that spreading them over workers changes no bit."""
+"""Accuracy and loss on a fixed set of samples, in fixed slices, so that spreading them over workers changes no bit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flame.data.samples import LabelledImages
+from flame.data.samples import UNASKED, Samples
 from flame.round.client import Normalise
 from flame.round.device import device_of
 
@@ -48,7 +48,7 @@ def slices(count: int) -> list[slice]:
 
 
 def answers(model: nn.Module, x: Tensor, normalise: Normalise) -> Iterator[Tensor]:
-    """Logits [B, classes] on images `x` [N, C, H, W] uint8 on the model's device, in fixed batches and evaluation mode.
+    """Logits [B, classes, ...] on raw samples `x` [N, ...] on the model's device, in fixed batches and evaluation mode.
 
     The caller says how gradients are switched off.
     """
@@ -58,25 +58,29 @@ def answers(model: nn.Module, x: Tensor, normalise: Normalise) -> Iterator[Tenso
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, images: LabelledImages, normalise: Normalise, truth: Tensor | None = None) -> Evaluation:
+def evaluate(model: nn.Module, images: Samples, normalise: Normalise, truth: Tensor | None = None) -> Evaluation:
     """The model's sums over `images`, in evaluation mode and on its device, which is waited for at the end only.
 
-    With `truth` [N], the true classes of images whose labels may be an attacker's, answers are counted as well.
+    With `truth`, the true classes of samples whose labels may be an attacker's, of their shape, answers are counted.
     """
+    count = images.asked  # before they are on a device, which would be waited for
     images = images.to(device_of(model))
     correct, losses, guesses = list[Tensor](), list[Tensor](), list[Tensor]()
-    for logits, y in zip(answers(model, images.x, normalise), images.y.split(BATCH), strict=True):
-        guesses.append(logits.argmax(1))
-        correct.append((guesses[-1] == y).sum())
-        losses.append(F.cross_entropy(logits, y, reduction="sum"))
+    for start, logits in zip(range(0, len(images), BATCH), answers(model, images.x, normalise), strict=True):
+        part = images[start : start + BATCH]
+        correct.append(part.right(logits).sum())
+        losses.append(F.cross_entropy(logits, part.y, reduction="sum"))
+        if truth is not None:
+            guesses.append(logits.argmax(1))
     loss = reduce(add, torch.stack(losses).tolist())  # not sum(), which rounds otherwise from Python 3.12 on
     told = None if truth is None else counted(truth, images.y, torch.cat(guesses))
-    return Evaluation(int(torch.stack(correct).sum()), loss, len(images), answers=told)
+    return Evaluation(int(torch.stack(correct).sum()), loss, count, answers=told)
 
 
 def counted(truth: Tensor, wanted: Tensor, answered: Tensor) -> Answers:
-    """The answers of N images, from three tensors [N] of class indices on any devices."""
-    triples = torch.stack([part.cpu() for part in (truth, wanted, answered)], dim=1)
+    """The answers that were asked for, from three tensors of class indices of one shape, on any devices."""
+    triples = torch.stack([part.cpu().flatten() for part in (truth, wanted, answered)], dim=1)
+    triples = triples[triples[:, 1] != UNASKED]
     found, images = triples.unique(dim=0, return_counts=True)
     return {(t, w, a): count for (t, w, a), count in zip(found.tolist(), images.tolist(), strict=True)}
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flame.data.samples import LabelledImages
+from flame.data.samples import UNASKED, Samples
 from flame.round.client import Normalise
 from flame.round.device import device_of
 from flame.round.evaluate import Evaluation, answers, counted
@@ -61,7 +61,7 @@ class Smoothing:
 @torch.inference_mode()
 def vote(
     models: Iterable[nn.Module],
-    images: LabelledImages,
+    images: Samples,
     normalise: Normalise,
     alpha: float,
     truth: Tensor | None = None,
@@ -73,14 +73,15 @@ def vote(
     ballots, losses = list[Tensor](), list[Tensor]()
     for model in models:
         images = images.to(device_of(model))
-        logits = torch.cat(list(answers(model, images.x, normalise)))  # [N, classes]
-        ballots.append(F.one_hot(logits.argmax(1), logits.shape[1]))
-        losses.append(F.cross_entropy(logits.double(), images.y, reduction="none"))
-    votes = torch.stack(ballots).sum(dim=0)  # [N, classes]
-    logarithms = torch.logsumexp(-torch.stack(losses), dim=0) - math.log(len(losses))  # [N], of mean probabilities
-    winners, sure = votes.argmax(1), certified(votes, alpha).sum()
+        logits = torch.cat(list(answers(model, images.x, normalise)))  # [N, classes] or [N, classes, T]
+        ballots.append(F.one_hot(logits.argmax(1), logits.shape[1]))  # [N, classes] or [N, T, classes]
+        losses.append(F.cross_entropy(logits.double(), images.y, reduction="none"))  # 0 where nothing is asked
+    votes, asked = torch.stack(ballots).sum(dim=0), images.y != UNASKED
+    logarithms = torch.logsumexp(-torch.stack(losses), dim=0) - math.log(len(losses))  # of mean probabilities
+    winners, sure = votes.argmax(-1), certified(votes[asked], alpha).sum()
     told = None if truth is None else counted(truth, images.y, winners)
-    return Evaluation(int((winners == images.y).sum()), -float(logarithms.sum()), len(images), int(sure), told)
+    correct = int(images.right(votes.movedim(-1, 1)).sum())
+    return Evaluation(correct, -float(logarithms.sum()), images.asked, int(sure), told)
 
 
 def certified(votes: Tensor, alpha: float) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from flame.data.samples import LabelledImages
+from flame.data.samples import Samples
 from flame.geometry.guard import guard
 from flame.geometry.layout import StateLayout
 from flame.geometry.products import WIDE_ELEMENTS, Geometry, weighted_sum
@@ -72,7 +72,7 @@ class Lab(Protocol):
         """Of the models' rows."""
 
     @property
-    def root(self) -> LabelledImages:
+    def root(self) -> Samples:
         """The server's own images, of a defense with `root_samples`."""
 
     def logits(self, models: Iterable[Tensor], x: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class Lab(Protocol):
     def features(self, models: Iterable[Tensor], x: Tensor) -> Tensor:
         """[k, N, p] float32, what the output layer of k models gets of images `x` [N, C, H, W] uint8, flat."""
 
-    def trained(self, row: Tensor, images: LabelledImages, fit: Fit) -> Tensor:
+    def trained(self, row: Tensor, images: Samples, fit: Fit) -> Tensor:
         """[d + b], what `fit` makes of the model of `row` [d + b], which is called with normalised images, labels."""
 
     def class_losses(self, models: Iterable[Tensor], most: int) -> Tensor:

@@ -15,8 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attacks.base import Attack
 from flame.data.check import checked
-from flame.data.datasets import normalise, subset
-from flame.data.samples import Dataset, LabelledImages, Shards
+from flame.data.datasets import subset
+from flame.data.reading import reader
+from flame.data.samples import Dataset, Samples, Shards
 from flame.defenses.base import Defense
 from flame.engine.base import Engine
 from flame.engine.exams import Exams
@@ -38,7 +39,7 @@ from flame.run.compose import PROJECT, Conf, ConfigError, composed
 from flame.run.config import filled, plain_node
 from flame.run.cores import engine_workers
 from flame.run.engines import check_engine
-from flame.run.fit import check_defense, check_fit, check_memo, check_repeatable, fitting
+from flame.run.fit import check_defense, check_fit, check_memo, check_repeatable, fitting, prepared
 from flame.run.overrides import nested, placed
 from flame.run.signature import check_signature, type_error
 from flame.run.trial import check_module
@@ -94,7 +95,7 @@ def _build(cfg: DictConfig) -> Parts:
     training = make(cfg, "client")  # before the attack, whose own recipe inherits what is wrong there
     defense, attack, server = make(cfg, "defense"), make(cfg, "attack"), make(cfg, "server")
     population, given = _population(cfg, attack), load(cfg)
-    attack, dataset = attack.prepare(given, generator(cfg.seed, "prepare"))
+    attack, dataset = prepared(attack, given, generator(cfg.seed, "prepare"))
     root_samples = getattr(defense, "root_samples", 0)
     train, shards = dealt(cfg, dataset, root_samples)
     start, model = make(cfg, "start"), initial_model(cfg)
@@ -109,7 +110,7 @@ def _build(cfg: DictConfig) -> Parts:
         shards=shards,
         eval_sets=asked.sets,
         truth=asked.truth,
-        normalise=partial(normalise, mean=dataset.mean, std=dataset.std),
+        normalise=reader(dataset),
         training=training,
         attack=attack,
         seed=cfg.seed,
@@ -128,10 +129,7 @@ def _build(cfg: DictConfig) -> Parts:
 
 
 def benign_code(cfg: DictConfig) -> str:
-    """Hash of the code and the settings of what trains benign clients, but for the schedule.
-
-    Of that a round's own rate says all, and runs of other lengths may have the same.
-    """
+    """Hash of the code and settings of what trains benign clients, but for the schedule, which its rates say all of."""
     nodes = [plain_node(cfg[group]) for group in BENIGN]
     benign = [{key: value for key, value in node.items() if key != "schedule"} for node in nodes]
     return short(code(benign), repr(benign))
@@ -230,7 +228,7 @@ def evaluated_rounds(cfg: DictConfig) -> EvaluatedRounds:
     return EvaluatedRounds(cfg.rounds, cfg.evaluate_every, cfg.report_last)
 
 
-def dealt(cfg: Mapping[str, Any], dataset: Dataset, root_samples: int) -> tuple[LabelledImages, Shards]:
+def dealt(cfg: Mapping[str, Any], dataset: Dataset, root_samples: int) -> tuple[Samples, Shards]:
     """The training images of a run and who holds them; `cfg` composed, or as the run recorded it."""
     drawn = subset(dataset, cfg["train_samples"], generator(cfg["seed"], "subset"))
     return drawn.train, deal(drawn, make(cfg, "partition"), cfg["clients"], root_samples, cfg["seed"])

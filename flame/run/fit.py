@@ -5,26 +5,29 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Generator
 
-from flame.data.datasets import normalise
+from attacks.base import Attack
+from flame.data.reading import reader
 from flame.data.samples import Dataset, Shards
 from flame.defenses.base import Defense
 from flame.engine.laboratory import Laboratory
 from flame.engine.workbench import Task, Workbench
-from flame.round.augment import Augment
+from flame.round.augment import UNCHANGED, Augment
 from flame.round.device import one_thread
 from flame.round.seeding import generator
 from flame.round.server import Server
 from flame.round.types import Cohort, ServerState, Updates
-from flame.run.trial import check_images
+from flame.run.trial import check_samples
 
 TRIED = 4  # images of the job that is done twice
 
 
 def check_fit(model: torch.nn.Module, dataset: Dataset, smallest_batch: int) -> None:
-    """ValueError unless the model gives the data set's images a logit per class and trains on the smallest batch."""
-    x = normalise(dataset.test.x[[0, -1]], dataset.mean, dataset.std)
-    check_images(model, x, dataset.classes, smallest_batch, f"dataset={dataset.name}")
+    """ValueError unless the model gives the data set's samples a logit per class and trains on the smallest batch."""
+    two = dataset.test[torch.tensor([0, -1])]
+    x, answer = reader(dataset)(two.x), (dataset.classes, *two.y.shape[1:])
+    check_samples(model, x, answer, smallest_batch, f"dataset={dataset.name}")
 
 
 @one_thread()
@@ -68,8 +71,11 @@ def _done(bench: Workbench, state: ServerState) -> tuple[bytes, ...]:
 
 
 def fitting(augment: Augment, dataset: Dataset) -> Augment:
-    """The augmentation; ValueError unless it can be done to the data set's images."""
-    augment.check(*dataset.train.x.shape[-2:])
+    """The augmentation; ValueError unless it can be done to the data set's samples."""
+    if dataset.kind == "images":
+        augment.check(*dataset.train.x.shape[-2:])
+    elif augment != UNCHANGED:
+        raise ValueError(f"augment changes images, and dataset={dataset.name} has {dataset.kind}: say augment=none")
     return augment
 
 
@@ -88,6 +94,20 @@ def check_memo(folder: str | None, server: Server, stacked: bool) -> None:
             f"memo.dir={folder} keeps what clients make of the global model, and with server.statistics=local"
             " they start from their own statistics: leave one of the two out"
         )
+
+
+def prepared(attack: Attack, dataset: Dataset, stream: Generator) -> tuple[Attack, Dataset]:
+    """As `Attack.prepare`; ValueError unless attack, what it is around and its trigger change data of this kind."""
+    parts: list[object] = [attack]
+    for part in parts:
+        parts += [getattr(part, name) for name in ("backdoor", "trigger") if getattr(part, name, None) is not None]
+        reads = getattr(part, "reads", None)
+        if reads not in (None, dataset.kind):
+            raise ValueError(
+                f"attack: {type(part).__name__} changes {reads}, and dataset={dataset.name} has {dataset.kind}: take"
+                f" an attack on {dataset.kind}, or one on updates alone"
+            )
+    return attack.prepare(dataset, stream)
 
 
 def check_clients(defense: Defense, clients: int) -> None:

@@ -41,26 +41,27 @@ def check_module(model: object, target: str) -> nn.Module:
 
 @torch.random.fork_rng(devices=[])
 @torch.inference_mode()
-def check_images(model: nn.Module, x: Tensor, classes: int, smallest_batch: int, of: str) -> None:
-    """ValueError unless the model turns images into a finite logit per class and trains on the smallest batch.
+def check_samples(model: nn.Module, x: Tensor, answer: tuple[int, ...], smallest_batch: int, of: str) -> None:
+    """ValueError unless the model turns samples into finite logits and trains on the smallest batch.
 
-    `x` [2, C, H, W], normalised; `of` says whose images they are. BatchNorm refuses to train on a single value per
+    `x` [2, ...], as a model reads it; `answer` is the shape of a sample's logits, (classes,) or (classes, T); `of` says
+    whose samples they are. BatchNorm refuses to train on a single value per
     channel: one image, once the strides have shrunk it to a pixel.
     """
-    images = f"images of {of}"
+    images = f"{'images' if x.dim() == 4 else 'samples'} of {of}"
     unfit = f"model does not fit the {images}, {tuple(x.shape[1:])}"
-    answer = _attempt(model.eval(), x, unfit)
+    tested = _attempt(model.eval(), x, unfit)
     learner = _copy(model).train()
     trained = _attempt(learner, x, f"{unfit}, in training")
     if smallest_batch == 1:
         _attempt(learner, x[:1], f"model cannot train on a batch of 1 image(s) of {of}", ALONE)
-    for given, when in ((answer, ""), (trained, " in training")):
+    for given, when in ((tested, ""), (trained, " in training")):
         if not isinstance(given, Tensor):
             raise ValueError(
                 f"model gives a {type(given).__name__} for {images}{when}: must be a tensor of logits [B, classes];"
                 " switch further outputs off (such as aux_logits)"
             )
-        if given.shape != (wanted := (len(x), classes)):
+        if given.shape != (wanted := (len(x), *answer)):
             raise ValueError(
                 f"model gives {tuple(given.shape)} for {len(x)} {images}{when}: must be {wanted}; its number of outputs"
                 " must follow the data, as by `num_classes: ${dataset.classes}` in its YAML"

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from attackers import PLAIN, honest, images, job, model_row
 from torch import Tensor
 
-from attacks.alter_min import AlterMin, newly
-from flame.data.samples import LabelledImages
+from attacks.alter_min import AlterMin
+from attacks.differences import changed
+from flame.data.samples import Samples
 from flame.federation import play
 from flame.round.client import LocalJob, batches
 from flame.run.build import ConfigError, build
@@ -24,7 +25,7 @@ def work(seed: int = 0) -> LocalJob:
     return replace(job(epochs=2, batch_size=8, lr=0.1), seed=seed)
 
 
-def flat(data: LabelledImages) -> tuple[Tensor, Tensor]:
+def flat(data: Samples) -> tuple[Tensor, Tensor]:
     return data.x.flatten(1).double() / 255, data.y
 
 
@@ -48,7 +49,8 @@ def transcribed(attack: AlterMin, job: LocalJob) -> Tensor:
     for batch in order:
         benign = moved(benign, slopes(benign, *flat(job.images[batch])), (0.1, 0.1))
     near = benign[0].detach()
-    bad = newly(job.images, PLAIN.poison(job.images, job.stream("poison")))
+    poisoned = PLAIN.poison(job.images, job.stream("poison"))
+    bad = poisoned[changed(job.images, poisoned)]
     stream, waiting, model = job.stream("poisoned batches"), list[Tensor](), start
     for step, batch in enumerate(order, start=1):
         model = moved(model, slopes(model, *flat(job.images[batch]), near, attack.rho), (0.1, 0.1))
@@ -79,8 +81,8 @@ def test_what_is_newly_poisoned() -> None:
     x, y = clean.x.clone(), clean.y.clone()
     x[1, 0, 0, 0] += 1
     y[4] = 3
-    longer = LabelledImages(torch.cat([x, x[:1]]), torch.cat([y, y[:1]]))
-    assert torch.equal(newly(clean, longer).y, longer.y[[1, 4, 6]]) and len(newly(clean, clean)) == 0
+    longer = Samples(torch.cat([x, x[:1]]), torch.cat([y, y[:1]]))
+    assert changed(clean, longer).nonzero().flatten().tolist() == [1, 4, 6] and not changed(clean, clean).any()
 
 
 def test_it_has_its_own_way_to_mix(tiny: Callable, start: Callable) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from attacks.badnets import BadNets
 from attacks.base import Attack, Scene, Sight
 from attacks.subpopulation import SubPopulation
-from flame.data.samples import LabelledImages
+from flame.data.samples import Samples
 from flame.federation import play
 from flame.round.client import LocalJob, LocalTraining
 from flame.round.evaluate import evaluate
@@ -35,7 +35,7 @@ def parts(request: pytest.FixtureRequest, tiny: Callable) -> Parts:
     return build(tiny(f"attack={request.param}", "poisoned_model_rate=0.4"))
 
 
-def shard(parts: Parts) -> LabelledImages:
+def shard(parts: Parts) -> Samples:
     return parts.task.train[parts.task.shards[0]]
 
 
@@ -50,13 +50,13 @@ def honest_statistics(crafted: Tensor, rows: Tensor, notes: Notes, d: int) -> bo
     return torch.equal(sent, rows[:, d:]) or benign or torch.allclose(crafted, scaled, rtol=1e-4)
 
 
-def same(one: LabelledImages, other: LabelledImages) -> bool:
+def same(one: Samples, other: Samples) -> bool:
     return torch.equal(one.x, other.x) and torch.equal(one.y, other.y)
 
 
 def test_poisoned_images_are_images(parts: Parts) -> None:
     clean = shard(parts)
-    kept = LabelledImages(clean.x.clone(), clean.y.clone())
+    kept = Samples(clean.x.clone(), clean.y.clone())
     poisoned = parts.attack.poison(clean, generator(0, "poison"))
     assert same(clean, kept)
     assert poisoned.x.dtype == torch.uint8 and poisoned.x.shape[1:] == clean.x.shape[1:]
@@ -165,11 +165,11 @@ def test_lp_ranks_layers_on_images_that_nobody_trains_on_and_nobody_evaluates(
     )
     task, seen, trained = parts.task, [], []
 
-    def spied(model: nn.Module, images: LabelledImages, normalise: Any) -> Any:
+    def spied(model: nn.Module, images: Samples, normalise: Any) -> Any:
         seen.append(images)
         return evaluate(model, images, normalise)
 
-    def fit(self: LocalTraining, model: nn.Module, images: LabelledImages, *rest: Any, **options: Any) -> float:
+    def fit(self: LocalTraining, model: nn.Module, images: Samples, *rest: Any, **options: Any) -> float:
         trained.append(images)
         return 0.0
 

@@ -12,7 +12,7 @@ from attackers import honest, images, model_row, moved, normed_job, scene
 
 from attacks.iba import HISTORY, IBA, ROUNDS, THETA, Noise
 from attacks.snapshot import Snapshot
-from flame.data.samples import LabelledImages
+from flame.data.samples import Samples
 from flame.engine.sequential import Sequential
 from flame.geometry.layout import StateLayout
 from flame.round.client import cross_entropy
@@ -70,7 +70,7 @@ def test_success_is_the_local_models_on_images_of_other_classes() -> None:
     work = normed_job()
     iba(trigger=Noise(4, 255.0, 0), search_epochs=20).train(work)
     noise, wrong = Noise(4, 255.0, 0, work.notes[THETA]), work.images.y != 2
-    stamped = LabelledImages(noise.stamp(work.images.x), torch.full((40,), 2))
+    stamped = Samples(noise.stamp(work.images.x), torch.full((40,), 2))
     wanted, of_all = (evaluate(work.model, part, work.normalise).accuracy for part in (stamped[wrong], stamped))
     assert float(work.notes["success"]) == pytest.approx(wanted) and 0 < wanted < of_all < 1
 

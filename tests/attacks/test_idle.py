@@ -10,9 +10,10 @@ from attackers import LAYOUT, PLAIN, images, job, scene
 from torch import Tensor
 
 from attacks.alie import ALIE
-from attacks.base import Attack, changed, same_rows
+from attacks.base import Attack
+from attacks.differences import changed, same_rows
 from attacks.label_flip import LabelFlip
-from flame.data.samples import LabelledImages
+from flame.data.samples import Samples
 from flame.round.types import Notes
 
 ROWS = torch.tensor([[1.0, 2, 3, 4, 1, 1], [3.0, 2, 1, 0, 3, 5]])  # mean (2, 2, 2, 2 | 2, 3)
@@ -21,12 +22,13 @@ NOTHING, SOME = {"poisoned": torch.tensor(0)}, {"poisoned": torch.tensor(3)}
 
 def test_images_that_were_changed_are_counted() -> None:
     clean = images()
-    flipped = LabelledImages(clean.x, clean.y.clone())
+    flipped = Samples(clean.x, clean.y.clone())
     flipped.y[:3] = 3
-    stamped = LabelledImages(PLAIN.stamp(clean.x), clean.y)
-    assert changed(clean, clean) == 0 and changed(clean, flipped) == 3 and changed(clean, stamped) == 40
-    longer = LabelledImages(torch.cat([clean.x, clean.x[:7]]), torch.cat([clean.y, clean.y[:7]]))
-    assert changed(clean, longer) == 7
+    stamped = Samples(PLAIN.stamp(clean.x), clean.y)
+    counts = [int(changed(clean, other).sum()) for other in (clean, flipped, stamped)]
+    assert counts == [0, 3, 40]
+    longer = Samples(torch.cat([clean.x, clean.x[:7]]), torch.cat([clean.y, clean.y[:7]]))
+    assert changed(clean, longer).nonzero().flatten().tolist() == list(range(40, 47))
 
 
 def test_a_client_notes_how_many_images_it_poisons() -> None:

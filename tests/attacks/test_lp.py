@@ -16,7 +16,7 @@ from attacks.base import share_of
 from attacks.lp import critical_layers, drawn, trainable_layers
 from attacks.snapshot import Snapshot
 from attacks.subpopulation import SubPopulation
-from flame.data.samples import LabelledImages
+from flame.data.samples import Samples
 from flame.geometry.layout import StateLayout
 from flame.round.evaluate import evaluate
 from flame.round.seeding import generator
@@ -122,7 +122,7 @@ def test_critical_layers_are_sought_on_images_that_nothing_was_trained_on(seed: 
 
 def test_layers_are_ranked_on_images_of_the_pool_where_the_attack_has_its_own() -> None:
     """Of a pool of eight, two are held back: those are the exam, the other six are trained on; one is never all."""
-    pool, held_out = images(8), LabelledImages(images(9).x + 50, images(9).y)
+    pool, held_out = images(8), Samples(images(9).x + 50, images(9).y)
     attack = SubPopulation(pool, held_out, 3, 0.5)
     less, exam = attack.rehearsal(images(), 0.25, generator(0, "rehearsal"))
     assert isinstance(less, SubPopulation) and len(less.pool) == 6 and exam is not None

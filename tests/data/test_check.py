@@ -14,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from attacks.badnets import BadNets
 from flame.data.check import checked
-from flame.data.datasets import digits, normalise
-from flame.data.samples import Dataset, LabelledImages
+from flame.data.datasets import digits
+from flame.data.reading import normalise
+from flame.data.samples import Dataset, Samples
 from flame.run.build import ConfigError, build, make
 
 FACTS = {"classes": 3, "channels": 1, "image_size": 4}
@@ -27,12 +28,12 @@ def pixels(count: int) -> torch.Tensor:
 
 
 def good(**changes: Any) -> Dataset:
-    train, test = LabelledImages(pixels(6), SEEN), LabelledImages(pixels(2), SEEN[:2])
+    train, test = Samples(pixels(6), SEEN), Samples(pixels(2), SEEN[:2])
     return replace(Dataset("mine", train, test, (0.5,), (0.25,), 3), **changes)
 
 
-def images(x: Any = None, y: Any = None) -> LabelledImages:
-    return LabelledImages(pixels(6) if x is None else x, SEEN if y is None else y)
+def images(x: Any = None, y: Any = None) -> Samples:
+    return Samples(pixels(6) if x is None else x, SEEN if y is None else y)
 
 
 def test_what_fits_passes_as_it_is_with_facts_as_tuples() -> None:
@@ -55,7 +56,7 @@ def test_what_fits_passes_as_it_is_with_facts_as_tuples() -> None:
         ({"train": images(x=pixels(6).to_sparse())}, r"train\.x is sparse \(torch\.sparse_coo\): must be dense"),
         ({"test": images(y=SEEN.to_sparse())}, r"test\.y is sparse"),
         ({"train": images(x=pixels(6).numpy())}, r"train\.x is a ndarray: must be a tensor \[N, C, H, W\]"),
-        ({"train": (pixels(6), SEEN)}, r"mine: train is a tuple: must be flame\.data\.samples\.LabelledImages"),
+        ({"train": (pixels(6), SEEN)}, r"mine: train is a tuple: must be flame\.data\.samples\.Samples"),
         ({"train": images(x=pixels(6)[:, 0])}, r"train\.x has the shape \(6, 4, 4\): must be \[N, C, H, W\]"),
         ({"train": images(x=pixels(6).to("meta"))}, r"train\.x is on meta: must be in the host's memory"),
         ({"train": images(y=SEEN.int())}, r"train\.y is torch\.int32: must be torch\.int64; .*\.to\(torch\.int64\)"),
@@ -64,8 +65,8 @@ def test_what_fits_passes_as_it_is_with_facts_as_tuples() -> None:
             r"train\.y is torch\.float32: must be torch\.int64; .*\.to",
         ),
         ({"train": images(y=SEEN[:, None])}, r"train\.y has the shape \(6, 1\): must be \[N\]"),
-        ({"train": images(y=SEEN[:5])}, r"train has 6 images and 5 labels"),
-        ({"test": images(x=pixels(0), y=SEEN[:0])}, r"test has 0 images and 0 labels: .* at least one"),
+        ({"train": images(y=SEEN[:5])}, r"train has 6 samples and 5 labels"),
+        ({"test": images(x=pixels(0), y=SEEN[:0])}, r"test has 0 samples and 0 labels: .* at least one"),
         ({"train": images(y=SEEN + 1)}, r"labels in \[1, 3\], dataset\.classes=3 allows \[0, 2\]: .*at least 4"),
         ({"train": images(y=SEEN - 1)}, r"labels in \[-1, 1\], dataset\.classes=3 allows \[0, 2\]: number .* 0$"),
         ({"train": images(y=SEEN % 2), "test": images()}, r"test has the classes \[2\], of which train has no image"),
@@ -133,7 +134,7 @@ def mine(monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., DictConfig]) -> Ca
 def own(change: Callable[[torch.Tensor], torch.Tensor] = lambda x: x) -> Dataset:
     """The digits as a user might hand them over."""
     made = digits([0.3], [0.4], 10, 1, 8)
-    train, test = (LabelledImages(change(part.x), part.y) for part in (made.train, made.test))
+    train, test = (Samples(change(part.x), part.y) for part in (made.train, made.test))
     return Dataset("mine", train, test, made.mean, made.std, 10)
 
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10
 
 from flame.data import datasets as data
-from flame.data.datasets import FASHION_MNIST, normalise
+from flame.data.datasets import FASHION_MNIST
+from flame.data.reading import normalise
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("FLAME_DATA", ROOT / "data"))

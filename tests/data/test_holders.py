@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from attacks.subpopulation import without
 from flame.data.check import checked
 from flame.data.datasets import subset
-from flame.data.samples import Dataset, Holders, Kept, LabelledImages, Shards
+from flame.data.samples import Dataset, Holders, Kept, Samples, Shards
 from flame.partition.deal import deal
 
 NAMES = ("anna", "ben", "carla", "dora")
@@ -21,7 +21,7 @@ NAMES = ("anna", "ben", "carla", "dora")
 def written(images: int = 12, **changes: Any) -> Dataset:
     """Image i shows the grey level i, its holder is i % 4, its label i % 2."""
     at = torch.arange(images)
-    seen = LabelledImages(at.to(torch.uint8).view(-1, 1, 1, 1), at % 2)
+    seen = Samples(at.to(torch.uint8).view(-1, 1, 1, 1), at % 2)
     return replace(Dataset("mine", seen, seen[:4], (0.5,), (0.5,), 2, Holders(at % 4, NAMES)), **changes)
 
 

@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 
 from flame.data import __main__ as command_of_data
-from flame.data.samples import Dataset, Holders, LabelledImages
+from flame.data.samples import Dataset, Holders, Samples
 from flame.data.sheet import ACROSS, PAPER, _mosaic, describe, draw_sheet
 
 
-def images(labels: list[int], channels: int = 1) -> LabelledImages:
+def images(labels: list[int], channels: int = 1) -> Samples:
     """Each of one level: ten times its number."""
     y = torch.tensor(labels)
     levels = (10 * torch.arange(len(y), dtype=torch.uint8)).view(-1, 1, 1, 1)
-    return LabelledImages(levels.expand(-1, channels, 4, 5).contiguous(), y)
+    return Samples(levels.expand(-1, channels, 4, 5).contiguous(), y)
 
 
 def made(classes: int = 3, labels: tuple[int, ...] = (0, 1, 0, 0)) -> Dataset:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 
-from flame.data.samples import Dataset, Holders, Kept, LabelledImages
+from flame.data.samples import Dataset, Holders, Kept, Samples
 from flame.partition.deal import deal
 from flame.partition.figure import describe
 from flame.partition.held import Listed, natural
@@ -29,7 +29,7 @@ def held(sizes: tuple[int, ...] = SIZES) -> Dataset:
     """Image i shows i; holders have `sizes` images, in the order of the names."""
     of = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
     at = torch.arange(len(of))
-    images = LabelledImages(at.to(torch.uint8).view(-1, 1, 1, 1), at % 2)
+    images = Samples(at.to(torch.uint8).view(-1, 1, 1, 1), at % 2)
     return Dataset("mine", images, images, (0.5,), (0.5,), 2, Holders(of, NAMES[: len(sizes)]))
 
 

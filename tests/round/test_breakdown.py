@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 from torch import Generator, Tensor, nn
 
-from flame.data.samples import LabelledImages, Shards
+from flame.data.samples import Samples, Shards
 from flame.engine.sequential import Sequential
 from flame.federation import Round, rounds
 from flame.partition.examined import examined
@@ -41,7 +41,7 @@ def shown(answers: list[int]) -> Tensor:
 
 
 def test_answers_are_counted_by_hand() -> None:
-    data = LabelledImages(shown([0, 1, 2, 1, 1]), torch.tensor([1, 1, 1, 1, 0]))
+    data = Samples(shown([0, 1, 2, 1, 1]), torch.tensor([1, 1, 1, 1, 0]))
     truth = torch.tensor([0, 0, 2, 2, 0])
     wanted = {(0, 1, 0): 1, (0, 1, 1): 1, (2, 1, 2): 1, (2, 1, 1): 1, (0, 0, 1): 1}
     found = evaluate(Pixels(), data, lambda x: x.float(), truth)
@@ -53,7 +53,7 @@ def test_answers_are_counted_by_hand() -> None:
 @given(st.lists(st.tuples(*[st.integers(0, 2)] * 3), min_size=1, max_size=30), st.integers(1, 29))
 def test_slices_add_up_and_nothing_else_changes(triples: list[tuple[int, int, int]], cut: int) -> None:
     truth, wanted, answered = (list(column) for column in zip(*triples, strict=True))
-    data, classes = LabelledImages(shown(answered), torch.tensor(wanted)), torch.tensor(truth)
+    data, classes = Samples(shown(answered), torch.tensor(wanted)), torch.tensor(truth)
     parts = [part for part in (slice(0, cut), slice(cut, None)) if len(data[part])]
     found = total(evaluate(Pixels(), data[part], lambda x: x.float(), classes[part]) for part in parts)
     assert found.answers == {triple: triples.count(triple) for triple in triples}

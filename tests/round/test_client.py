@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 
-from flame.data.datasets import normalise
-from flame.data.samples import LabelledImages
+from flame.data.reading import normalise
+from flame.data.samples import Samples
 from flame.round.client import LocalJob, LocalTraining, batches, cross_entropy
 from flame.round.optimizers import SGD
 from flame.round.seeding import generator
@@ -27,10 +27,10 @@ BARE = recipe(lr=0.1, momentum=0.0, weight_decay=0.0, epochs=1, batch_size=8)
 NORMALISE = partial(normalise, mean=(0.3,), std=(0.4,))
 
 
-def images(count: int) -> LabelledImages:
+def images(count: int) -> Samples:
     stream = Generator().manual_seed(count)
     x = torch.randint(0, 256, (count, 1, 8, 8), generator=stream, dtype=torch.uint8)
-    return LabelledImages(x, torch.randint(0, 10, (count,), generator=stream))
+    return Samples(x, torch.randint(0, 10, (count,), generator=stream))
 
 
 def network() -> nn.Module:
@@ -39,7 +39,7 @@ def network() -> nn.Module:
         return ResNet8(1, 10, "batch").to(memory_format=torch.channels_last)
 
 
-def by_hand(model: nn.Module, data: LabelledImages, training: LocalTraining, stream: Generator) -> float:
+def by_hand(model: nn.Module, data: Samples, training: LocalTraining, stream: Generator) -> float:
     """v = mu v + (g + wd w); w = w - lr v, over shuffled batches; the mean loss of the last epoch."""
     model.train()
     optimizer = training.optimizer

@@ -12,18 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 
-from flame.data.datasets import normalise
-from flame.data.samples import LabelledImages
+from flame.data.reading import normalise
+from flame.data.samples import Samples
 from flame.round.evaluate import SLICE, Evaluation, evaluate, slices, total
 from models.resnet8 import ResNet8
 
 NORMALISE = partial(normalise, mean=(0.0,), std=(1.0,))
 
 
-def images(count: int) -> LabelledImages:
+def images(count: int) -> Samples:
     stream = Generator().manual_seed(1)
     x = torch.randint(0, 256, (count, 1, 8, 8), generator=stream, dtype=torch.uint8)
-    return LabelledImages(x, torch.randint(0, 10, (count,), generator=stream))
+    return Samples(x, torch.randint(0, 10, (count,), generator=stream))
 
 
 class Brightest(nn.Module):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from attackers import images, recipe
 from torch import Generator, Tensor, nn
 
-from flame.data.samples import LabelledImages
+from flame.data.samples import Samples
 from flame.round.client import LocalTraining, batches
 from flame.round.optimizers import SGD, Adam, AdamW, Optimizer
 from flame.round.rates import Step
@@ -33,9 +33,7 @@ def network(inputs: int = 36, classes: int = 4) -> nn.Module:
     return model
 
 
-def fit(
-    training: LocalTraining, data: LabelledImages | None = None, round: int = 0, **bent: Any
-) -> tuple[nn.Module, float]:
+def fit(training: LocalTraining, data: Samples | None = None, round: int = 0, **bent: Any) -> tuple[nn.Module, float]:
     model = network()
     stream = generator(0, "shuffle")
     return model, training.fit(model, data or images(), normalise, stream, round=round, **bent)

@@ -16,7 +16,7 @@ from test_defenses import a_round, answer, assert_close, stream
 from test_evaluate import NORMALISE
 from torch import Tensor, nn
 
-from flame.data.samples import LabelledImages
+from flame.data.samples import Samples
 from flame.defenses.bucketing import Bucketing
 from flame.defenses.crfl import CRFL
 from flame.defenses.fedavg import FedAvg
@@ -52,7 +52,7 @@ def test_three_copies_by_hand() -> None:
         Says([0.5, 0.3, 0.2], [0.1, 0.3, 0.6], [0.1, 0.8, 0.1]),
         Says([0.2, 0.6, 0.2], [0.1, 0.2, 0.7], [0.1, 0.1, 0.8]),
     ]
-    images = LabelledImages(torch.zeros(3, 1, 1, 1, dtype=torch.uint8), torch.tensor([0, 1, 0]))
+    images = Samples(torch.zeros(3, 1, 1, 1, dtype=torch.uint8), torch.tensor([0, 1, 0]))
     found = vote(models, images, NORMALISE, alpha=0.5)
     assert (found.correct, found.count, found.certified) == (2, 3, 1)
     assert found.loss == pytest.approx(-log(0.4) - log(0.2) - log(1 / 3), rel=1e-6)
@@ -100,7 +100,7 @@ def test_only_trainable_parameters_are_noised() -> None:
     assert not torch.equal(again, later)
 
 
-def twin(parts: Parts, state: ServerState, images: LabelledImages, smoothing: Smoothing) -> tuple[int, int]:
+def twin(parts: Parts, state: ServerState, images: Samples, smoothing: Smoothing) -> tuple[int, int]:
     """Right and certain answers, from whole models copied one by one, and votes counted in numpy."""
     answers, d = [], parts.task.layout.trainable
     for number in range(smoothing.copies):

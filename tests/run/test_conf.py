@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from oracles.rounds import net
 
 from attacks.base import Attack
-from flame.data.samples import Dataset, Holders, LabelledImages
+from flame.data.samples import Dataset, Holders, Samples
 from flame.federation import play
 from flame.partition.deal import deal
 from flame.round.seeding import generator
@@ -113,7 +113,7 @@ def test_partitions_deal(compose: Compose, option: str, tmp_path: Path) -> None:
     (tmp_path / "lists.json").write_text(json.dumps([list(range(i, 6000, 20)) for i in range(20)]))
     path = [f"partition.path={tmp_path}/lists.json"] if option == "partition=file" else []
     at = torch.arange(6000)
-    images = LabelledImages(torch.zeros(6000, 1, 1, 1, dtype=torch.uint8), at % 10)
+    images = Samples(torch.zeros(6000, 1, 1, 1, dtype=torch.uint8), at % 10)
     dataset = Dataset("any", images, images, (0.5,), (0.5,), 10, Holders(at % 30, tuple(map(str, range(30)))))
     parts = deal(dataset, make(compose("dataset=digits", option, *path), "partition"), 20, 0, 0)
     assert len(parts) == 21 and not len(parts[20])  # the server's own
@@ -127,7 +127,7 @@ def test_attacks_are_built(compose: Compose, option: str) -> None:
     assert isinstance(attack, Attack)
     stream = generator(0, "test")
     x = torch.randint(0, 256, (50, 1, 28, 28), generator=stream, dtype=torch.uint8)
-    images = LabelledImages(x, torch.arange(50) % 10)
+    images = Samples(x, torch.arange(50) % 10)
     before = x.clone()
     triggered = attack.backdoor_set(images)
     assert torch.equal(x, before)

@@ -22,7 +22,7 @@ from torch import Generator
 
 from attacks.base import Attack
 from flame.data.datasets import subset
-from flame.data.samples import Dataset, Holders, LabelledImages, Shards
+from flame.data.samples import Dataset, Holders, Samples, Shards
 from flame.partition.deal import deal
 from flame.partition.examined import examined
 from flame.run.build import ConfigError, _check_run_level, _population, make
@@ -356,7 +356,7 @@ def refusal(group: str, option: Mapping[str, Any], settings: Mapping[str, Any]) 
         part = make(cfg, group)
         if group == "partition":
             at = torch.arange(40)
-            images = LabelledImages(torch.zeros(40, 1, 1, 1, dtype=torch.uint8), at % 4)
+            images = Samples(torch.zeros(40, 1, 1, 1, dtype=torch.uint8), at % 4)
             deal(Dataset("any", images, images, (0.5,), (0.5,), 4, Holders(at % 4, tuple("abcd"))), part, 4, 0, 0)
     except (ConfigError, ValueError) as error:
         return str(error)
@@ -376,7 +376,7 @@ def test_parts_at_the_bounds_of_their_ranges(sites: dict[tuple[str, str], Any], 
 
 def check_run(cfg: DictConfig) -> str:
     """What the checks of run-level settings say; empty if nothing."""
-    images = LabelledImages(torch.zeros(1442, 1, 1, 1, dtype=torch.uint8), torch.zeros(1442, dtype=torch.int64))
+    images = Samples(torch.zeros(1442, 1, 1, 1, dtype=torch.uint8), torch.zeros(1442, dtype=torch.int64))
     try:
         _check_run_level(cfg)
         _population(cfg, Attack())

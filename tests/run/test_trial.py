@@ -25,7 +25,7 @@ from flame.run.build import ConfigError, build, make
 from flame.run.fit import check_repeatable
 from flame.run.recording import Recorder, read_round
 from flame.run.signature import check_signature, parameters_of
-from flame.run.trial import check_images, entered
+from flame.run.trial import check_samples, entered
 
 Compose = Callable[..., DictConfig]
 
@@ -113,14 +113,14 @@ REFUSED: dict[str, tuple[nn.Module, int, str]] = {  # model, smallest batch, wha
 def test_the_layer_that_fails_is_named(case: str) -> None:
     model, smallest, said = REFUSED[case]
     with pytest.raises(ValueError, match=said):
-        check_images(model, torch.ones(2, 1, 8, 8), 4, smallest, "toys")
+        check_samples(model, torch.ones(2, 1, 8, 8), (4,), smallest, "toys")
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
 
 
 def test_a_model_that_fits_is_left_as_it_was() -> None:
     model = to_a_pixel(nn.BatchNorm2d(6))
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    check_images(model, torch.ones(2, 1, 8, 8), 4, 2, "toys")
+    check_samples(model, torch.ones(2, 1, 8, 8), (4,), 2, "toys")
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
