@@ -70,10 +70,10 @@ def _bare(text: str) -> str:
 def _marked(lines: list[str]) -> Iterator[tuple[str | None, str]]:
     """(who speaks from here on, or None as before; what is said) line by line; "" is nobody."""
     firsts = [not before.strip(BLANK) for before in ("", *lines)]  # of their paragraphs
-    both = ([_alone(line, first, kind) for line, first in zip(lines, firsts, strict=False)] for kind in (True, False))
-    of_capitals, of_names = both
-    capitals = sum(map(bool, of_capitals)) >= sum(map(bool, of_names))
-    alone = of_capitals if capitals else of_names
+    alone = [_alone(line, first, True) for line, first in zip(lines, firsts, strict=False)]
+    names = [_alone(line, first, False) for line, first in zip(lines, firsts, strict=False)]
+    capitals = sum(map(bool, alone)) >= sum(not name.isupper() for name in names if name)
+    alone = alone if capitals else names
     known = {"ALL", *filter(None, alone)}
     for line, first, name in zip(lines, firsts, alone, strict=False):
         bare = line.strip(BLANK)

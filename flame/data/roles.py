@@ -51,7 +51,6 @@ ALIASES: Mapping[str, Mapping[str, str]] = {  # play -> prefix -> name
     },
     "merchant_of_venice": {"DUKE OF VENICE": "DUKE"},
     "midsummer_nights_dream": {"MOON": "MOONSHINE"},
-    "othello": {"DUKE OF VENICE": "DUKE"},
     "pericles": {"PERACLES": "PERICLES", "HELICANE": "HELICANUS", "HELCANUS": "HELICANUS"},
     "richard_ii": {"HENRY PERCY": "PERCY"},
     "richard_iii": {"GLOSTER": "KING RICHARD"},
