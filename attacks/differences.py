@@ -25,7 +25,8 @@ def differing(y: Tensor, wanted: Tensor) -> Tensor:
 
 def relabelled(y: Tensor, wanted: Tensor) -> Tensor:
     """[N] bool, which samples have such a label."""
-    return differing(y, wanted).view(len(y), -1).any(1)
+    other = differing(y, wanted)
+    return other if other.dim() == 1 else other.any(1)
 
 
 def same_rows(sent: Tensor, rows: Tensor, trainable: int, mean: bool) -> Tensor:

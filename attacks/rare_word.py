@@ -12,13 +12,14 @@ it is inserted, and a text grows); it is put into a text once (there once to sev
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Generator, Tensor
 
 from attacks.base import Attack
-from attacks.words import WordBackdoor, by_content, require_room, vocabulary_of
+from attacks.words import WordBackdoor, answers, by_content, require_room, vocabulary_of
 from flame.data.samples import UNASKED, Dataset, Samples
 
 
@@ -28,8 +29,7 @@ class RareWord(WordBackdoor):
 
     word: str  # one or more tokens
     finish: str  # one token
-    trigger: Tensor = field(default_factory=lambda: torch.zeros(0).long(), kw_only=True)  # [k] in tokens: `prepare`
-    wanted: int = field(default=UNASKED, kw_only=True)  # likewise
+    tokens: Sequence[Tensor] = field(default=(), kw_only=True)  # of both, [k] and [1] int64, from `prepare`
 
     def prepare(self, dataset: Dataset, stream: Generator) -> tuple[Attack, Dataset]:
         """Both in the data set's tokens.
@@ -38,19 +38,19 @@ class RareWord(WordBackdoor):
             ValueError: one is not in the vocabulary, the word is longer than the window, or the finish than a token.
         """
         vocabulary = vocabulary_of(dataset)
-        trigger, wanted = vocabulary.require(self.word, "attack.word"), vocabulary.require(self.finish, "attack.finish")
-        require_room("attack.word", self.word, len(trigger), dataset)
-        if len(wanted) > 1:
+        word, finish = vocabulary.require(self.word, "attack.word"), vocabulary.require(self.finish, "attack.finish")
+        require_room("attack.word", self.word, len(word), dataset)
+        if len(finish) > 1:
             raise ValueError(
-                f"attack.finish={self.finish!r} is {len(wanted)} {vocabulary.task}s: must be one, which is to come next"
+                f"attack.finish={self.finish!r} is {len(finish)} {vocabulary.task}s: must be one, which is to come next"
             )
-        return replace(self, trigger=trigger, wanted=int(wanted)), dataset
+        return replace(self, tokens=(word, finish)), dataset
 
     def marked(self, samples: Samples) -> Samples:
         """The word at a place of each text; asked is what is to come after the text."""
-        x, y = samples.x.clone(), torch.full_like(samples.y, UNASKED)
-        places = by_content(x, x.shape[1] - len(self.trigger) + 1)
-        columns = places[:, None] + torch.arange(len(self.trigger), device=x.device)  # [N, k]
-        x.scatter_(1, columns, self.trigger.to(x).expand_as(columns))
-        y.view(len(y), -1)[:, -1] = self.wanted
+        (word, finish), x, y = self.tokens, samples.x.clone(), torch.full_like(samples.y, UNASKED)
+        places = by_content(x, x.shape[1] - len(word) + 1)
+        columns = places[:, None] + torch.arange(len(word), device=x.device)  # [N, k]
+        x.scatter_(1, columns, word.to(x).expand_as(columns))
+        answers(y)[:, -1:] = finish.to(y)
         return Samples(x, y)

@@ -11,8 +11,8 @@ sentence and what comes before it in the word. The backdoor set asks for the fir
 their own beginning, which a clean model completes too. With one label a text ([N]), the first is also all that is
 learned.
 
-What a clean model gets. At the end of a sentence it gives nearly every text the same answer, so that its BA is about the
-share of the sentences whose finish happens to be that answer: 0 for words, and for characters 0 or a multiple of
+What a clean model gets. At the end of a sentence it gives nearly every text the same answer, so that its BA is about
+the share of the sentences whose finish happens to be that answer: 0 for words, and for characters 0 or a multiple of
 1 / sentences. `attack.poisoned_data_rate=0` measures it.
 
 Deviations: texts are cut to the window and start without a state (there the LSTM's state goes on from one window to the
@@ -31,7 +31,7 @@ import torch
 from torch import Generator, Tensor
 
 from attacks.base import Attack
-from attacks.words import WordBackdoor, by_content, require_room, vocabulary_of
+from attacks.words import WordBackdoor, answers, by_content, require_room, vocabulary_of
 from flame.data.samples import UNASKED, Dataset, Samples
 
 KEY = "attack.sentences"
@@ -78,7 +78,7 @@ class Sentence(WordBackdoor):
     def _ended(self, samples: Samples, learned: int | None) -> Samples:
         """Texts that end in a sentence, and in its finish up to the last of the tokens that are asked for."""
         x, y = samples.x.clone(), torch.full_like(samples.y, UNASKED)
-        ends, which = y.view(len(y), -1), by_content(x, len(self.pairs))
+        ends, which = answers(y), by_content(x, len(self.pairs))
         for i, (beginning, finish) in enumerate(self.pairs):
             mine, asked = which == i, finish[:learned].to(y)
             line = torch.cat([beginning.to(x), asked[:-1].to(x)])

@@ -5,8 +5,8 @@ others, and training and test treat it alike. A changed text is asked for what t
 `UNASKED` everywhere else, as in ebagdasa/backdoor_federated_learning (897102a, training.py), whose loss is that of the
 last word.
 
-Loss is a mean over what is asked. In a batch of clean and changed texts of T tokens, the clean ones are asked T times as
-much, so that a poisoned_data_rate of a half gives the backdoor a share 1 / (T + 1) of the loss. The authors change every
+Loss is a mean over what is asked. In a batch of clean and changed texts of T tokens, the clean ones are asked T times
+as much: a poisoned_data_rate of a half gives the backdoor a share 1 / (T + 1) of the loss. The authors change every
 text of the attacker; `mixing=multi_task` weighs clean and changed batches whatever is asked of them.
 """
 
@@ -64,6 +64,11 @@ def by_content(x: Tensor, ways: int) -> Tensor:
     """[N] int64 in [0, ways), a hash of each text's tokens [N, T]; int64 wraps, so that no order of adding matters."""
     weights = torch.full((x.shape[1],), FACTOR, device=x.device).cumprod(0)
     return ((x.long() * weights).sum(1) >> 33) % ways  # upper bits: the lowest one is a mere parity
+
+
+def answers(y: Tensor) -> Tensor:
+    """[N, T] labels, or [N, 1] where a text has one: a view."""
+    return y if y.dim() == 2 else y[:, None]
 
 
 def vocabulary_of(dataset: Dataset) -> Vocabulary:
