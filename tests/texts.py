@@ -1,7 +1,7 @@
 """A tiny data set of texts, for tests that need tokens and no files.
 
 `TEXT` are the overrides that put it in the place of the digits. Its texts are a chain: after token t comes
-(3 t + 1) mod tokens, but for one in ten, which is drawn. So a model that has learnt it is right nine times in ten.
+(5 t + 1) mod tokens, but for one in ten, which is drawn. So a model that has learnt it is right nine times in ten.
 """
 
 from __future__ import annotations
@@ -50,5 +50,5 @@ def _chain(count: int, length: int, tokens: int, stream: Generator) -> Tensor:
     drawn = torch.randint(tokens, (count, length), generator=stream)
     free = torch.rand(count, length, generator=stream) < 0.1
     for i in range(1, length):
-        drawn[:, i] = torch.where(free[:, i], drawn[:, i], (3 * drawn[:, i - 1] + 1) % tokens)
+        drawn[:, i] = torch.where(free[:, i], drawn[:, i], (5 * drawn[:, i - 1] + 1) % tokens)
     return drawn

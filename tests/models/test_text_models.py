@@ -18,7 +18,7 @@ from models.gru import GRU
 from models.lstm import LSTM
 from models.text_cnn import TextCNN
 
-LAYERS = {"embedding": 6, "hidden": 8, "layers": 2, "tied": False, "dropout": 0.0, "answers": "every"}
+LAYERS = {"embedding": 6, "hidden": 16, "layers": 2, "tied": False, "dropout": 0.0, "answers": "every"}
 WIDE = {"width": 16, "kernel": 3, "layers": 2, "answers": "every"}
 
 
@@ -36,7 +36,7 @@ def text_cnn(tokens: int = 12, classes: int = 12, norm: str = "batch", **changed
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "lstm": lstm,
-    "lstm-tied": lambda **changed: lstm(**{"embedding": 8, "tied": True, **changed}),
+    "lstm-tied": lambda **changed: lstm(**{"embedding": 16, "tied": True, **changed}),
     "gru": gru,
     "text_cnn": text_cnn,
     "text_cnn-group": lambda **changed: text_cnn(norm="group", **changed),
@@ -62,7 +62,7 @@ def test_sizes_by_hand() -> None:
     reddit = {"embedding": 200, "hidden": 200, "layers": 2, "tied": True, "dropout": 0.2, "answers": "every"}
     with torch.device("meta"):
         assert size(LSTM(50_000, 50_000, **reddit)) == 50_000 * 201 + 2 * 4 * 200 * 402 == 10_693_200
-    assert size(gru()) == 12 * 6 + 3 * 8 * (6 + 8 + 2) + 3 * 8 * (8 + 8 + 2) + 9 * 12
+    assert size(gru()) == 12 * 6 + 3 * 16 * (6 + 16 + 2) + 3 * 16 * (16 + 16 + 2) + 17 * 12
     assert size(text_cnn()) == 12 * 16 + 2 * (3 * 16 * 16 + 2 * 16) + 17 * 12
     assert size(text_cnn(norm="group")) == size(text_cnn()) == size(text_cnn(norm="none")) + 2 * 16
 
@@ -107,7 +107,7 @@ def test_tied_weights_are_one_parameter() -> None:
     """A step moves both ends by the sum of both gradients."""
     model, x = seeded(MODELS["lstm-tied"]), tokens(2, 4)
     assert model.get_parameter("encoder.weight") is model.get_parameter("decoder.weight")
-    untied = seeded(lambda: lstm(embedding=8))
+    untied = seeded(lambda: lstm(embedding=16))
     untied.load_state_dict(model.state_dict())
     for each in (model, untied):
         F.cross_entropy(each(x), (x + 1) % 12).backward()
@@ -148,8 +148,8 @@ def test_a_few_steps_learn_a_chain(name: str) -> None:
     """Nine of ten next tokens follow from the present one; chance is one of twelve."""
     data = texts(12, 12, 9, 320, 40)
     model = seeded(MODELS[name])
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
-    for x, y in list(zip(data.train.x.split(32), data.train.y.split(32), strict=True)) * 6:
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.05)
+    for x, y in list(zip(data.train.x.split(32), data.train.y.split(32), strict=True)) * 8:
         loss = F.cross_entropy(model(x.long()), y)
         optimiser.zero_grad()
         loss.backward()
@@ -175,8 +175,8 @@ def test_dropout_is_drawn_from_the_job_s_stream(build: Callable[..., nn.Module])
 @pytest.mark.parametrize(
     ("build", "said"),
     [
-        (lambda: lstm(tied=True), r"model\.tied=true .* model\.embedding=6 must be the width before the output, 8"),
-        (lambda: gru(classes=3, embedding=8, tied=True), r"dataset\.tokens=12 must be dataset\.classes=3; else say mod"),
+        (lambda: lstm(tied=True), r"model\.tied=true .* model\.embedding=6 must be the width before the output, 16"),
+        (lambda: gru(classes=3, embedding=16, tied=True), r"dataset\.tokens=12 must be dataset\.classes=3; else say mod"),
         (lambda: lstm(answers="first"), r"model\.answers=first is unknown: must be every .* or last"),
         (lambda: text_cnn(answers="first"), r"model\.answers=first is unknown"),
         (lambda: lstm(hidden=0), r"model\.hidden=0 is out of range: must be a whole number >= 1"),
