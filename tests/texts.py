@@ -1,7 +1,8 @@
 """A tiny data set of texts, for tests that need tokens and no files.
 
 `TEXT` are the overrides that choose it, whose YAML is tests/conf/dataset/texts.yaml. Its texts are a chain: after
-token t comes (5 t + 1) mod tokens, but for one in ten, which is drawn. So a model that has learnt it is right nine times in ten.
+token t comes (5 t + 1) mod tokens, but for one in ten, which is drawn. So nine of ten tokens can be
+foretold.
 """
 
 from __future__ import annotations

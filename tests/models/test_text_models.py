@@ -16,7 +16,7 @@ from flame.geometry.layout import StateLayout
 from flame.round.seeding import addressed
 from models.gru import GRU
 from models.lstm import LSTM
-from models.text_cnn import TextCNN
+from models.text_cnn import TextCNN, token_norm
 
 LAYERS = {"embedding": 6, "hidden": 16, "layers": 2, "tied": False, "dropout": 0.0, "answers": "every"}
 WIDE = {"width": 16, "kernel": 3, "layers": 2, "answers": "every"}
@@ -123,9 +123,10 @@ def test_a_norm_is_of_each_token_s_numbers(norm: str) -> None:
     x = torch.randn(4, 16, 1, 5, generator=torch.Generator().manual_seed(0))
     conv = block.get_submodule("conv")
     h = F.conv1d(F.pad(x.squeeze(2), (2, 0)), conv.weight.squeeze(2)).transpose(1, 2).flatten(0, 1)  # [20, 16]
-    other = nn.BatchNorm1d(16) if norm == "batch" else nn.GroupNorm(8, 16)
+    other = nn.BatchNorm1d(16) if norm == "batch" else nn.GroupNorm(2, 16)
     wanted = x.squeeze(2) + other(h).relu().unflatten(0, (4, 5)).transpose(1, 2)
     torch.testing.assert_close(block(x).squeeze(2), wanted, rtol=1e-4, atol=1e-5)
+    assert [token_norm("group", width).num_groups for width in (1, 8, 12, 33, 64, 128)] == [1, 1, 1, 1, 8, 8]
 
 
 @pytest.mark.parametrize("name", MODELS)
