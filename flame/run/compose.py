@@ -128,9 +128,9 @@ def check_backdoor(attack: Any) -> None:
     taken = parameters_of(inner)
     if taken and (lacking := sorted({*wanted, *PACE & {*map(str, inner)}} - taken)):
         outer, name = (str(node.get("_target_")).rpartition(".")[2] for node in (attack, inner))
-        what = "" if "backdoor" in taken else " poisons no data and"
+        what = "" if {"backdoor", "poisoned_data_rate"} & taken else " poisons no data and"
         has = f"attack.backdoor={name}{what} has no {lacking[0]}, which {outer} needs there"
-        raise ConfigError(f"{has}: must be a way to poison data, such as badnets or dba")
+        raise ConfigError(f"{has}: must be a way to poison data that has it, such as badnets or dba")
     check_backdoor(inner)
 
 

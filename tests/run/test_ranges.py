@@ -103,7 +103,10 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
     "attacks.pgd.PGD": {"radius": "> 0"},
     "attacks.rop.ROP": {"z": "null or (0, inf)", "angle": "[0, 360)", "pi": "[0, 1]", "reference": "[0, 1]"},
     "attacks.scaling.Scaling": {"gamma": "null or > 0", "norm_bound": "null or > 0"},
+    "attacks.rare_word.RareWord": POISONING,
     "attacks.semantic.Semantic": {**POISONING, "share": "(0, 1)"},
+    "attacks.sentence.Sentence": POISONING,
+    "attacks.sentence_parts.SentenceParts": {**POISONING, "parts": "whole >= 1"},
     "attacks.sign_flip.SignFlip": {"factor": "> 0"},
     "attacks.threedfed.ThreeDFed": {
         "alpha": "[0, 1]",
