@@ -22,10 +22,7 @@ ROWS: list[tuple[str, dict[str, str]]] = [  # the record and which of its runs, 
     ("forged_statistics", {}),
     ("all_poisoned", {"partition": "dirichlet_03"}),
     ("all_poisoned_digits", {"partition": "dirichlet_05"}),
-    *[
-        ("server_statistics_digits", {"settings": f"server.statistics={s}"})
-        for s in ("mean", "pooled", "local", "keep")
-    ],
+    *[("server_statistics_digits", {"settings": f"server.statistics={s}"}) for s in ("mean", "pooled", "local", "keep")],
     ("shrunk", {"attack": "shrunk"}),
     ("shrunk", {"attack": "shrunk_forged"}),
     ("shrunk_digits", {"attack": "shrunk", "partition": "dirichlet_1"}),
