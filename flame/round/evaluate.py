@@ -57,6 +57,11 @@ def answers(model: nn.Module, x: Tensor, normalise: Normalise) -> Iterator[Tenso
         yield model(normalise(part))
 
 
+def final(logits: Tensor) -> Tensor:
+    """[B, classes], one answer for each sample: of a text, whose logits are [B, classes, T], that at its last token."""
+    return logits if logits.dim() == 2 else logits[..., -1]
+
+
 @torch.inference_mode()
 def evaluate(model: nn.Module, images: Samples, normalise: Normalise, truth: Tensor | None = None) -> Evaluation:
     """The model's sums over `images`, in evaluation mode and on its device, which is waited for at the end only.
