@@ -132,9 +132,10 @@ class Indicator:
 
     def known(self, state: ServerState, updates: Updates) -> Tensor:
         """[n] float64, each client's accuracy on the images from outside of the label that it knows best."""
-        d, y = updates.layout.trainable, state.memory[LABELS]
+        d, x, y = updates.layout.trainable, state.memory[IMAGES], state.memory[LABELS]
+        lab = laboratory("indicator", updates)
         models = (torch.cat([(updates.base + row)[:d], state.memory[STATISTICS]]) for row in updates.rows)
-        answers = laboratory("indicator", updates).logits(models, state.memory[IMAGES]).argmax(dim=2)  # [n, N]
+        answers = torch.stack([lab.logits([model], x)[0].argmax(dim=1) for model in models])  # [n, N]
         return per_label(answers == y, y).max(dim=1).values
 
 

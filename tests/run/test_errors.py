@@ -86,7 +86,7 @@ FOUND_BY_TRYING = {
     "model=resnet18_light model.widths=3": r"model.widths=3 has the wrong type: must be a list",
     "model=resnet18 client.batch_size=1": r"model cannot train on a batch of 1 image.*batch_size",
     "model=resnet18 defense=fltrust defense.root_samples=1": r"model cannot train on a batch of 1 image.*root_samples",
-    "model.norm=group defense=bnguard": r"bnguard reads BatchNorm statistics.*choose model.norm=batch",
+    "model.norm=group defense=bnguard": r"bnguard reads BatchNorm statistics.*take a model that has",
     "attack.trigger=square": r"attack.trigger='square' has the wrong type: must be a part; its YAML says how",
     "attack=pgd attack.backdoor=edge_case": r"attack.backdoor='edge_case' has the wrong type: must be a part",
     "defense=nnm defense.rule=median": r"defense.rule='median' has the wrong type: must be a part",
