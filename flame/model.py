@@ -1,8 +1,8 @@
 """`python -m flame.model model=torchvision dataset=cifar10`: what a model is made of, as layouts and defenses see it.
 
 Blocks and tensors with their shapes, numbers and shares, at the state that a run starts from. The model is tried on two
-images of noise of the size that the data set's YAML declares; no data are read. Overrides are those of `train.py`;
-`--config-dir DIR` finds models of your own.
+random images or texts of the size that the data set's YAML declares; no data are read. Overrides are those of
+`train.py`; `--config-dir DIR` finds models of your own.
 """
 
 from __future__ import annotations
@@ -68,11 +68,17 @@ def main() -> None:
 
 
 def try_out(model: nn.Module, facts: Any, seed: int) -> str:
-    """What a trial on two images of the declared size says; ValueError if the model does not take them."""
+    """What a trial on two samples of the declared size says; ValueError if the model does not take them."""
     channels, size, classes = (facts.get(key) for key in ("channels", "image_size", "classes"))
+    stream = generator(seed, "model trial")
+    if all(isinstance(fact, int) for fact in (facts.get("tokens"), facts.get("length"), classes)):
+        length = facts["length"]
+        texts = torch.randint(facts["tokens"], (2, length), generator=stream)
+        check_samples(model, texts, (classes, length), 2, f"{length} random tokens", (classes,))
+        return f"Tried on two texts of {length} tokens: it answers, in training too."
     if not all(isinstance(fact, int) for fact in (channels, size, classes)):
         return "Not tried: the data set's YAML does not declare channels, image_size and classes as whole numbers."
-    x = torch.randn(2, channels, size, size, generator=generator(seed, "model trial"))
+    x = torch.randn(2, channels, size, size, generator=stream)
     check_samples(model, x, (classes,), 2, f"{channels} x {size} x {size} pixels of noise")
     return f"Tried on two images of {channels} x {size} x {size}: it answers, in training too."
 

@@ -12,16 +12,17 @@ clipped to the median length of all and averaged.
 Deviations and open points: the DDifs are from memory, beside public code (FLPoison), which divides the outputs as the
 model gives them; here they are probabilities. Inputs are uniform pixel values, normalised as images are, and drawn anew
 in each round; fewer of them than in the paper, as n + 1 models see them all (the YAML has the cost). Of text they are
-uniform tokens, and the output is that after the last one. The ratio of one input is cut to [exp(-100), exp(100)], and an output that is no number counts as the upper end. Whom HDBSCAN leaves out
-of all clusters stands alone, as in BackFed, and is accepted unless suspicious (in FLPoison such clients count as one
-cluster in the first clusterings, and are rejected in the last). The fraction is max(0.01, 1 / classes), and it and
-HDBSCAN's settings are those of public code. An output layer without a bias is compared as a whole. BatchNorm statistics
-are averaged over the accepted clients, unclipped, and counters stay the server's.
+uniform tokens, and the output is that after the last one. The ratio of one input is cut to [exp(-100), exp(100)], and
+an output that is no number counts as the upper end. Whom HDBSCAN leaves out of all clusters stands alone, as in
+BackFed, and is accepted unless suspicious (in FLPoison such clients count as one cluster in the first clusterings, and
+are rejected in the last). The fraction is max(0.01, 1 / classes), and it and HDBSCAN's settings are those of public
+code. An output layer without a bias is compared as a whole. BatchNorm statistics are averaged over the accepted
+clients, unclipped, and counters stay the server's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import ClassVar
@@ -111,7 +112,7 @@ def neups(updates: Updates) -> Tensor:
     return squared / squared.sum(dim=1, keepdim=True).clamp_min(TINY)
 
 
-def _energy(parts: Sequence[Tensor]) -> Tensor:
+def _energy(parts: list[Tensor]) -> Tensor:
     """[classes] float64, summed size of a client's update of the output layer, `parts` [classes, ...] of it."""
     return torch.cat(parts, dim=1).double().abs().sum(dim=1)
 

@@ -12,11 +12,12 @@ ning-wang1/flare_poisoning_detection at df40ce48) and the paper's abstract; its 
 cited. The discrepancy may be negative here, as in BackFed (flare_server.py at a00c07de, whose kernel has sigma = 1 and
 whose weights are a softmax of c_i, not of c_i / c). The authors raise it to 0, and the estimate is below 0 for models
 that are alike, as both see the same images: among those the clients' numbers decide who is trusted. Nobody names itself
-(there, whoever is first in a client's order is taken for itself). Equal distances go by client number, as there.
-Fewer than four clients name nobody and share equally (there, a division by 0). The authors show 200 images of the test
-set. Here the server shows those of its own that are of the class (`root_samples`, drawn before the clients' shares; it
-does not train on them). A text is of each class that it is asked for, and its PLR that of all its tokens. A PLR that is no number is infinitely far from any. Nobody has weight 0. BatchNorm statistics
-are averaged by trust, too; counters stay the server's.
+(there, whoever is first in a client's order is taken for itself). Equal distances go by client number, as there. Fewer
+than four clients name nobody and share equally (there, a division by 0). The authors show 200 images of the test set.
+Here the server shows those of its own that are of the class (`root_samples`, drawn before the clients' shares; it does
+not train on them). A text is of each class that it is asked for, and its PLR that of all its tokens. A PLR that is no
+number is infinitely far from any. Nobody has weight 0. BatchNorm statistics are averaged by trust, too; counters stay
+the server's.
 """
 
 from __future__ import annotations

@@ -12,12 +12,11 @@ Images from outside are uniform noise, one of the four sources in that code (`oo
 for CIFAR-10), since a run here has no second data set; they are pixels, normalised as the run's images are. Of text
 they are uniform tokens, of which the answer at the last one counts. Of more classes than images divided by `LEAST`,
 only as many are labels, as few images of one are known by chance. They and their labels are drawn once and kept, in
-batches that stay the same, as there. Global learning rate 1 (there,
-`eta` = 0.5; here that is `server.lr`). Neither clipping (there, in one YAML of five) nor projection (there, in none).
-If all are rejected, the model stays as it was sent (there, a division by 0). A client that answers one label to
-everything knows that label's images, and is rejected, whoever it is; one that sends nothing has forgotten nothing. A
-model that is no longer finite after planting is not sent, and nobody is judged in that round; nor before the round
-`start`, as there. Integer counters stay the server's.
+batches that stay the same, as there. Global learning rate 1 (there, `eta` = 0.5; here that is `server.lr`). Neither
+clipping (there, in one YAML of five) nor projection (there, in none). If all are rejected, the model stays as it was
+sent (there, a division by 0). A client that answers one label to everything knows that label's images, and is rejected,
+whoever it is; one that sends nothing has forgotten nothing. A model that is no longer finite after planting is not
+sent, and nobody is judged in that round; nor before the round `start`, as there. Integer counters stay the server's.
 
 Its detection rates are disputed in public. BackFed's maintainer found many benign clients rejected and few attackers,
 with the authors' settings, and asked for a review (issue 8 of that repository, July 2025). The author had no time for

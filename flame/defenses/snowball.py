@@ -9,8 +9,8 @@ Top-down election: a variational autoencoder is trained on the differences of ea
 is trained further on those of all who are in by now, and the clients whose differences to these, both ways round, it
 reconstructs best come in too, until the target is reached. Those who are in are averaged.
 
-Cost: every epoch sees k (k - 1) differences when k are in, each as long as the chosen layers, of resnet8 794 numbers
-of 77,754. Under the defaults a round of 10 clients takes 390 training steps, 1.1 s of one core as measured; one of 50
+Cost: every epoch sees k (k - 1) differences when k are in, each as long as the chosen layers, of resnet8 794 numbers of
+77,754. Under the defaults a round of 10 clients takes 390 training steps, 1.1 s of one core as measured; one of 50
 takes 17 times as many steps, one of 100 75 times. The autoencoder has 2 S^H weights for each number of these layers,
 and 16 bytes for each weight, so that a model of a large vocabulary is refused.
 
@@ -67,10 +67,10 @@ class TopDown:
         """A ValueError if the autoencoder of layers with so many numbers does not fit a machine."""
         if 2 * self.hidden * numbers > MOST_WEIGHTS:
             raise ValueError(
-                f"defense=snowball trains an autoencoder on the first and the last layer, here {numbers:,} numbers: with"
-                f" defense.top_down.hidden={self.hidden} it would have {2 * self.hidden * numbers:,} weights, and must"
-                f" have at most {MOST_WEIGHTS:,}; take a smaller vocabulary or embedding, lower defense.top_down.hidden,"
-                " or take another defense"
+                f"defense=snowball trains an autoencoder on the first and the last layer, here {numbers:,} numbers;"
+                f" with defense.top_down.hidden={self.hidden} it would have {2 * self.hidden * numbers:,} weights: must"
+                f" be at most {MOST_WEIGHTS:,}; take a smaller vocabulary or embedding, lower"
+                " defense.top_down.hidden, or take another defense"
             )
 
     def extend(self, elected: Tensor, rows: Tensor, stream: Generator) -> Tensor:

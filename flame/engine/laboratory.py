@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 from flame.data.samples import UNASKED, Samples
 from flame.engine.workbench import Task, Workbench
 from flame.geometry.layout import StateLayout
+from flame.round.client import rows
 from flame.round.device import one_thread
 from flame.round.evaluate import BATCH
 from flame.round.types import Cohort, Fit, ServerState
@@ -73,7 +74,9 @@ class Laboratory:
     def class_losses(self, models: Iterable[Tensor], most: int) -> Tensor:
         """See `Lab.class_losses`; each validator's samples are batches of their own, whoever else there is."""
         examples = {client: self._examples(client, most) for client in self.validators.ids.tolist()}
-        told = torch.stack([torch.stack([self._means(row, client, *own) for client, own in examples.items()]) for row in models], dim=1)
+        told = torch.stack(
+            [torch.stack([self._means(row, client, *own) for client, own in examples.items()]) for row in models], dim=1
+        )
         liars = self.validators.compromised
         if bool(liars.any()):
             lies = self.bench.task.attack.report(told[liars])
@@ -103,7 +106,8 @@ class Laboratory:
         def losses(logits: Tensor) -> Tensor:  # [B, classes, ...] -> [B, ...]
             nonlocal classes
             classes = logits.shape[1]
-            return F.cross_entropy(logits.cpu(), next(rest), reduction="none")
+            asked = next(rest)
+            return F.cross_entropy(*rows(logits.cpu(), asked), reduction="none").view_as(asked)
 
         told = self.bench.logits(row, self.counters, x, self.round, client, told=losses)
         asked = y != UNASKED

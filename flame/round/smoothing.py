@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flame.data.samples import UNASKED, Samples
-from flame.round.client import Normalise
+from flame.round.client import Normalise, rows
 from flame.round.device import device_of
 from flame.round.evaluate import BATCH, Evaluation, answers, counted
 from flame.round.seeding import generator
@@ -74,10 +74,10 @@ def vote(
     for model in models:
         images = images.to(device_of(model))
         parts = zip(answers(model, images.x, normalise), images.y.split(BATCH), strict=True)
-        told = [(x.argmax(1), F.cross_entropy(x.double(), y, reduction="none"), x.shape[1]) for x, y in parts]
+        told = [(x.argmax(1), _losses(x, y), x.shape[1]) for x, y in parts]
         said, lost, (classes, *_) = zip(*told, strict=True)
         answered.append(torch.cat(said))
-        losses.append(torch.cat(lost))  # 0 where nothing is asked
+        losses.append(torch.cat(lost))
     winners, first, second = leading(torch.stack(answered))
     logarithms = torch.logsumexp(-torch.stack(losses), dim=0) - math.log(len(losses))  # of mean probabilities
     sure = certified(first - second, len(losses), alpha)[images.y != UNASKED].sum()
@@ -85,6 +85,11 @@ def vote(
     pairs = zip(range(0, len(images), BATCH), winners.split(BATCH), strict=True)
     correct = sum(int(images[start : start + BATCH].right(ballot(part, classes)).sum()) for start, part in pairs)
     return Evaluation(correct, -float(logarithms.sum()), images.asked, int(sure), counts)
+
+
+def _losses(logits: Tensor, y: Tensor) -> Tensor:
+    """float64 of the shape of y, the cross entropy of each answer; 0 where nothing is asked."""
+    return F.cross_entropy(*rows(logits.double(), y), reduction="none").view_as(y)
 
 
 def leading(answered: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from rules import NAMES, defense
 from test_defenses import stream
-from tokens import CLIENTS, EACH, LENGTH, WORDS, Reader, dataset, federation, task, texts
+from tokens import CLIENTS, EACH, LENGTH, WORDS, Reader, federation, task
 
-from flame.data.samples import UNASKED, Samples
+from flame.data.samples import UNASKED
 from flame.engine.laboratory import Laboratory, first_of_each
 from flame.federation import play
 from flame.round.types import Cohort, ServerState

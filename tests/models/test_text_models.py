@@ -176,7 +176,10 @@ def test_dropout_is_drawn_from_the_job_s_stream(build: Callable[..., nn.Module])
     ("build", "said"),
     [
         (lambda: lstm(tied=True), r"model\.tied=true .* model\.embedding=6 must be the width before the output, 16"),
-        (lambda: gru(classes=3, embedding=16, tied=True), r"dataset\.tokens=12 must be dataset\.classes=3; else say mod"),
+        (
+            lambda: gru(classes=3, embedding=16, tied=True),
+            r"dataset\.tokens=12 must be dataset\.classes=3; else say mod",
+        ),
         (lambda: lstm(answers="first"), r"model\.answers=first is unknown: must be every .* or last"),
         (lambda: text_cnn(answers="first"), r"model\.answers=first is unknown"),
         (lambda: lstm(hidden=0), r"model\.hidden=0 is out of range: must be a whole number >= 1"),

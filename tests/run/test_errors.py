@@ -53,7 +53,7 @@ OUT_OF_RANGE = {
     "model.norm=layer": r"model.norm=layer .*batch, group or none",
     "model=vgg19_bn": r"dataset.image_size=8 does not fit model=vgg19_bn.*must be >= 32",
     "dataset.channels=3": r"dataset.channels=3 .* does not fit digits",
-    "clients=2000": r"clients=2000 .*N=1442 images, a partition that cannot fill every client: lower clients",
+    "clients=2000": r"clients=2000 .*N=1442 samples, a partition that cannot fill every client: lower clients",
     "+model.depth=3": r"model.depth is not a parameter of models.resnet8.ResNet8: it takes in_channels",
     "+defense.vector.scale=3": r"defense.vector.scale is not .* of .*Vector: did you mean defense.vector.scope",
 }
