@@ -45,19 +45,12 @@ def check_module(model: object, target: str) -> nn.Module:
 
 @torch.random.fork_rng(devices=[])
 @torch.inference_mode()
-def check_samples(
-    model: nn.Module,
-    x: Tensor,
-    answer: tuple[int, ...],
-    smallest_batch: int,
-    of: str,
-    or_answer: tuple[int, ...] | None = None,
-) -> None:
+def check_samples(model: nn.Module, x: Tensor, answer: tuple[int, ...], smallest_batch: int, of: str) -> None:
     """ValueError unless the model turns samples into finite logits and trains on the smallest batch.
 
-    `x` [2, ...], as a model reads it; `answer` is the shape of a sample's logits, (classes,) or (classes, T), where
-    nobody knows the labels `or_answer`, too; `of` says whose samples they are. BatchNorm refuses to train on a single
-    value per channel: one image, once the strides have shrunk it to a pixel.
+    `x` [2, ...], as a model reads it; `answer` is the shape of a sample's logits, (classes,) or (classes, T); `of` says
+    whose samples they are. BatchNorm refuses to train on a single value per channel: one image, once the strides have
+    shrunk it to a pixel.
     """
     images = f"{'images' if x.dim() == 4 else 'samples'} of {of}"
     unfit = f"model does not fit the {images}, {tuple(x.shape[1:])}"
@@ -72,8 +65,7 @@ def check_samples(
                 f"model gives a {type(given).__name__} for {images}{when}: must be a tensor of logits [B, classes];"
                 " switch further outputs off (such as aux_logits)"
             )
-        wanted = (len(x), *answer)
-        if given.shape not in (wanted, wanted if or_answer is None else (len(x), *or_answer)):
+        if given.shape != (wanted := (len(x), *answer)):
             raise ValueError(
                 f"model gives {tuple(given.shape)} for {len(x)} {images}{when}: must be {wanted}; its number of outputs"
                 " must follow the data, as by `num_classes: ${dataset.classes}` in its YAML"
