@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from rules import NAMES, defense
-from test_defenses import stream
+from test_defenses import a_round, answer, stream
 from tokens import CLIENTS, EACH, LENGTH, WORDS, Reader, federation, task
 
 from flame.data.samples import UNASKED
+from flame.defenses import flshield
+from flame.defenses.flshield import larger_part
 from flame.engine.laboratory import Laboratory, first_of_each
+from flame.engine.sequential import Sequential
 from flame.federation import play
+from flame.geometry.layout import StateLayout
+from flame.round.client import cross_entropy
+from flame.round.smoothing import leading
 from flame.round.types import Cohort, ServerState
 
 SMALL = {"deepsight": {"samples": 4}, "flare": {"label": 4, "root_samples": EACH}, "indicator": {"images": 12}}
 TASK = task()
 START = ServerState.of(TASK.layout, TASK.model)
+COHORT = Cohort(torch.arange(3), torch.zeros(3).bool())
 
 
 def lab() -> Laboratory:
-    return Laboratory.of(TASK, START, Cohort(torch.arange(3), torch.zeros(3).bool()))
+    return Laboratory.of(TASK, START, COHORT)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -75,8 +83,43 @@ def test_an_indicator_of_many_classes_has_a_few() -> None:
 
 
 def test_an_autoencoder_of_a_large_vocabulary_is_refused() -> None:
-    work = task(model=Reader(words=10_000, width=30))
-    rule = replace(defense("snowball"))  # type: ignore[type-var]
-    with pytest.raises(ValueError, match=r"defense=snowball trains an autoencoder .* here 610,000 numbers: .*smaller"):
-        rule.top_down.check_width(610_000)  # type: ignore[attr-defined]
-    assert work.layout.size > 610_000
+    net = Reader(words=5000, width=60)  # 300,000 numbers in the first layer, 305,000 in the last
+    layout = StateLayout.of(net)
+    updates = a_round(torch.zeros(1, layout.size), layout)
+    with pytest.raises(ValueError, match=r"=snowball trains an autoencoder .* here 605,000 numbers; .* take a smaller"):
+        answer(defense("snowball"), updates)
+    assert answer(defense("foolsgold"), updates).weights.shape == (1,)
+
+
+def test_ten_thousand_classes_take_no_matrix_of_classes_and_labels() -> None:
+    """One column for each class of each of 20,000 labels would be 1.6 GB."""
+    y = torch.arange(20_000) % 10_000
+    assert first_of_each(y, 1).tolist() == list(range(10_000))
+    winners, first, second = leading(y.view(4, 5000))
+    assert torch.equal(winners, torch.arange(5000)) and first.unique().tolist() == second.unique().tolist() == [2]
+
+
+def test_reports_of_many_classes_are_split_by_their_distances(monkeypatch: pytest.MonkeyPatch) -> None:
+    reports = torch.cat([torch.randn(4, 30, generator=stream()), 5 + torch.randn(3, 30, generator=stream(1))]).double()
+    whole = larger_part(reports)
+    monkeypatch.setattr(flshield, "WIDE", 29)
+    assert torch.equal(larger_part(reports), whole) and whole.tolist() == [True] * 4 + [False] * 3
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_the_loss_is_the_mean_of_what_is_asked(smoothing: float) -> None:
+    logits, y = torch.randn(2, 3, 4, generator=stream()), torch.tensor([[UNASKED, 1, 2, 0], [UNASKED, UNASKED, 1, 1]])
+    logs = logits.double().log_softmax(1)
+    asked = [(i, t) for i in range(2) for t in range(4) if y[i, t] != UNASKED]
+    each = [(1 - smoothing) * logs[i, y[i, t], t] + smoothing * logs[i, :, t].mean() for i, t in asked]
+    found = cross_entropy(lambda x: x, logits, y, smoothing)
+    torch.testing.assert_close(found.double(), -torch.stack(each).mean(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("recipe", [{"proximal": 0.5}, {"clip_norm": 0.1, "noise_std": 0.01}, {"label_smoothing": 0.1}])
+def test_recipes_train_on_texts(recipe: dict[str, Any]) -> None:
+    plain, other = (
+        Sequential(replace(TASK, training=training)).train(START, COHORT)[0].rows
+        for training in (TASK.training, replace(TASK.training, **recipe))
+    )
+    assert bool(other.isfinite().all()) and not torch.equal(plain, other)
