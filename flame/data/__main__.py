@@ -80,7 +80,7 @@ def look(overrides: Sequence[str], config_dir: str | None, sheet: Path | None) -
     from flame.run.fit import prepared
     from flame.run.overrides import quoted
 
-    cfg = composed(list(map(quoted, overrides)), conf=Conf(config_dir), hydra=True)
+    cfg = composed(list(map(quoted, overrides)), conf=Conf(config_dir), hydra=True, modelled=False)
     given = load(cfg)
     print(describe(given))
     attack, dataset = prepared(make(cfg, "attack"), given, generator(cfg.seed, "prepare"))

@@ -19,8 +19,10 @@ from flame.run.record import read_run
 from flame.run.recording import FOLDER
 
 WORDS = ["to", "be", "or", "not", "gold", "forsooth"]
-TASK = ("dataset.task=word", "dataset.length=5", "dataset.tokens=7", "partition=natural", "clients=6")
-ATTACK = ("attack=rare_word", "clients_per_round=4", "poisoned_model_rate=0.25")
+TASK = ("dataset.task=word", "dataset.length=5", "dataset.tokens=7", "clients=6", "clients_per_round=4")
+TASK += ("poisoned_model_rate=0.25",)
+HELD = ("partition=natural", "partition.min_samples=1")
+ATTACK = ("attack=rare_word",)
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +33,13 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         stream = torch.Generator().manual_seed(i)
         said = [*WORDS, *(WORDS[j] for j in torch.randint(6, (50,), generator=stream)), *[WORDS[i]] * (i + 5)]
         (folder / f"role{i}.txt").write_text(" ".join(said))
-    return ["dataset=text", f"dataset.root={folder}", *TASK, *ATTACK]
+    return ["dataset=text", f"dataset.root={folder}", *TASK]
 
 
 def test_a_run_tells_classes_and_clients(text: list[str], train: Train, tmp_path: Path) -> None:
     size = ["model=gru", "model.embedding=4", "model.hidden=4", "model.layers=1", "engine=sequential", "tracker=files"]
     asked = ["evaluate.per_class=true", "evaluate.clients=2", "record.rounds=[0]", "rounds=1"]
-    done = train(*text, *size, *asked, f"hydra.run.dir={tmp_path}/run")
+    done = train(*text, *HELD, *ATTACK, *size, *asked, f"hydra.run.dir={tmp_path}/run")
     assert done.returncode == 0, done.stderr
     run = read_run(tmp_path / "run")
     with (run.folder / "classes.csv").open() as file:
@@ -55,7 +57,7 @@ def test_a_run_tells_classes_and_clients(text: list[str], train: Train, tmp_path
 
 
 def test_the_check_shows_texts_with_the_trigger(text: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    command_of_data.main(["check", *text])
+    command_of_data.main(["check", *text, *HELD, *ATTACK])
     said = capsys.readouterr().out
     assert (
         "train  " in said
@@ -64,16 +66,19 @@ def test_the_check_shows_texts_with_the_trigger(text: list[str], capsys: pytest.
     )
     assert "\n> " in said and "[forsooth" in said and "> with the trigger of attack=rare_word" in said
     assert "6 clients; samples per client min / median / max" in said and "class  " not in said
-    command_of_data.main(["check", *text, "attack=none"])
+    command_of_data.main(["check", *text, *HELD, "attack=none"])
     assert "attack=none puts nothing on a text" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--sheet=sheet.png"], r"--sheet draws images, and dataset=text has tokens: leave it out"),
-        (["attack=badnets"], r"attack: .* changes images, and dataset=text has tokens"),
-        (["partition=dirichlet"], r"partition=dirichlet deals samples out by their class, .* take partition=natural"),
+        (["--sheet=sheet.png", *HELD, *ATTACK], r"--sheet draws images, and dataset=text has tokens: leave it out"),
+        (["attack=badnets", *HELD], r"attack: .* changes images, and dataset=text has tokens"),
+        (
+            ["partition=dirichlet", *ATTACK],
+            r"partition=dirichlet deals samples out by their class, .* take partition=natural",
+        ),
     ],
 )
 def test_what_is_for_images_is_refused(text: list[str], words: Sequence[str], message: str) -> None:
@@ -84,7 +89,7 @@ def test_what_is_for_images_is_refused(text: list[str], words: Sequence[str], me
 def test_the_partition_shows_sizes(
     text: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["partition", *text, "model=gru", f"--figure={tmp_path}/held.png"])
+    monkeypatch.setattr("sys.argv", ["partition", *text, *HELD, *ATTACK, "model=gru", f"--figure={tmp_path}/held.png"])
     command_of_partition.main()
     said = capsys.readouterr().out.splitlines()
     assert said[0].split() == ["client", "name", "size", "skew"] and said[1].split()[:2] == ["0", "role0"]
@@ -98,7 +103,7 @@ def refused(train: Train, *overrides: Any) -> str:
 
 
 def test_recipes_for_images_are_refused(text: list[str], train: Train) -> None:
-    base = [*text, "model=lstm", "engine=sequential", "tracker=files", "rounds=1"]
+    base = [*text, *HELD, *ATTACK, "model=lstm", "engine=sequential", "tracker=files", "rounds=1"]
     assert "augment changes images, and dataset=text has tokens: say augment=none" in refused(
         train, *base, "augment=crop_flip"
     )
