@@ -44,6 +44,7 @@ HYDRA_AWARE = {
     "flame/run/experiment.py",
     "flame/run/sweep.py",
     "flame/run/estimate.py",
+    "flame/run/remember.py",
     "train.py",
 }
 PRINTS = {

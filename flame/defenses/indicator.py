@@ -38,6 +38,7 @@ from torch import Generator, Tensor, nn
 from flame.data.samples import Samples
 from flame.defenses.base import average, laboratory, uniform
 from flame.round.evaluate import final
+from flame.round.optimizers import BareSGD
 from flame.round.types import Lab, ServerState, Updates, Verdict
 
 OWN = "defense/indicator"
@@ -70,7 +71,7 @@ class Planting:
         """Train `model` in place on x [N, ...], y [N]."""
         parameters = list(model.parameters())
         start = torch.cat([p.detach().flatten() for p in parameters])
-        optimizer = torch.optim.SGD(parameters, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        optimizer = BareSGD(parameters, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
         parts = max(1, len(y) // BATCH)
         model.train()
         for epoch in range(self.epochs):

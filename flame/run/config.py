@@ -17,6 +17,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from flame.run.remember import remember
+
 # What a run's result does not depend on, and so its identity neither.
 INCIDENTAL = (
     "hydra",
@@ -131,6 +133,7 @@ class RunConfig:
 
 def register() -> None:
     """Make the schema and the resolvers known to Hydra; harmless when called again."""
+    remember()
     ConfigStore.instance().store(name="schema", node=RunConfig)
     OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
     OmegaConf.register_new_resolver("home", os.path.expanduser, replace=True)  # ~/runs
