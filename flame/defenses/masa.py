@@ -1,5 +1,5 @@
-"""MASA (Xu, Zhang and Hu, "Identify Backdoored Model in Federated Learning via Individual Unlearning", WACV 2025), after
-its authors' code (JiiahaoXU/MASA 72a4b74, src/aggregation.py), which decides here: the paper was not at hand.
+"""MASA (Xu, Zhang and Hu, "Identify Backdoored Model in Federated Learning via Individual Unlearning", WACV 2025),
+after its authors' code (JiiahaoXU/MASA 72a4b74, src/aggregation.py), which decides here: the paper was not at hand.
 
 1. Each client's model is mixed with the others': G + lambda U_i + (1 - lambda) times the mean of all updates.
 2. From there the server climbs the loss of its own clean images, by SGD on the negative loss, its gradient clipped. The

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from labs import Tiny, honest, laboratory
 from test_defenses import a_round, answer, assert_close, stream
-from torch import Tensor, nn
+from torch import Tensor
 
 from flame.defenses.masa import MASA, deviations
 from flame.geometry.layout import StateLayout
@@ -79,7 +79,9 @@ def test_the_authors_arithmetic_rejects_the_same(monkeypatch: pytest.MonkeyPatch
 
 def test_deviations_by_hand() -> None:
     nan, inf = torch.nan, torch.inf
-    assert_close(deviations(torch.tensor([1.0, 2, 3, 10]).double()), *(x / 3.5355339059 for x in (-1.5, -0.5, 0.5, 7.5)))
+    assert_close(
+        deviations(torch.tensor([1.0, 2, 3, 10]).double()), *(x / 3.5355339059 for x in (-1.5, -0.5, 0.5, 7.5))
+    )
     assert deviations(torch.tensor([nan, 1, inf, 3]).double()).tolist() == [inf, -1, inf, 1]
     assert deviations(torch.tensor([2.0, 2, nan]).double()).tolist() == [0, 0, inf]
     assert deviations(torch.tensor([nan, nan]).double()).tolist() == [inf, inf]
@@ -98,7 +100,9 @@ def test_statistics_play_no_part() -> None:
     updates = some(6, 3)
     before = answer(RULE, updates)
     updates.rows[0, D:] += 5
-    assert torch.equal(answer(replace(RULE, share=1.0), updates).weights, answer(replace(RULE, share=1.0), some(6, 3)).weights)
+    assert torch.equal(
+        answer(replace(RULE, share=1.0), updates).weights, answer(replace(RULE, share=1.0), some(6, 3)).weights
+    )
     assert answer(RULE, updates).info == before.info
 
 
