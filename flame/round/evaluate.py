@@ -22,6 +22,22 @@ Answers = Mapping[tuple[int, int, int], int]  # (true class, wanted label, answe
 
 
 @dataclass(frozen=True)
+class Confident(Samples):
+    """Samples on which an answer is right only if the model gives it a probability of `least` or more."""
+
+    least: float
+
+    def right(self, logits: Tensor) -> Tensor:
+        """See `Samples.right`."""
+        return super().right(logits) & (logits.float().softmax(1).amax(1) >= self.least)
+
+
+def judged(samples: Samples, least: float) -> Samples:
+    """The samples as a defense with the attribute `confidence` has them judged; as they are at 0."""
+    return Confident(samples.x, samples.y, least) if least else samples
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Sums over images; parts add up to the whole set."""
 
