@@ -13,7 +13,7 @@ from torch import Tensor
 
 UNKNOWN = "<unk>"  # of the vocabularies that have it, the token for all that is in none
 WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*|[^\w\s]")  # a word with its apostrophes and hyphens, or a mark
-TASKS = ("character", "word")
+TASKS = ("character", "word", "symbol")
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Vocabulary:
     """All tokens that a data set has; a token's number is its place, and its class where it is to be predicted."""
 
     tokens: tuple[str, ...]  # distinct
-    task: str  # how text is cut: character | word
+    task: str  # how text is cut: character | word | symbol, between blanks
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -66,5 +66,7 @@ class Vocabulary:
 
 
 def cut(text: str, task: str) -> Sequence[str]:
-    """A text's tokens: its characters, or its words and marks in lower case."""
+    """A text's tokens: its characters, its words and marks in lower case, or what stands between its blanks."""
+    if task == "symbol":
+        return text.split()
     return text if task == "character" else WORD.findall(text.lower())

@@ -11,6 +11,7 @@ from attacks.base import Attack
 from attacks.differences import relabelled
 from flame.data.check import evaluation_sets
 from flame.data.samples import Dataset, Samples, Shards
+from flame.data.watched import Watched
 from flame.partition.examined import examined
 from flame.round.breakdown import client_set
 from flame.round.cohort import Population
@@ -41,8 +42,13 @@ class Exams:
 
         Raises:
             ValueError: there are not so many benign clients, or an attack's images are not as `check_images` wants them
-                or not those that its `target` is said of.
+                or not those that its `target` is said of; or answers are asked for where alarms are judged.
         """
+        if per_class and isinstance(dataset.test, Watched):
+            raise ValueError(
+                f"evaluate.per_class=true counts answers by class, and dataset={dataset.name} is judged by alarms: say"
+                " false; eval/true_alarms and eval/false_alarms tell attacks from benign traffic"
+            )
         kept = attack.examined(dataset.test)
         backdoor = attack.backdoor_set(kept)
         sets = evaluation_sets(dataset, backdoor)
