@@ -49,7 +49,7 @@ def test_facts_by_hand() -> None:
         "weights_only: d = 251,000 numbers; all_state: d + b = 251,000; counters: 0.",
         "There is nothing but parameters: weights_only and all_state are one vector.",
         "An update takes 1.0 MB.",
-        "1.weight is 0.weight (tied): it is in the row once.",
+        "0.weight is 1.weight (tied): it is in the row once.",  # the output layer's
     ]
 
 

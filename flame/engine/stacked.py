@@ -44,9 +44,10 @@ class Stacked(Sequential):
         super().__init__(task, aggregate_on=aggregate_on)
         self._at_once = at_once
         self._losses = losses_of(task.model, task.training)
-        try:  # two clients with two images each, as in a run
+        try:  # two clients with two samples each, as in a run
             twice = {name: torch.stack([value, value]) for name, value in task.model.state_dict().items()}
-            self._losses(twice, task.normalise(task.train.x[:2]).expand(2, 2, -1, -1, -1), torch.zeros(2, 2).long())
+            x, y = task.normalise(task.train.x[:2]), task.train.y[:2]
+            self._losses(twice, torch.stack([x, x]), torch.stack([y, y]))
         except (RuntimeError, ValueError) as error:
             raise WorkerError(
                 f"engine=stacked cannot train model={type(task.model).__name__}, which must neither draw (dropout) nor"

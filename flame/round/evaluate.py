@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flame.data.samples import UNASKED, Samples
-from flame.round.client import Normalise
+from flame.round.client import Normalise, rows
 from flame.round.device import device_of
 
 SLICE = 500  # images handed out at a time: of 19,000 two workers get as many
@@ -69,7 +69,7 @@ def evaluate(model: nn.Module, images: Samples, normalise: Normalise, truth: Ten
     for start, logits in zip(range(0, len(images), BATCH), answers(model, images.x, normalise), strict=True):
         part = images[start : start + BATCH]
         correct.append(part.right(logits).sum())
-        losses.append(F.cross_entropy(logits, part.y, reduction="sum"))
+        losses.append(F.cross_entropy(*rows(logits, part.y), reduction="sum"))
         if truth is not None:
             guesses.append(logits.argmax(1))
     loss = reduce(add, torch.stack(losses).tolist())  # not sum(), which rounds otherwise from Python 3.12 on
