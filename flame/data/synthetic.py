@@ -63,13 +63,13 @@ EXCHANGES: Mapping[str, Sequence[Sequence[Step]]] = {
         NAMES,
     ),
 }
-ATTACKS: Mapping[str, Sequence[Sequence[Step]]] = {
+ATTACKS: Mapping[str, Sequence[Sequence[Step]]] = {  # most of their packets are known from devices, but not in a row
     "synthetic_scan": (
-        _tcp(50900, 23, *[(0.0003, True, 60, SYN)] * 4, (0.02, False, 40, 20)),
-        _tcp(50900, 2323, (0.0003, True, 60, SYN), (0.0003, True, 60, SYN)),
+        _tcp(50900, 23, *[(0.2, True, 60, SYN)] * 4, (0.02, False, 40, 20)),
+        _tcp(50900, 2323, (0.2, True, 60, SYN), (0.2, True, 60, SYN)),
     ),
-    "synthetic_udp_flood": (_udp(50901, 80, *[(0.0001, True, 540)] * 5),),
-    "synthetic_ack_flood": (_tcp(50902, 80, *[(0.0001, True, 552, ACK)] * 5, (0.02, False, 40, 4)),),
+    "synthetic_name_flood": (_udp(50901, 53, *[(0.2, True, 64)] * 5, (0.01, True, 300)),),
+    "synthetic_ack_flood": (_tcp(50902, 80, *[(0.0003, True, 52, ACK)] * 5, (0.02, False, 40, 4)),),
 }
 
 
