@@ -101,10 +101,13 @@ def read_capture(path: Path, device: bytes) -> list[Packet]:
         link = capture.datalink()
         if link not in ETHERNET + RAW_IP:
             raise ValueError(f"its link type is {link}, must be Ethernet (1) or raw IP (101)")
-        found = [packet_of(float(time), frame, link, device) for time, frame in capture]
+        frames = [(float(time), frame) for time, frame in capture]
+        if empty := [str(number) for number, (_, frame) in enumerate(frames, 1) if not frame]:
+            raise ValueError(f"packet {empty[0]} is empty")
     except (dpkt.Error, ValueError, EOFError, struct.error) as error:
         reason = str(error).strip() or type(error).__name__
         raise ValueError(f"{path} is damaged or no capture ({reason:.200}): write it again, or delete it") from error
+    found = [packet_of(time, frame, link, device) for time, frame in frames]
     packets = [packet for packet in found if packet is not None]
     if len(packets) < len(found):
         log.info("%s: %d of %d packets are other devices'", path, len(found) - len(packets), len(found))

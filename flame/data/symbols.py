@@ -66,7 +66,7 @@ def kind(port: int | None) -> str:
     return "none" if port is None else next(name for below, name in KINDS if port < below)
 
 
-def tested_from(packets: int, length: int, share: float) -> int:
+def divided_at(packets: int, length: int, share: float) -> int:
     """Where the test windows of so many packets begin: a share of the windows, at least one and not all of them."""
     count = (packets - 1) // length
     return length * (count - min(max(1, round(share * count)), count - 1))

@@ -30,7 +30,7 @@ import torch
 from flame.data.facts import check_said
 from flame.data.gateways import attacks, benign, recorded
 from flame.data.samples import Dataset, Holders
-from flame.data.symbols import Bins, tested_from, windows
+from flame.data.symbols import Bins, divided_at, windows
 from flame.data.vocabulary import UNKNOWN, Vocabulary
 from flame.data.watched import Watched, balanced, watched
 
@@ -77,7 +77,7 @@ def traffic(
     place = _root(root)
     gateways, hostile = benign(place, device), attacks(place, attacker)
     records = [recorded(name, paths, 2 * length + 1) for name, paths in gateways.items()]
-    ends = [tested_from(len(record), length, test_share) for record in records]
+    ends = [divided_at(len(record), length, test_share) for record in records]
     bins = Bins.of([record[: end + 1] for record, end in zip(records, ends, strict=True)], lengths, pauses)
     quiet = [bins.symbols(record) for record in records]
     loud = {name: bins.symbols(recorded(name, paths, length + 1)) for name, paths in hostile.items()}
