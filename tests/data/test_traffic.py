@@ -134,7 +134,8 @@ def test_what_is_loaded(place: Path, loaded: Traffic) -> None:
     assert loaded.vocabulary is not None
     text = loaded.vocabulary.decode(loaded.train.x[0])
     assert torch.equal(loaded.vocabulary.require(text, "attack.text").int(), loaded.train.x[0])
-    one = traffic(str(place), **PLAIN | {"device": "synthetic_plug", "tokens": 8, "attacker": None})
+    one = traffic(str(place), **PLAIN | {"device": "synthetic_plug", "tokens": 7, "attacker": None})
+    assert one.vocabulary is not None and len(one.vocabulary) == 9
     assert len(one.train) == 16 and one.attacker is None and len(one.test) == 8
 
 
