@@ -152,7 +152,7 @@ def _ip(network: str, body: bytes) -> tuple[bytes, bytes, int, str, bytes]:
 def read_csv(path: Path) -> Record:
     """The packets, or the symbols, of a table."""
     try:
-        table = csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""), strict=True)
+        table = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""), strict=True)
         names = table.fieldnames or ()
         if SYMBOL in names:
             return [_symbol(path, table.line_num, row[SYMBOL]) for row in table]
@@ -171,7 +171,9 @@ def read_csv(path: Path) -> Record:
 
 def _symbol(path: Path, line: int, text: str | None) -> str:
     if not text or not text.isprintable() or text.split() != [text]:
-        raise ValueError(f"{path}, line {line}: {SYMBOL}={text!r} must be printable text without blanks; mend the line")
+        raise ValueError(
+            f"{path}, line {line}: {SYMBOL}={text!r:.80} must be printable text without blanks; mend the line"
+        )
     return text
 
 
@@ -182,7 +184,9 @@ def _fields(path: Path, line: int, row: Mapping[str, Any]) -> Iterator[Any]:
         try:
             yield make(row[name].strip())
         except (ValueError, AttributeError, KeyError) as error:  # not a number; None, as the line is too short
-            raise ValueError(f"{path}, line {line}: {name}={row[name]!r} must be {allowed}; mend the line") from error
+            raise ValueError(
+                f"{path}, line {line}: {name}={row[name]!r:.80} must be {allowed}; mend the line"
+            ) from error
 
 
 def _seconds(text: str) -> float:

@@ -97,9 +97,9 @@ def drawn(exchanges: Sequence[Sequence[Step]], packets: int, seed: int, number: 
     """So many packets of exchanges in a random order, at microseconds from 0 on."""
     draw, time, found = np.random.default_rng((seed, number)), 0.0, list[Packet]()
     while len(found) < packets:
-        for pause, *rest in exchanges[int(draw.integers(len(exchanges)))]:
-            time += pause * draw.uniform(0.5, 1.5)
-            found.append(Packet(round(time, 6), *rest))
+        for step in exchanges[int(draw.integers(len(exchanges)))]:
+            time += step.pause * draw.uniform(0.5, 1.5)
+            found.append(Packet(round(time, 6), *step[1:]))
     return found[:packets]
 
 
