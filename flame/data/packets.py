@@ -54,11 +54,11 @@ class Whole(io.BytesIO):
     """A capture's bytes, of which none may be missing: dpkt hands out what is left, however much was promised."""
 
     def read(self, size: int | None = -1) -> bytes:
-        """EOFError if some of `size` bytes are there and not all, or if a block says that it is shorter than itself."""
-        if size is not None and size < -1:
-            raise EOFError(f"a block ends {-size} bytes before its beginning")
+        """EOFError if some of `size` bytes are there, but not all, or if a block is shorter than its own head."""
+        if size is None or size < 0:
+            raise EOFError("a block says that it is shorter than its own head")
         found = super().read(size)
-        if size is not None and 0 < len(found) < size:
+        if 0 < len(found) < size:
             raise EOFError(f"it ends {size - len(found)} bytes too early")
         return found
 

@@ -168,6 +168,8 @@ def test_bad_captures_are_refused_in_a_sentence(tmp_path: Path) -> None:
     says(b"", r"is damaged or no capture")
     says(b"PK\3\4" * 20, r"is damaged or no capture \(unknown pcap format")
     says(whole[:20] + b"\x69" + whole[21:], r"its link type is 105, must be Ethernet \(1\) or raw IP \(101\)")
+    blocks = saved(tmp_path / "blocks.pcapng", "pcapng").read_bytes()
+    says(blocks + b"\5\0\0\0\7\0\0\0" + bytes(40), r"\(a block says that it is shorter than its own head\)")
     says(whole[:24], rf"has no packet from or to {ADDRESS}: must have some; delete it")
     says(whole, r"has no packet from or to 10\.0\.0\.9", "10.0.0.9")
 

@@ -113,6 +113,11 @@ def test_alarms_by_hand() -> None:
     assert replace(samples, gamma=0.4).raised(model(x.long())).tolist() == [False, True, True, False, True]
 
 
+def test_a_chance_at_the_threshold_is_no_anomaly() -> None:
+    even = watched(torch.zeros(1, 3).int(), torch.zeros(1, 3).long(), False, 0.25, 0.5)
+    assert not bool(even.raised(torch.zeros(1, 4, 3))) and bool(even.raised(torch.zeros(1, 5, 3)))
+
+
 def test_both_kinds_count_alike() -> None:
     at = torch.arange(8).view(8, 1)
     both = balanced(watched(at, at, False, 0.1, 0.3), watched(at[:3], at[:3], True, 0.1, 0.3))
@@ -167,12 +172,13 @@ def test_a_table_of_symbols_is_taken_as_it_is(tmp_path: Path) -> None:
     for name, text in (
         ("lamp/a.csv", "xyxyxyxyx"),
         ("attack/b.csv", "zzzzz"),
+        ("attack/mine.csv", "yyyyy"),
         ("lamp/c/1.csv", "xyxyx"),
         ("lamp/c/2.csv", "yxyx"),
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("symbol\n" + "\n".join(text) + "\n")
-    found = traffic(str(tmp_path), **PLAIN | {"length": 2, "tokens": 3, "attacker": None})
+    found = traffic(str(tmp_path), **PLAIN | {"length": 2, "tokens": 3, "attacker": "mine"})
     assert found.vocabulary is not None and found.vocabulary.tokens == ("<unk>", "x", "y")
     assert found.train.x.tolist() == [[1, 2], [1, 2], [1, 2]] * 2 and found.test.x.tolist() == [
         [1, 2],
@@ -181,6 +187,7 @@ def test_a_table_of_symbols_is_taken_as_it_is(tmp_path: Path) -> None:
         [0, 0],
     ]
     assert found.holders is not None and found.holders.names == ("lamp/a", "lamp/c")
+    assert found.attacker is not None and found.attacker.x.tolist() == [[2, 2], [2, 2]]  # and no part of the test
 
 
 def test_the_command_says_what_it_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
