@@ -10,11 +10,22 @@ block, no dropout, and in place of their weight normalisation one of
 * none: no normalisation.
 """
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import make_norm
+from models.blocks import GROUPS, make_norm
 from models.tokens import answered, check_answers, check_sizes, make_decoder, make_encoder
+
+LEAST = 8  # numbers in a group: of two, which are of one token alone, a norm leaves little but the signs
+
+
+def token_norm(norm: str, width: int) -> nn.Module:
+    """As `make_norm`, with larger groups where there are few numbers."""
+    if norm == "group":
+        return nn.GroupNorm(math.gcd(GROUPS, width, max(1, width // LEAST)), width)
+    return make_norm(norm, width)
 
 
 class Block(nn.Module):
@@ -27,7 +38,7 @@ class Block(nn.Module):
         super().__init__()
         self.before = (kernel - 1) * dilation  # zeros in front, and none behind: all sees the past alone
         self.conv = nn.Conv2d(width, width, (1, kernel), dilation=(1, dilation), bias=norm == "none")
-        self.norm = make_norm(norm, width)
+        self.norm = token_norm(norm, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, width, 1, T] -> [B, width, 1, T]."""

@@ -1,10 +1,13 @@
 """A tiny data set of texts, for tests that need tokens and no files.
 
-`TEXT` are the overrides that put it in the place of the digits. Its texts are a chain: after token t comes
-(5 t + 1) mod tokens, but for one in ten, which is drawn. So a model that has learnt it is right nine times in ten.
+`TEXT` are the overrides that choose it, whose YAML is tests/conf/dataset/texts.yaml. Its texts are a chain: after
+token t comes (5 t + 1) mod tokens, but for one in ten, which is drawn. So nine of ten tokens can be
+foretold.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
@@ -12,19 +15,10 @@ from torch import Generator, Tensor
 from flame.data.samples import UNASKED, Dataset, Holders, Samples
 from flame.data.vocabulary import Vocabulary
 
-TEXT = (
-    "dataset=digits",
-    *(f"~dataset.{key}" for key in ("channels", "image_size", "mean", "std")),
-    "dataset._target_=texts.texts",
-    "dataset.classes=12",
-    "+dataset.tokens=12",
-    "+dataset.length=9",
-    "+dataset.train=120",
-    "+dataset.test=40",
-)
+TEXT = (f"hydra.searchpath=[file://{Path(__file__).parent}/conf]", "dataset=texts")
 
 
-def texts(tokens: int, classes: int, length: int, train: int, test: int, labels: str = "every") -> Dataset:
+def texts(tokens: int, classes: int, length: int, train: int, test: int, labels: str) -> Dataset:
     """`train` and `test` texts of `length` tokens; the same ones in every call.
 
     `labels`: every token's next one, or the last token's alone (`last`), [N]. Six writers hold them in turn.

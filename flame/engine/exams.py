@@ -54,7 +54,7 @@ class Exams:
         sets = evaluation_sets(dataset, backdoor)
         truth = {"clean": dataset.test.y} if per_class else {}
         if per_class and backdoor:
-            truth["backdoor"] = kept.y[relabelled(kept.y, attack.target(kept.y))]
+            truth["backdoor"] = kept.y[relabelled(kept.y, attack.aims(kept))]
             if len(truth["backdoor"]) != len(backdoor):
                 raise ValueError(
                     f"evaluate.per_class=true wants the true classes of {len(backdoor)} triggered images, but"

@@ -10,7 +10,8 @@ its weights, and these vmap updates in place, as `tests/engine/test_stacked.py` 
 
 Together go clients with equally many images, so that their batches have the same sizes, and the same recipe, `at_once`
 of them. One by one, as in `sequential`, go all others: attacks with a training loop of their own, and those that poison
-batch by batch. A model that draws (dropout) is refused, for its draws could not be each client's own.
+batch by batch. A model that draws (dropout) is refused, for its draws could not be each client's own. An LSTM and a GRU
+are refused: vmap has no rule for them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from flame.round.server import told, with_own_statistics
 from flame.round.types import Cohort, Notes, ServerState, Updates
 
 Stack = dict[str, Tensor]  # the state_dicts of k clients: each tensor with a first axis [k]
-Losses = Callable[[Stack, Tensor, Tensor], Tensor]  # of all clients, on x [k, B, C, H, W] and y [k, B]: [k]
+Losses = Callable[[Stack, Tensor, Tensor], Tensor]  # of all clients, on x and y, each with [k, B] in front: [k]
 
 
 class Stacked(Sequential):
@@ -51,7 +52,8 @@ class Stacked(Sequential):
         except (RuntimeError, ValueError) as error:
             raise WorkerError(
                 f"engine=stacked cannot train model={type(task.model).__name__}, which must neither draw (dropout) nor"
-                f" share tensors: take engine=pool or sequential. {str(error).splitlines()[0]}"
+                " share tensors, nor have layers that vmap cannot batch (LSTM, GRU): take engine=pool or sequential."
+                f" {str(error).splitlines()[0]}"
             ) from error
 
     @one_thread()

@@ -16,7 +16,7 @@ from flame.geometry.layout import StateLayout
 from flame.round.seeding import addressed
 from models.gru import GRU
 from models.lstm import LSTM
-from models.text_cnn import TextCNN
+from models.text_cnn import TextCNN, token_norm
 
 LAYERS = {"embedding": 6, "hidden": 16, "layers": 2, "tied": False, "dropout": 0.0, "answers": "every"}
 WIDE = {"width": 16, "kernel": 3, "layers": 2, "answers": "every"}
@@ -123,9 +123,10 @@ def test_a_norm_is_of_each_token_s_numbers(norm: str) -> None:
     x = torch.randn(4, 16, 1, 5, generator=torch.Generator().manual_seed(0))
     conv = block.get_submodule("conv")
     h = F.conv1d(F.pad(x.squeeze(2), (2, 0)), conv.weight.squeeze(2)).transpose(1, 2).flatten(0, 1)  # [20, 16]
-    other = nn.BatchNorm1d(16) if norm == "batch" else nn.GroupNorm(8, 16)
+    other = nn.BatchNorm1d(16) if norm == "batch" else nn.GroupNorm(2, 16)
     wanted = x.squeeze(2) + other(h).relu().unflatten(0, (4, 5)).transpose(1, 2)
     torch.testing.assert_close(block(x).squeeze(2), wanted, rtol=1e-4, atol=1e-5)
+    assert [token_norm("group", width).num_groups for width in (1, 8, 12, 33, 64, 128)] == [1, 1, 1, 1, 8, 8]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -146,7 +147,7 @@ def test_initialisation_is_a_function_of_the_seed(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_a_few_steps_learn_a_chain(name: str) -> None:
     """Nine of ten next tokens follow from the present one; chance is one of twelve."""
-    data = texts(12, 12, 9, 320, 40)
+    data = texts(12, 12, 9, 320, 40, "every")
     model = seeded(MODELS[name])
     optimiser = torch.optim.Adam(model.parameters(), lr=0.05)
     for x, y in list(zip(data.train.x.split(32), data.train.y.split(32), strict=True)) * 8:
@@ -176,7 +177,10 @@ def test_dropout_is_drawn_from_the_job_s_stream(build: Callable[..., nn.Module])
     ("build", "said"),
     [
         (lambda: lstm(tied=True), r"model\.tied=true .* model\.embedding=6 must be the width before the output, 16"),
-        (lambda: gru(classes=3, embedding=16, tied=True), r"dataset\.tokens=12 must be dataset\.classes=3; else say mod"),
+        (
+            lambda: gru(classes=3, embedding=16, tied=True),
+            r"dataset\.tokens=12 must be dataset\.classes=3; else",
+        ),
         (lambda: lstm(answers="first"), r"model\.answers=first is unknown: must be every .* or last"),
         (lambda: text_cnn(answers="first"), r"model\.answers=first is unknown"),
         (lambda: lstm(hidden=0), r"model\.hidden=0 is out of range: must be a whole number >= 1"),
