@@ -92,7 +92,7 @@ def dissected(content: bytes) -> tuple[Any, ...]:
     st.integers(0, 2),
     st.integers(0, 40),
 )
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_headers_are_read_as_dpkt_reads_them(
     sixth: bool, kind: str, ports: list[int], flags: int, payload: bytes, tags: int, options: int
 ) -> None:
@@ -126,7 +126,7 @@ CUT = ("llc", "0x0081", "0x0086", "0x0008", "ip", "ip6")  # of a frame that ends
 
 
 @given(st.binary(max_size=80), st.sampled_from(ETHERNET + RAW_IP), st.sampled_from([b"", MAC, OWN]))
-@settings(max_examples=300)
+@settings(max_examples=200)
 def test_no_bytes_of_a_frame_are_too_odd(content: bytes, link: int, whose: bytes) -> None:
     found = packet_of(0.0, content, link, whose)
     assert found is None or (0 <= found.flags <= 255 and found.protocol and 0 <= found.length <= 65575)
