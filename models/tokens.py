@@ -1,7 +1,7 @@
 """What models of tokens share: a first layer that looks tokens up, and a last one that answers.
 
-Names and initial weights follow PyTorch's example word_language_model (pytorch/examples, model.py), on which
-Bagdasaryan et al. built their Reddit model: `encoder`, `rnn`, `decoder`, weights of both ends uniform in [-0.1, 0.1].
+Names and initial weights are those of PyTorch's example (pytorch/examples, word_language_model/model.py at 001d4932),
+after which Bagdasaryan et al.'s Reddit model is built: `encoder`, `rnn`, `decoder`, both ends uniform in [-0.1, 0.1].
 
 `answers` is one of
 * every: a logit per class at every token, [B, classes, T], as for the next token;

@@ -72,13 +72,14 @@ def assembled(
     """
     if length < 1:
         raise ValueError(f"dataset.length={length} is out of range: must be a whole number >= 1")
-    if short := [holder for holder, text in train.items() if len(text) <= length]:
+    said = {holder: numbers(text, known) for holder, text in train.items()}
+    if short := [holder for holder, text in said.items() if len(text) <= length]:
         raise ValueError(
             f"dataset.length={length} is more than the training text of {len(short)} of {len(train)} holders allows,"
             f" which must have {length + 1} {known.task}s at least ({', '.join(map(repr, short[:5]))}): lower it, or"
-            " raise dataset.min_characters, which leaves short texts out"
+            " raise what a holder must have to take part (dataset.min_characters, dataset.min_tokens)"
         )
-    parts = [_windows(numbers(text, known), length) for text in train.values()]
+    parts = [_windows(text, length) for text in said.values()]
     held = [_windows(numbers(text, known), length) for text in test]
     if not sum(len(part) for part in held):
         raise ValueError(

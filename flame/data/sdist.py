@@ -81,8 +81,9 @@ def _fetched(source: Sdist, scratch: Path) -> Path:
     environment = {**os.environ, "PYTHONPATH": str(stub.parent)}
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     if done.returncode or not (scratch / source.file).is_file():
+        said = " ".join(done.stderr.split())
         raise ChildProcessError(
-            f"pip cannot fetch {source.file}: {done.stderr.strip()}; get it elsewhere and put it beside the data sets"
+            f"pip cannot fetch {source.file} ({said}): get it elsewhere, and put it into {scratch.parent}"
         )
     return scratch / source.file
 
