@@ -31,7 +31,7 @@ from flame.data.facts import check_said
 from flame.data.gateways import attacks, benign, recorded
 from flame.data.samples import Dataset, Holders
 from flame.data.symbols import Bins, divided_at, windows
-from flame.data.vocabulary import UNKNOWN, Vocabulary
+from flame.data.vocabulary import SYMBOL, UNKNOWN, Vocabulary
 from flame.data.watched import Watched, balanced, watched
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def traffic(
     learnt = [symbols[: end + 1] for symbols, end in zip(quiet, ends, strict=True)]  # the last one is only asked for
     tested = [symbols[end:] for symbols, end in zip(quiet, ends, strict=True)]
     known = sorted({symbol for part in learnt for symbol in part} - {UNKNOWN})
-    vocabulary = Vocabulary((UNKNOWN, *known), "symbol")
+    vocabulary = Vocabulary((UNKNOWN, *known), SYMBOL)
     check_said(str(place), {"tokens": tokens}, {"tokens": len(vocabulary)})
 
     def cut(parts: Sequence[Sequence[str]], alarm: bool) -> Watched:
