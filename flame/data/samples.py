@@ -58,6 +58,10 @@ class Samples:
         """Bool, of the shape of y, whether it is what `logits` [N, classes] or [N, classes, T] answer."""
         return logits.argmax(1) == self.y
 
+    def apart(self) -> dict[str, Samples]:
+        """Parts of a test set that are judged by themselves, too, by name: none, but for a subclass."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Holders:

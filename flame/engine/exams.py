@@ -11,6 +11,7 @@ from attacks.base import Attack
 from attacks.differences import relabelled
 from flame.data.check import evaluation_sets
 from flame.data.samples import Dataset, Samples, Shards
+from flame.data.watched import Watched
 from flame.partition.examined import examined
 from flame.round.breakdown import client_set
 from flame.round.cohort import Population
@@ -42,13 +43,18 @@ class Exams:
         """What the keys of `evaluate` ask for, beside the test sets.
 
         Raises:
-            ValueError: there are not so many benign clients, too many classes, or an attack's samples are not as
-                `check_samples` wants them or not those that its `target` is said of.
+            ValueError: there are not so many benign clients, too many classes or no answers to be counted, or an
+                attack's samples are not as `check_samples` wants them or not those that its `target` is said of.
         """
         if per_class and dataset.classes > MOST_CLASSES:
             raise ValueError(
                 f"evaluate.per_class=true writes a table of classes by classes each round, and dataset={dataset.name}"
                 f" has {dataset.classes} classes: must be false for more than {MOST_CLASSES}"
+            )
+        if per_class and isinstance(dataset.test, Watched):
+            raise ValueError(
+                f"evaluate.per_class=true counts answers by class, and dataset={dataset.name} is judged by alarms: say"
+                " false; eval/true_alarms and eval/false_alarms tell attacks from benign traffic"
             )
         kept = attack.examined(dataset.test)
         backdoor = attack.backdoor_set(kept)

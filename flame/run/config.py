@@ -17,7 +17,6 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from flame.run.remember import remember
 
 # What a run's result does not depend on, and so its identity neither.
 INCIDENTAL = (
@@ -42,7 +41,7 @@ AS_EVER = {
 STARTED = datetime.now()
 LONGEST_NAME = 255  # bytes, of most file systems
 OWN = tuple(
-    f"flame.data.{name}." for name in ("folder", "arrays", "leaf", "hub")
+    f"flame.data.{name}." for name in ("folder", "arrays", "leaf", "hub", "traffic")
 )  # of the user's own files: others elsewhere are other data
 SCRATCH = "flame.run.start.Scratch"
 NAMED = ("dataset", "partition", "model", "attack", "defense")  # groups whose choice stands in the folder's name
@@ -133,7 +132,6 @@ class RunConfig:
 
 def register() -> None:
     """Make the schema and the resolvers known to Hydra; harmless when called again."""
-    remember()
     ConfigStore.instance().store(name="schema", node=RunConfig)
     OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
     OmegaConf.register_new_resolver("home", os.path.expanduser, replace=True)  # ~/runs

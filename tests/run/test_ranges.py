@@ -122,6 +122,7 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
         "least_mask": "[0, 1]",
         "decoy_reach": ">= 0",
     },
+    "attacks.traffic_backdoor.TrafficBackdoor": POISONING,
     "attacks.triggers.Bars": {"size": "whole >= 1", "gap": "whole >= 0", "value": "whole [0, 255]"},
     "attacks.triggers.Pattern": {"value": "whole [0, 255]"},
     "attacks.triggers.Square": {"size": "whole >= 1", "value": "whole [0, 255]"},
