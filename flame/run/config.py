@@ -17,7 +17,6 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-
 # What a run's result does not depend on, and so its identity neither.
 INCIDENTAL = (
     "hydra",
