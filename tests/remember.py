@@ -1,4 +1,4 @@
-"""Hydra does its work once in a process: reading a YAML, and merging the same ones into a config.
+"""For the tests: Hydra does its work once in a process, reading a YAML, and merging the same ones into a config.
 
 A composition reads 23 files; a command composes three times, and a sweep once more for each job, which differ in a
 value or two. Hydra 1.3 starts from the text every time, for 0.14 s. What is remembered is a copy. A file is known by

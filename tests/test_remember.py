@@ -14,6 +14,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from remember import remember
 
 from flame.run.compose import CONF, Conf, composed
 from flame.run.config import register
@@ -33,6 +34,7 @@ LIBRARY = (
 @pytest.fixture
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., DictConfig]]:
     """Composes as Hydra comes."""
+    remember()
     register()
 
     def alone(name: str, words: list[str]) -> DictConfig:

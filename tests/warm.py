@@ -22,6 +22,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NoReturn
 
+from remember import remember
+
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 240  # seconds; then SIGALRM ends the command
 
@@ -114,6 +116,7 @@ def warm_up() -> None:
     from flame.run.compose import composed
     from flame.run.figure import own_settings
 
+    remember()
     Plugins.instance()  # looks for plugins
     load_digits()
     for words in (["seed=1"], ["experiment=smoke", "defense=flame_all_state", "engine=sequential", "tracker=files"]):
