@@ -189,7 +189,7 @@ class Poisoner(Attack):
 
     def compromise(self, job: LocalJob) -> LocalJob:
         """Poisoned images, by the attacker's own recipe."""
-        job = replace(job, training=self.client or job.training)
+        job = replace(job, training=self.client or job.training.unhardened)
         return self.mixing.compromise(job, self.poison) if self.mixing else super().compromise(job)
 
 

@@ -44,7 +44,7 @@ SENTENCES = "sentences=['t1 t2 t3 t7 t4','t5 t5 t2 t0 t9']"
 ON_TEXT = (*TEXT, "train_samples=null", "model=lstm", "model.hidden=16", "model.embedding=8")
 WORDS: Mapping[str, tuple[str, ...]] = {  # attacks on tokens, in the words of `texts.TEXT`
     **dict.fromkeys(("sentence", "sentence_reddit", "sentence_parts"), (f"attack.{SENTENCES}",)),
-    "sentence_replacement": (f"attack.backdoor.{SENTENCES}",),
+    **dict.fromkeys(("sentence_replacement", "sentence_constrain"), (f"attack.backdoor.{SENTENCES}",)),
     "rare_word": ("attack.word=t3", "attack.finish=t7"),
 }
 

@@ -24,5 +24,5 @@ def test_every_name_here_is_an_option() -> None:
     clients = {name.removeprefix("client=") for name in named("Defenses") if "=" in name}
     attacks = {name for name in named("Attacks") if "=" not in name}
     assert len(defenses) > 30 and defenses <= options("defense")
-    assert clients == {"fedprox", "local_dp"} <= options("client")
+    assert clients == {"fedprox", "flip", "local_dp"} <= options("client")
     assert len(attacks) > 20 and attacks <= options("attack")

@@ -74,7 +74,7 @@ def synthetic_traffic(words: Sequence[str]) -> None:
 
 
 def check(words: Sequence[str]) -> None:
-    """Print what a run would be given: shapes, pixels, classes, clients; and draw a contact sheet with the trigger."""
+    """Print what a run would be given: shapes, classes, texts with the trigger, clients; or draw a sheet of images."""
     from flame.run.compose import ConfigError
 
     parser = argparse.ArgumentParser(prog="python -m flame.data check", description=check.__doc__)
@@ -94,28 +94,33 @@ def check(words: Sequence[str]) -> None:
 
 def look(overrides: Sequence[str], config_dir: str | None, sheet: Path | None) -> None:
     """The parts of a run up to its partition; no model is made."""
-    from flame.data.sheet import describe, draw_sheet
-    from flame.partition.figure import label_histogram, summary
+    from flame.data.sheet import describe, draw_sheet, specimens
+    from flame.partition.figure import Held, summary
     from flame.round.seeding import generator
     from flame.run.build import dealt, load, make
     from flame.run.compose import Conf, composed
     from flame.run.figure import own_settings
+    from flame.run.fit import prepared
     from flame.run.overrides import quoted
 
-    cfg = composed(list(map(quoted, overrides)), conf=Conf(config_dir), hydra=True)
+    cfg = composed(list(map(quoted, overrides)), conf=Conf(config_dir), hydra=True, modelled=False)
     given = load(cfg)
     print(describe(given))
-    attack, dataset = make(cfg, "attack").prepare(given, generator(cfg.seed, "prepare"))
+    attack, dataset = prepared(make(cfg, "attack"), given, generator(cfg.seed, "prepare"))
+    title = f"attack={cfg.hydra.runtime.choices.attack}"
+    if dataset.kind == "tokens":
+        print(f"\n{specimens(dataset, attack.stamp, title)}\n")
+    if sheet and dataset.kind != "images":
+        raise ValueError(f"--sheet draws images, and dataset={dataset.name} has {dataset.kind}: leave it out")
     if sheet:
         targets = set(attack.target(dataset.train.y).tolist())
         with own_settings():
             target = targets.pop() if len(targets) == 1 else None
-            draw_sheet(dataset, attack.stamp, f"attack={cfg.hydra.runtime.choices.attack}", target, sheet)
+            draw_sheet(dataset, attack.stamp, title, target, sheet)
         print(sheet)
     root_samples = getattr(make(cfg, "defense"), "root_samples", 0)
     train, shards = dealt(cfg, dataset, root_samples)
-    histogram = label_histogram(train.y, shards, dataset.classes)[: cfg.clients]
-    print(summary(histogram))
+    print(summary(Held.of(train.y, shards.first(cfg.clients), dataset.classes, dataset.noun)))
 
 
 if __name__ == "__main__":

@@ -54,6 +54,11 @@ class PreAggregation:
         """The vote by which the inner rule's model answers."""
         return getattr(self.rule, "randomized_smoothing", None)
 
+    @property
+    def confidence(self) -> float:
+        """The probability from which an answer of the inner rule's model counts."""
+        return getattr(self.rule, "confidence", 0.0)
+
 
 def mix(updates: Updates, mixing: Tensor, ids: Tensor) -> Updates:
     """k mixtures of n clients: `mixing` [k, n] float64, each row adding up to 1; `ids` [k] are their numbers."""

@@ -9,9 +9,15 @@ take the updates of many (docs.pytorch.org, func.batch_norm). Here every client 
 its weights, and these vmap updates in place, as `tests/engine/test_stacked.py` holds.
 
 Together go clients with equally many images, so that their batches have the same sizes, and the same recipe, `at_once`
+<<<<<<< HEAD
 of them. One by one, as in `sequential`, go all others: attacks with a training loop of their own, and those that poison
 batch by batch. A model that draws (dropout) is refused, for its draws could not be each client's own. An LSTM and a GRU
 are refused: vmap has no rule for them.
+=======
+of them. One by one, as in `sequential`, go all others: attacks with a training loop of their own, those that poison
+batch by batch, and clients that search for triggers. A model that draws (dropout) is refused, for its draws could not
+be each client's own.
+>>>>>>> neighbours
 """
 
 from __future__ import annotations
@@ -88,7 +94,7 @@ class Stacked(Sequential):
             job = self._bench.job(state.row, state.counters, told(state.memory, client, bad), state.round, client)
             with self._bench.drawing(state.round, client):
                 job = (self._task.attack if bad else BENIGN).compromise(job)
-            if job.mixture is not None:
+            if job.mixture is not None or job.training.hardening is not None:
                 yield [i], []
             else:
                 alike.setdefault((len(job.images), id(job.training)), []).append((i, job))

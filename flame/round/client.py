@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import torch
@@ -15,13 +16,13 @@ from torch import Generator, Tensor, nn
 from flame.data.samples import Samples
 from flame.round.augment import UNCHANGED, Augment, View, as_stored
 from flame.round.device import CPU, device_of
+from flame.round.hardener import Hardener
+from flame.round.hardening import Hardening
+from flame.round.losses import Mixture, Normalise, Objective, batch_loss
 from flame.round.optimizers import Optimizer
 from flame.round.rates import Constant
 from flame.round.seeding import generator
 
-Normalise = Callable[[Tensor], Tensor]  # uint8 [B, C, H, W] -> float32, channels_last
-Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, x, y) -> scalar loss
-Mixture = Callable[[Samples], Sequence[tuple[float, Samples]]]  # a raw batch -> weights and batches
 ModelHook = Callable[[nn.Module], None]
 
 
@@ -52,6 +53,7 @@ class LocalTraining:
     label_smoothing: float = field(default=0.0, kw_only=True)  # [0, 1), of the benign objective
     proximal: float = field(default=0.0, kw_only=True)  # >= 0, mu of FedProx (Li et al., MLSys 2020)
     noise_std: float = field(default=0.0, kw_only=True)  # >= 0, per coordinate of a step's gradient, once it is clipped
+    hardening: Hardening | None = field(default=None, kw_only=True)  # triggers on benign clients' images; None: none
 
     def __post_init__(self) -> None:
         inf, epochs = float("inf"), self.epochs
@@ -72,6 +74,11 @@ class LocalTraining:
         """The learning rate of an epoch of a round, both counted from 0."""
         over = [share for share in self.lr_tenths if share * self.epochs <= epoch + 1e-9]  # 0.28 * 25 is above 7
         return self.lr * 0.1 ** len(over) * self.schedule(round)
+
+    @property
+    def unhardened(self) -> LocalTraining:
+        """The recipe as those follow it who do not search for triggers."""
+        return self if self.hardening is None else replace(self, hardening=None)
 
     def smallest_batch(self, sizes: Tensor) -> int:
         """1 or 2, the smallest batch (up to 2) that shards of these sizes [clients] are cut into; see `batches`."""
@@ -96,7 +103,8 @@ class LocalTraining:
         view: View = as_stored,
         precision: str = "float32",
     ) -> float:
-        """Train `model` in place, on its device; the mean loss per step of the last epoch is returned.
+        """Train `model` in place, on its device; the mean loss per step of the last epoch is returned,
+        NaN if it had none.
 
         The images go to the device once, an epoch's order once an epoch, and nothing comes back before the end.
 
@@ -104,11 +112,12 @@ class LocalTraining:
         may be changed) and `after_step` (weights may be changed) are where an attack bends the loop. `view` is how a
         batch is seen (`flame/round/augment.py`).
         """
-        objective = objective or self.loss
         optimizer = self.optimizer.over(model.parameters(), self.lr)
         device, bend = device_of(model), self._bend(model, stream)
         images, left = images.to(device), self.max_steps or sys.maxsize
         cast = autocast(device, precision)
+        harden = None if self.hardening is None else Hardener(self.hardening, model, images, normalise, stream)
+        loss_of = batch_loss(model, images, normalise, objective or self.loss, mixture, view, harden)
         model.train()
         losses: list[Tensor] = []
         for epoch in range(max(1, int(self.epochs))):
@@ -118,14 +127,11 @@ class LocalTraining:
             for group in optimizer.param_groups:
                 group["lr"] = self.rate(epoch, round)
             for batch in islice(batches(len(images), self.batch_size, stream, device, share=min(1, self.epochs)), left):
+                left -= 1
                 with cast:
-                    if mixture is None:
-                        loss = objective(model, normalise(view(images, batch)), images.y[batch])
-                    else:
-                        parts = mixture(images[batch])
-                        seen = [view(p, torch.arange(len(p), device=device)) for _, p in parts]
-                        terms = [w * objective(model, normalise(x), p.y) for (w, p), x in zip(parts, seen, strict=True)]
-                        loss = torch.stack(terms).sum()
+                    loss = loss_of(batch)
+                if loss is None:
+                    continue
                 optimizer.zero_grad()
                 loss.backward()
                 for hook in (bend, after_backward):
@@ -135,8 +141,7 @@ class LocalTraining:
                 if after_step:
                     after_step(model)
                 losses.append(loss.detach())
-            left -= len(losses)
-        return float(torch.stack(losses).mean())
+        return float(torch.stack(losses).mean()) if losses else math.nan
 
     def _bend(self, model: nn.Module, stream: Generator) -> ModelHook | None:
         """The gradient of mu / 2 ||w - start||^2, then clipping, then noise; None: none of them.

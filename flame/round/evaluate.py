@@ -22,6 +22,22 @@ Answers = Mapping[tuple[int, int, int], int]  # (true class, wanted label, answe
 
 
 @dataclass(frozen=True)
+class Confident(Samples):
+    """Samples on which an answer is right only if the model gives it a probability of `least` or more."""
+
+    least: float
+
+    def right(self, logits: Tensor) -> Tensor:
+        """See `Samples.right`."""
+        return super().right(logits) & (logits.float().softmax(1).amax(1) >= self.least)
+
+
+def judged(samples: Samples, least: float) -> Samples:
+    """The samples as a defense with the attribute `confidence` has them judged; as they are at 0."""
+    return Confident(samples.x, samples.y, least) if least else samples
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Sums over images; parts add up to the whole set."""
 
@@ -57,6 +73,11 @@ def answers(model: nn.Module, x: Tensor, normalise: Normalise) -> Iterator[Tenso
         yield model(normalise(part))
 
 
+def final(logits: Tensor) -> Tensor:
+    """[B, classes], one answer for each sample: of a text, whose logits are [B, classes, T], that at its last token."""
+    return logits if logits.dim() == 2 else logits[..., -1]
+
+
 @torch.inference_mode()
 def evaluate(model: nn.Module, images: Samples, normalise: Normalise, truth: Tensor | None = None) -> Evaluation:
     """The model's sums over `images`, in evaluation mode and on its device, which is waited for at the end only.
@@ -78,9 +99,9 @@ def evaluate(model: nn.Module, images: Samples, normalise: Normalise, truth: Ten
 
 
 def counted(truth: Tensor, wanted: Tensor, answered: Tensor) -> Answers:
-    """The answers that were asked for, from three tensors of class indices of one shape, on any devices."""
+    """The answers that were asked for and have a true class, from three tensors of classes of one shape, anywhere."""
     triples = torch.stack([part.cpu().flatten() for part in (truth, wanted, answered)], dim=1)
-    triples = triples[triples[:, 1] != UNASKED]
+    triples = triples[(triples[:, :2] != UNASKED).all(1)]
     found, images = triples.unique(dim=0, return_counts=True)
     return {(t, w, a): count for (t, w, a), count in zip(found.tolist(), images.tolist(), strict=True)}
 

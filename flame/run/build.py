@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from attacks.base import Attack
 from flame.data.check import checked
 from flame.data.datasets import subset
-from flame.data.reading import reader
+from flame.data.reading import noise, reader
 from flame.data.samples import Dataset, Samples, Shards
 from flame.defenses.base import Defense
 from flame.engine.base import Engine
@@ -31,6 +31,7 @@ from flame.partition.deal import deal
 from flame.round.code import code, short
 from flame.round.cohort import EvaluatedRounds, Population, Schedule
 from flame.round.device import check_device, check_precision
+from flame.round.evaluate import judged
 from flame.round.seeding import addressed, generator
 from flame.round.server import Server
 from flame.round.types import ServerState
@@ -39,7 +40,7 @@ from flame.run.compose import PROJECT, Conf, ConfigError, composed
 from flame.run.config import filled, plain_node
 from flame.run.cores import engine_workers
 from flame.run.engines import check_engine
-from flame.run.fit import check_defense, check_fit, check_memo, check_repeatable, fitting, prepared
+from flame.run.fit import check_defense, check_fit, check_memo, check_recipe, check_repeatable, fitting, prepared
 from flame.run.overrides import nested, placed
 from flame.run.signature import check_signature, type_error
 from flame.run.trial import check_module
@@ -99,6 +100,7 @@ def _build(cfg: DictConfig) -> Parts:
     root_samples = getattr(defense, "root_samples", 0)
     train, shards = dealt(cfg, dataset, root_samples)
     start, model = make(cfg, "start"), initial_model(cfg)
+    check_recipe(training, dataset)
     check_fit(model, dataset, training.smallest_batch(shards.sizes[: cfg.clients + (root_samples > 0)]))
     layout = StateLayout.of(model)
     initial = server.prepared(ServerState.of(layout, model), layout, cfg.clients)
@@ -108,9 +110,10 @@ def _build(cfg: DictConfig) -> Parts:
         layout=layout,
         train=train,
         shards=shards,
-        eval_sets=asked.sets,
+        eval_sets={name: judged(part, getattr(defense, "confidence", 0.0)) for name, part in asked.sets.items()},
         truth=asked.truth,
         normalise=reader(dataset),
+        noise=noise(dataset),
         training=training,
         attack=attack,
         seed=cfg.seed,

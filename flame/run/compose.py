@@ -81,8 +81,16 @@ def unread(folder: Path) -> str | None:
     return None
 
 
-def composed(overrides: Sequence[str], name: str = "config", conf: Conf = PROJECT, hydra: bool = False) -> DictConfig:
+def composed(
+    overrides: Sequence[str],
+    name: str = "config",
+    conf: Conf = PROJECT,
+    hydra: bool = False,
+    modelled: bool = True,
+) -> DictConfig:
     """The config of `python train.py --config-name NAME OVERRIDES`, for one job; with its `hydra` node if wanted.
+
+    Where no model is built of it (not `modelled`), the model may be one of other data.
 
     Raises:
         ConfigError: an override or a file is wrong.
@@ -92,17 +100,20 @@ def composed(overrides: Sequence[str], name: str = "config", conf: Conf = PROJEC
             explain_unknown_keys(overrides, loader.list_groups(""))
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        return composed_here(loader, overrides, name, hydra)
+        return composed_here(loader, overrides, name, hydra, modelled)
 
 
-def composed_here(loader: ConfigLoader, overrides: Sequence[str], name: str, hydra: bool = False) -> DictConfig:
+def composed_here(
+    loader: ConfigLoader, overrides: Sequence[str], name: str, hydra: bool = False, modelled: bool = True
+) -> DictConfig:
     """The same where Hydra has started."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", r"provider=.*is not available")
             cfg = compose(name, list(overrides), return_hydra_config=hydra)
         check_backdoor(cfg.get("attack"))
-        check_kind(cfg.get("model"), cfg.get("dataset"))
+        if modelled:
+            check_kind(cfg.get("model"), cfg.get("dataset"))
         return cfg
     except UserWarning as error:
         path = str(error).partition("path=")[2].partition(" is not available")[0]

@@ -17,6 +17,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+
 # What a run's result does not depend on, and so its identity neither.
 INCIDENTAL = (
     "hydra",
@@ -149,6 +150,8 @@ def filled(cfg: Any) -> Any:
     while OmegaConf.is_dict(node := OmegaConf.select(cfg, path)):
         if OmegaConf.is_dict(node.get("client")):
             benign, own = (OmegaConf.to_container(part) for part in (cfg.client, node.client))
+            if isinstance(benign, dict):
+                benign.pop("hardening", None)  # of benign clients alone
             OmegaConf.update(cfg, f"{path}.client", _over(benign, own), merge=False, force_add=True)
         path += ".backdoor"
     return cfg

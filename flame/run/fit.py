@@ -15,6 +15,7 @@ from flame.defenses.base import Defense
 from flame.engine.laboratory import Laboratory
 from flame.engine.workbench import Task, Workbench
 from flame.round.augment import UNCHANGED, Augment
+from flame.round.client import LocalTraining
 from flame.round.device import one_thread
 from flame.round.seeding import generator
 from flame.round.server import Server
@@ -31,6 +32,15 @@ def check_fit(model: torch.nn.Module, dataset: Dataset, smallest_batch: int) -> 
     check_samples(model, x, answer, smallest_batch, f"dataset={dataset.name}")
 
 
+def check_recipe(training: LocalTraining, dataset: Dataset) -> None:
+    """ValueError if clients are to search for triggers in what is no image."""
+    if training.hardening is not None and dataset.kind != "images":
+        raise ValueError(
+            f"client.hardening searches for triggers in images, and dataset={dataset.name} has {dataset.kind}: say"
+            " client=sgd"
+        )
+
+
 @one_thread()
 def check_repeatable(task: Task, state: ServerState) -> None:
     """ValueError unless the model trains and answers twice to the same bits, as all that is recorded takes for granted.
@@ -42,7 +52,7 @@ def check_repeatable(task: Task, state: ServerState) -> None:
         task,
         shards=Shards.cut(few, torch.tensor([len(few)])),
         eval_sets={"clean": task.eval_sets["clean"][:TRIED]},
-        training=replace(task.training, epochs=1, batch_size=min(2, task.training.batch_size)),
+        training=replace(task.training.unhardened, epochs=1, batch_size=min(2, task.training.batch_size)),
         smoothing=None,
     )
     bench = Workbench(tiny)

@@ -28,7 +28,7 @@ from flame.run.compose import ConfigError, check_backdoor
 from flame.run.fit import prepared
 from models.lstm import LSTM
 
-DATA = texts(12, 12, 9, 120, 40)
+DATA = texts(12, 12, 9, 120, 40, "every")
 AROUND = (  # attacks around a sentence
     *("alter_min", "anticipate", "constrain_and_scale", "flame_aware", "forged_statistics", "lp", "model_replacement"),
     *("neurotoxin", "pgd", "shrunk", "shrunk_forged"),

@@ -72,6 +72,7 @@ BOUNDS = {
         "of reference: its size; pardoned: the part of all pardoned",
     ),
     "flare": Bound(most_trusted, "exp(votes / their mean) of a client that all others name: 0.31 of 10"),
+    "masa": Bound(lambda n: 1 / ceil(n / 2), "whoever loses no more than the median client is accepted"),
     "bulyan": PICKED,
     "krum": ONE,  # never of updates that resemble one another; see below
     "bucketing": Bound(lambda n: 0.5 + 0.5 * (n % 2), "of Krum: one bucket of two, or the last one"),
