@@ -57,7 +57,7 @@ def test_the_authors_arithmetic_rejects_the_same(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("flame.defenses.masa.BATCH", 7)
     rejecting = 0
     for seed in range(24):
-        updates = some(5 + seed % 3, seed)
+        updates = some(4 + seed % 3, seed)
         lab: Any = updates.lab
         order = RULE.order(12, stream())
         assert [len(batch) for batch in order] == [7, 5] * 2
