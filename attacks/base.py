@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Generator, Tensor
 
-from attacks.differences import changed, relabelled, same_rows
-from flame.data.samples import Dataset, Samples
+from attacks.differences import changed, differing, relabelled, same_rows
+from flame.data.samples import UNASKED, Dataset, Samples
 from flame.geometry.layout import StateLayout
 from flame.round.client import LocalJob, LocalTraining
 from flame.round.types import Notes, ServerState, Updates
@@ -130,6 +130,13 @@ class Attack:
         """The label [N] that the attacker wants for each image once it is triggered; `y` itself where none."""
         return y
 
+    def aims(self, samples: Samples) -> Tensor:
+        """What the attacker wants once these samples are triggered, of the shape of their labels.
+
+        `target`, unless it follows from a sample's content, and not from its label, what it is to become.
+        """
+        return self.target(samples.y)
+
     def examined(self, test: Samples) -> Samples:
         """The images whose `backdoor_set` the run is evaluated on: the test set, or those that the attack keeps for it.
 
@@ -149,11 +156,13 @@ class Attack:
         """These images, triggered, with the attacker's labels; true members of the target class are left out.
 
         A function of its argument: nothing else gets in, each image comes out as it would by itself, and in its place.
+        Of a text with a label for every token only those are asked that the attacker changes.
         None when the attack has no backdoor, so that backdoor accuracy is not a number that means something.
         """
-        wanted = self.target(images.y)
+        wanted = self.aims(images)
         hit = relabelled(images.y, wanted)
-        return Samples(self.stamp(images.x[hit]), wanted[hit]) if bool(hit.any()) else None
+        asked = wanted.where(differing(images.y, wanted), UNASKED)
+        return Samples(self.stamp(images.x[hit]), asked[hit]) if bool(hit.any()) else None
 
     def restamp(self, x: Tensor, memory: Notes) -> Tensor | None:
         """The backdoor set's images [N, C, H, W], however they were stamped before, with the trigger of this moment.

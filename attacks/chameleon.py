@@ -41,6 +41,7 @@ class Chameleon(Around):
     """Contrastive encoder first, classifier second."""
 
     inner_trains = False
+    reads = "images"  # a text has many labels, and no class to be like
 
     facilitator_class: int  # the target class of the inner attack
     weight: float  # of images under the target label, > 0

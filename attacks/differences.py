@@ -18,9 +18,14 @@ def changed(before: Samples, after: Samples) -> Tensor:
     return torch.cat([*([other[0] | other[1]] if n else []), torch.ones(len(after) - n, dtype=torch.bool)])
 
 
+def differing(y: Tensor, wanted: Tensor) -> Tensor:
+    """[N] or [N, T] bool, which labels of `wanted` are asked for and others than those of `y`."""
+    return (wanted != y) & (wanted != UNASKED)
+
+
 def relabelled(y: Tensor, wanted: Tensor) -> Tensor:
-    """[N] bool, which samples have a label among `wanted` ([N] or [N, T]) that they lack in `y` of that shape."""
-    other = (wanted != y) & (wanted != UNASKED)
+    """[N] bool, which samples have such a label."""
+    other = differing(y, wanted)
     return other if other.dim() == 1 else other.any(1)
 
 

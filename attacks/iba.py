@@ -40,6 +40,7 @@ from attacks.snapshot import Snapshot
 from flame.data.samples import Dataset
 from flame.round.client import LocalJob, batches, cross_entropy
 from flame.round.evaluate import evaluate
+from flame.round.optimizers import BareAdam
 from flame.round.seeding import generator
 from flame.round.types import Notes
 
@@ -176,7 +177,7 @@ class IBA(BadNets):
     def _search(self, job: LocalJob, noise: Noise) -> Tensor:
         """[p] T learns on the local model, which is in evaluation mode and keeps its gradients."""
         theta = noise.parameters(job.images.x.shape[1]).clone().requires_grad_()
-        optimizer, stream = torch.optim.Adam([theta], self.search_lr), job.stream("trigger")
+        optimizer, stream = BareAdam([theta], self.search_lr), job.stream("trigger")
         black, white = black_and_white(job, job.images.x)
         job.model.eval()
         for _ in range(self.search_epochs):

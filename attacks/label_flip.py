@@ -15,7 +15,8 @@ import torch
 from torch import Generator, Tensor
 
 from attacks.base import Attack, Poisoner, check_class, check_rate, share_of
-from flame.data.samples import Dataset, Samples
+from attacks.differences import relabelled
+from flame.data.samples import UNASKED, Dataset, Samples
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,10 @@ class LabelFlip(Poisoner):
 
     def poison(self, images: Samples, stream: Generator) -> Samples:
         """The same images, a share of the eligible ones with another label."""
-        wanted = self.classes - 1 - images.y if self.source_class is None else self.target(images.y)
-        eligible = (wanted != images.y).nonzero()[:, 0]
+        wanted = self.target(images.y)
+        if self.source_class is None:
+            wanted = (self.classes - 1 - images.y).where(images.y != UNASKED, UNASKED)
+        eligible = relabelled(images.y, wanted).nonzero()[:, 0]
         chosen = eligible[share_of(len(eligible), self.poisoned_data_rate, stream)]
         y = images.y.clone()
         y[chosen] = wanted[chosen]

@@ -25,6 +25,7 @@ import torch
 from torch import Generator, Tensor
 
 from flame.geometry.layout import Entry, StateLayout
+from flame.round.optimizers import BareSGD
 
 STEPS = 30
 LR, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4
@@ -44,7 +45,7 @@ def noise_masks(update: Tensor, count: int, a: float, std: float, weights: Weigh
     """[count, r, f] masks for the rows [r, f] of an update, from normal noise of that spread, centred."""
     masks = torch.randn(count, *update.shape, generator=stream) * std
     masks = (masks - masks.mean(0)).requires_grad_()
-    optimizer, multiplier = torch.optim.SGD([masks], LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY), 1.0
+    optimizer, multiplier = BareSGD([masks], LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY), 1.0
     times, tiny = torch.arange(1.0, count + 1), torch.finfo(update.dtype).tiny
     for _ in range(STEPS):
         energy = (update + masks).abs().sum(2).clamp_min(tiny)  # [count, r]

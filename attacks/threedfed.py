@@ -58,6 +58,7 @@ class ThreeDFed(Around):
     """Backdoor, noise masks, decoys and indicators."""
 
     own_training, inner_trains = True, False
+    reads = "images"  # masks spare one class, and a backdoor on words has several
 
     target_class: int  # of the inner attack
     alpha: float  # weight of the classification loss, in [0, 1]

@@ -15,7 +15,7 @@ from flame.defenses.base import Defense, defend
 from flame.engine.base import Engine
 from flame.engine.exams import NONE_BESIDE, Exams
 from flame.geometry.clustering import Clustering
-from flame.round.breakdown import class_rows, client_accuracies, source_accuracy
+from flame.round.breakdown import alarm_rates, class_rows, client_accuracies, source_accuracy
 from flame.round.cohort import Population
 from flame.round.evaluate import Evaluation
 from flame.round.score import score
@@ -92,6 +92,7 @@ def play(fed: Federation, state: ServerState) -> Round:
     metrics = {
         **accuracy,
         **source_accuracy(evaluations),
+        **alarm_rates(evaluations),
         **client_accuracies(evaluations, fed.exams.groups),
         **score(verdict, shadows, cohort),
         **verdict.info,

@@ -102,7 +102,7 @@ class Aggregator:
         self._model: Tensor | None = None  # digest of keys and shapes that the memory belongs to
         if getattr(self.defense, "needs_lab", False):
             raise ValueError(
-                f"defense={self.name} tries models on images, which state_dicts do not hold: use it in a run"
+                f"defense={self.name} tries models on samples, which state_dicts do not hold: use it in a run"
                 f" (train.py defense={self.name})"
             )
 

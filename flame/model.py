@@ -1,7 +1,7 @@
 """`python -m flame.model model=torchvision dataset=cifar10`: what a model is made of, as layouts and defenses see it.
 
 Blocks and tensors with their shapes, numbers and shares, at the state that a run starts from. The model is tried on two
-images of noise of the size that the data set's YAML declares; no data are read. Overrides are those of `train.py`;
+samples of noise of the size that the data set's YAML declares; no data are read. Overrides are those of `train.py`;
 `--config-dir DIR` finds models of your own.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from flame.geometry.layout import BLOCKS, COUNTERS, Entry, StateLayout
 from flame.round.seeding import generator
@@ -68,13 +68,33 @@ def main() -> None:
 
 
 def try_out(model: nn.Module, facts: Any, seed: int) -> str:
-    """What a trial on two images of the declared size says; ValueError if the model does not take them."""
-    channels, size, classes = (facts.get(key) for key in ("channels", "image_size", "classes"))
-    if not all(isinstance(fact, int) for fact in (channels, size, classes)):
-        return "Not tried: the data set's YAML does not declare channels, image_size and classes as whole numbers."
-    x = torch.randn(2, channels, size, size, generator=generator(seed, "model trial"))
-    check_samples(model, x, (classes,), 2, f"{channels} x {size} x {size} pixels of noise")
-    return f"Tried on two images of {channels} x {size} x {size}: it answers, in training too."
+    """What a trial on two samples of the declared size says; ValueError if the model does not take them."""
+    found, classes = noise(facts, generator(seed, "model trial")), facts.get("classes")
+    if found is None or not isinstance(classes, int):
+        return (
+            "Not tried: the data set's YAML does not declare as whole numbers classes and channels and image_size, or"
+            " tokens and length, or features."
+        )
+    x, kind, size = found
+    every = kind == "texts" and getattr(model, "answers", "every") == "every"
+    check_samples(model, x, (classes, *x.shape[1:]) if every else (classes,), 2, f"{size} of noise")
+    return f"Tried on two {kind} of {size.removesuffix(' pixels')}: it answers, in training too."
+
+
+def noise(facts: Any, stream: Generator) -> tuple[Tensor, str, str] | None:
+    """Two samples as a model reads them, what they are, and how large; None if their size is not declared."""
+
+    def declared(*names: str) -> list[int]:
+        sizes = [facts.get(name) for name in names]
+        return sizes if all(isinstance(size, int) for size in sizes) else []
+
+    if size := declared("channels", "image_size", "image_size"):
+        return torch.randn(2, *size, generator=stream), "images", f"{' x '.join(map(str, size))} pixels"
+    if size := declared("tokens", "length"):
+        return torch.randint(size[0], (2, size[1]), generator=stream), "texts", f"{size[1]} tokens"
+    if size := declared("features"):
+        return torch.randn(2, *size, generator=stream), "rows", f"{size[0]} features"
+    return None
 
 
 def tensors(layout: StateLayout, state: ServerState) -> list[Part]:

@@ -113,8 +113,8 @@ def built(overrides: tuple[str, ...], n: int, conf: Conf = PROJECT) -> Defense:
         )
     if getattr(defense, "needs_lab", False):
         raise ValueError(
-            f"{overrides[0]} tries models on images, and a recorded round holds neither the architecture nor any image:"
-            " try it in a run"
+            f"{overrides[0]} tries models on samples, and a recorded round holds neither the architecture nor any"
+            " sample: try it in a run"
         )
     return defense
 

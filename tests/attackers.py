@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
 import torch
+from texts import TEXT
 from torch import Tensor, nn
 
 from attacks.a3fl import A3FL
@@ -38,6 +39,19 @@ LAYOUT = StateLayout.from_state(  # d = 4, b = 2
     },
     ["a.weight", "b.weight"],
 )
+
+SENTENCES = "sentences=['t1 t2 t3 t7 t4','t5 t5 t2 t0 t9']"
+ON_TEXT = (*TEXT, "train_samples=null", "model=lstm", "model.hidden=16", "model.embedding=8")
+WORDS: Mapping[str, tuple[str, ...]] = {  # attacks on tokens, in the words of `texts.TEXT`
+    **dict.fromkeys(("sentence", "sentence_reddit", "sentence_parts"), (f"attack.{SENTENCES}",)),
+    **dict.fromkeys(("sentence_replacement", "sentence_constrain"), (f"attack.backdoor.{SENTENCES}",)),
+    "rare_word": ("attack.word=t3", "attack.finish=t7"),
+}
+
+
+def suited(name: str) -> tuple[str, ...]:
+    """Overrides of a tiny run under an attack, on the kind of data that it changes."""
+    return (f"attack={name}", *WORDS[name], *ON_TEXT) if name in WORDS else (f"attack={name}",)
 
 
 def images(count: int = 40, classes: int = 4, size: int = 6) -> Samples:

@@ -9,7 +9,8 @@ Contenders, each in a process of its own, take turns on the same machine in the 
 * `sequential`, `pool`: a whole round of the project, FLAME and its shadow verdicts included;
 * `bf16`, `pool bf16`: the same with precision=bf16.
 
-A round: 10 clients of 600 images, two epochs of batches of 64, then the clean and the triggered test set. Times go to
+A round: 10 clients of 600 images, two epochs of batches of 64, then the clean and the triggered test set. Of models of
+tokens: 10 clients of 100 texts of 80 characters or 20 words, two epochs of batches of 20, no attack. Times go to
 results/bench.csv; what is printed are ratios, since seconds mean little on another machine or a busy one.
 """
 
@@ -31,6 +32,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from benching import run  # noqa: E402
+from texts import TEXT  # noqa: E402
 
 from flame.data.samples import Samples  # noqa: E402
 from flame.engine.workbench import prepare_process  # noqa: E402
@@ -41,6 +43,9 @@ from flame.round.optimizers import Adam  # noqa: E402
 from flame.run.build import Parts, build, composed  # noqa: E402
 
 ROUND = ("clients=10", "clients_per_round=10", "partition=iid", "client.epochs=2", "client.batch_size=64")
+TEXTS = ("attack=none", "client.batch_size=20", "dataset.train=1000", "dataset.test=400")
+CHARACTERS = (*TEXT, *TEXTS, "dataset.tokens=80", "dataset.length=80")
+WORDS = (*TEXT, *TEXTS, "dataset.tokens=2000", "dataset.length=20")
 WORKLOADS = {  # name -> overrides; benign and compromised clients train equally long, so that a loop can do the same
     "cnn": ("model=cnn", "train_samples=6000", "attack=badnets"),
     "resnet8": ("model=resnet8", "train_samples=6000", "attack=badnets"),
@@ -48,6 +53,10 @@ WORKLOADS = {  # name -> overrides; benign and compromised clients train equally
     "resnet8, crop_flip": ("model=resnet8", "train_samples=6000", "attack=badnets", "augment=crop_flip"),
     "cnn, adam": ("model=cnn", "train_samples=6000", "attack=badnets", "client=adam"),
     "resnet18_light": ("model=resnet18_light", "train_samples=600", "attack=badnets"),
+    "lstm": ("model=lstm", *CHARACTERS),
+    "lstm, words": ("model=lstm", *WORDS),
+    "gru": ("model=gru", *CHARACTERS),
+    "text_cnn": ("model=text_cnn", *CHARACTERS),
 }
 FEDERATIONS = {  # contender -> overrides
     "sequential": ("engine=sequential",),
@@ -92,9 +101,11 @@ def loop(parts: Parts, tuned: bool) -> Iterator[Laps]:
     """Rounds of nothing but local training and evaluation."""
     task = parts.task
     layout = torch.channels_last if tuned else torch.contiguous_format
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (parts.dataset.mean, parts.dataset.std))
+    mean, std = (torch.tensor(values or (0.0,)).view(1, -1, 1, 1) for values in (parts.dataset.mean, parts.dataset.std))
 
     def images(x: torch.Tensor) -> torch.Tensor:
+        if parts.dataset.kind == "tokens":
+            return x.long()
         # not `normalise(x).contiguous()`: one channel is contiguous in both layouts, and would stay channels_last
         return task.normalise(x) if tuned else (x / 255 - mean) / std
 
@@ -145,7 +156,10 @@ def fit(
     for _ in range(int(training.epochs)):
         for batch in torch.randperm(len(data)).split(training.batch_size):
             x = data.x[batch] if pad is None else cropped_and_flipped(data.x[batch], pad)
-            loss = F.cross_entropy(model(images(x)), data.y[batch])
+            logits, y = model(images(x)), data.y[batch]
+            if logits.dim() > 2:  # of every token
+                logits, y = logits.transpose(1, 2).flatten(0, 1), y.flatten()
+            loss = F.cross_entropy(logits, y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

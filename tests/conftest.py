@@ -16,6 +16,7 @@ import torch
 from hydra import initialize_config_dir
 from omegaconf import DictConfig
 from oracles.rounds import random_round
+from remember import remember
 from warm import Warm
 
 from flame.engine.workbench import prepare_process
@@ -52,6 +53,7 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def compose() -> Compose:
     """`compose(*overrides, name="config")`: what the command line would hand to `run`; do not change it."""
+    remember()
     register()
 
     @cache

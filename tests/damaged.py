@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import pickle
 import random
@@ -13,6 +14,8 @@ import torch
 from hostile import start_state
 from torch import Tensor
 
+from flame.data.packets import read as read_packets
+from flame.data.synthetic import ADDRESS, EXCHANGES, drawn, write_capture, write_table
 from flame.round.checkpoint import RunFolderError, read_checkpoint, write_checkpoint
 from flame.round.seeding import generator
 from flame.run.folder import claimed, read_json
@@ -77,7 +80,18 @@ def sample_files(folder: Path) -> dict[Path, bytes]:
     }
     for name, text in contents.items():
         (folder / name).write_text(text)
-    return {path: path.read_bytes() for path in (checkpoint, *(folder / name for name in contents))}
+    captures = sample_captures(folder)
+    return {path: path.read_bytes() for path in (checkpoint, *(folder / name for name in contents), *captures)}
+
+
+def sample_captures(folder: Path) -> list[Path]:
+    """A device's packets as a table and, where dpkt is installed, as a capture."""
+    packets = drawn(EXCHANGES["synthetic_plug"], 20, 0, 0)
+    write_table(folder / "table.csv", packets)
+    if importlib.util.find_spec("dpkt") is None:
+        return [folder / "table.csv"]
+    write_capture(folder / "capture.pcap", packets)
+    return [folder / "table.csv", folder / "capture.pcap"]
 
 
 def read(path: Path, original: bytes) -> bool:
@@ -94,6 +108,8 @@ def read(path: Path, original: bytes) -> bool:
             case "identity.json":
                 with claimed(folder, "0123456789ab"):
                     return json.loads(path.read_bytes())["identity"] == "0123456789ab"
+            case "table.csv" | "capture.pcap":
+                return 0 < len(read_packets(path, ADDRESS)) <= 20  # no checksum: what the bytes still say
             case "summary.json":
                 return read_json(path) == json.loads(path.read_bytes())  # no checksum: what the bytes still say
             case _:
@@ -102,3 +118,5 @@ def read(path: Path, original: bytes) -> bool:
                 return path.read_bytes() == original
     except RunFolderError as error:
         return str(folder) in str(error)
+    except ValueError as error:
+        return path.name in ("table.csv", "capture.pcap") and str(path) in str(error)

@@ -10,7 +10,7 @@ from attackers import recipe
 from torch import Generator, Tensor, nn
 
 from attacks.base import Attack
-from flame.data.reading import normalise
+from flame.data.reading import normalise, whole
 from flame.data.samples import Samples, Shards
 from flame.engine.laboratory import Laboratory
 from flame.engine.spill import Spill
@@ -72,6 +72,7 @@ def laboratory(
         ),
         eval_sets={},
         normalise=partial(normalise, mean=(0.5,) * image[0], std=(0.25,) * image[0]),
+        noise=partial(whole, shape=image, below=256, dtype=torch.uint8),
         training=recipe(lr=0.1, momentum=0.0, weight_decay=0.0, epochs=1, batch_size=10),
         attack=attack or Attack(),
         seed=0,

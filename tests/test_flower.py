@@ -195,7 +195,7 @@ def test_what_is_wrong_is_said_before_the_run() -> None:
         RobustStrategy("krum", "FedAvg")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="give root, a function"):
         RobustStrategy("fltrust", FedAvg())
-    with pytest.raises(ValueError, match="tries models on images"):
+    with pytest.raises(ValueError, match="tries models on samples"):
         RobustStrategy("deepsight", FedAvg())
     with pytest.raises(ValueError, match="2 arrays came, where 1 have a name"):
         arrays = ArrayRecord([value.numpy() for value in linear(0).values()])

@@ -261,7 +261,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "ids": (lambda: aggregate("krum", LINEAR, [LINEAR] * 2, ids=[1, 1]), "names a client twice"),
     "root": (lambda: aggregate("fltrust", LINEAR, [LINEAR]), "give it as root_state"),
     "inner root": (lambda: aggregate("nnm", LINEAR, [LINEAR], rule="fltrust"), "give it as root_state"),
-    "lab": (lambda: Aggregator("deepsight"), "defense=deepsight tries models on images"),
+    "lab": (lambda: Aggregator("deepsight"), "defense=deepsight tries models on samples"),
     "few clients": (
         lambda: aggregate("flame_weights_only", LINEAR, [LINEAR] * 5, cluster={"min_cluster_size": 9}),
         "must be at most 5",

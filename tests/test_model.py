@@ -6,11 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
+from texts import TEXT
 from torch import nn
 
 from flame.geometry.layout import StateLayout
-from flame.model import blocks, facts, main, tensors
+from flame.model import blocks, facts, main, tensors, try_out
 from flame.round.types import ServerState
+from flame.run.compose import ConfigError, check_kind
 
 
 def net() -> nn.Module:
@@ -49,7 +52,7 @@ def test_facts_by_hand() -> None:
         "weights_only: d = 251,000 numbers; all_state: d + b = 251,000; counters: 0.",
         "There is nothing but parameters: weights_only and all_state are one vector.",
         "An update takes 1.0 MB.",
-        "1.weight is 0.weight (tied): it is in the row once.",
+        "0.weight is 1.weight (tied): it is in the row once.",  # the output layer's
     ]
 
 
@@ -73,6 +76,30 @@ def test_the_command_prints_both_tables(
     assert "Tried on two images of 1 x 28 x 28: it answers, in training too." in said
 
 
+def test_a_fact_of_ones_own_is_missed_like_any_other() -> None:
+    with pytest.raises(ConfigError, match=r"m\.M is built from dataset\.ages, which d\.D .* it needs that fact"):
+        check_kind(OmegaConf.create({"_target_": "m.M", "n": "${dataset.ages}"}), OmegaConf.create({"_target_": "d.D"}))
+
+
+@pytest.mark.parametrize("answers", ["every", "last"])
+def test_a_model_of_tokens_is_tried_on_tokens(
+    answers: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown(monkeypatch, *TEXT, "model=lstm", "model.hidden=64", "model.tied=true", f"model.answers={answers}")
+    said = capsys.readouterr().out
+    assert "rnn.weight_hh_l1" in said and "256 x 64" in said and "weights_only and all_state are one vector" in said
+    assert "encoder.weight is decoder.weight (tied): it is in the row once." in said
+    assert "Tried on two texts of 9 tokens: it answers, in training too." in said
+
+
+def test_rows_and_what_is_not_declared() -> None:
+    assert try_out(nn.Linear(3, 2), {"features": 3, "classes": 2}, 0).startswith("Tried on two rows of 3 features: it")
+    with pytest.raises(ValueError, match=r"samples of 4 features of noise, \(4,\)"):
+        try_out(nn.Linear(3, 2), {"features": 4, "classes": 2}, 0)
+    for given in ({"features": 3}, {"classes": 2, "channels": 1}, {"classes": 2, "tokens": 5, "length": None}):
+        assert try_out(nn.Linear(3, 2), given, 0).startswith("Not tried: the data set's YAML does not declare")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -81,6 +108,12 @@ def test_the_command_prints_both_tables(
             ["model=vit_tiny", "dataset=digits", "model.patch_size=3"],
             r"model.patch_size=3 is out of range: must divide",
         ),
+        (
+            ["model=lstm", "dataset=digits"],
+            r"models\.lstm\.LSTM is built from dataset\.tokens, which .*digits does not have: it reads tokens, and"
+            r" these data are images; take a model that reads these data",
+        ),
+        ([*TEXT, "model=cnn"], r"dataset\.channels, which texts\.texts .*: it reads images, and these data are tokens"),
         (["model=resnet9"], r"model=resnet9.*did you mean"),
         (["--config-dir", "/nowhere"], r"--config-dir=/nowhere"),
     ],

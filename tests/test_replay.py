@@ -135,8 +135,8 @@ def test_a_torn_copy_is_refused(file: Path, tmp_path: Path) -> None:
         (["updates=FILE", "defense=fedavg", "defense.speed=1"], "speed"),
         (["updates=FILE", "defense=flame_zhmzm", "defense.clip.over=half"], "all, accepted"),
         (["updates=FILE", "defense=fltrust"], "defense=fltrust needs the server's own data.*: try it in a run"),
-        (["updates=FILE", "defense=deepsight"], "defense=deepsight tries models on images.*: try it in a run"),
-        (["updates=FILE", "defense=flshield"], "defense=flshield tries models on images"),
+        (["updates=FILE", "defense=deepsight"], "defense=deepsight tries models on samples.*: try it in a run"),
+        (["updates=FILE", "defense=flshield"], "defense=flshield tries models on samples"),
         (["updates=FILE", "defense=nnm", "defense@defense.rule=flshield"], "defense=nnm tries models"),
     ],
 )

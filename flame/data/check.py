@@ -166,7 +166,7 @@ def evaluation_sets(dataset: Dataset, backdoor: Samples | None) -> dict[str, Sam
     for name, samples in looked_at.items():
         if samples is not None:
             check_samples(f"attack.{name}", samples, dataset.classes, size)
-    return {"clean": dataset.test} | ({"backdoor": backdoor} if backdoor else {})
+    return {"clean": dataset.test} | ({"backdoor": backdoor} if backdoor else {}) | dataset.test.apart()
 
 
 def _called(dataset: Dataset, facts: Mapping[str, Any]) -> str:

@@ -76,14 +76,14 @@ def _read(folder: Path, side: int) -> Written:
     found = Written()
     for number, path in enumerate(files, 1):
         log.info("dataset=femnist: reading %s, %d of %d", path, number, len(files))
-        for user, data in _users(path).items():
+        for user, data in users(path).items():
             _add(found, path, user, data, side)
     if not found.y:
         raise ValueError(f"dataset=femnist: {folder} has no writer with an image: write its files again")
     return found
 
 
-def _users(path: Path) -> dict[str, Any]:
+def users(path: Path) -> dict[str, Any]:
     """`user_data` of one file."""
     try:
         users = json.loads(path.read_bytes())["user_data"]

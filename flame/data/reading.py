@@ -1,4 +1,5 @@
-"""The one step between what is stored and what a model reads: a function of a batch, for each kind of data."""
+"""The one step between what is stored and what a model reads, a function of a batch for each kind of data; and what
+random samples of that kind are."""
 
 from __future__ import annotations
 
@@ -6,9 +7,11 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from flame.data.samples import Dataset
+
+Noise = Callable[[int, Generator], Tensor]  # how many -> random samples [count, ...], raw
 
 
 def reader(dataset: Dataset) -> Callable[[Tensor], Tensor]:
@@ -16,6 +19,28 @@ def reader(dataset: Dataset) -> Callable[[Tensor], Tensor]:
     if dataset.kind == "tokens":
         return Tensor.long
     return partial(READ[dataset.kind], mean=dataset.mean, std=dataset.std)
+
+
+def noise(dataset: Dataset) -> Noise:
+    """What draws random samples as the data set stores its own; it can be pickled.
+
+    Pixels are uniform levels, tokens uniform in the vocabulary, features standard normal once they are read.
+    """
+    shape, vocabulary = tuple(dataset.train.x.shape[1:]), dataset.vocabulary
+    if dataset.kind == "features":
+        return partial(features, mean=dataset.mean, std=dataset.std)
+    dtype = dataset.train.x.dtype
+    return partial(whole, shape=shape, below=256 if vocabulary is None else len(vocabulary), dtype=dtype)
+
+
+def whole(count: int, stream: Generator, shape: tuple[int, ...], below: int, dtype: torch.dtype) -> Tensor:
+    """[count, *shape] uniform whole numbers in [0, below)."""
+    return torch.randint(0, below, (count, *shape), dtype=dtype, generator=stream)
+
+
+def features(count: int, stream: Generator, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """[count, F] float32, rows of normal numbers of these means and spreads [F]."""
+    return torch.tensor(mean) + torch.tensor(std) * torch.randn(count, len(mean), generator=stream)
 
 
 def normalise(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

@@ -58,6 +58,10 @@ class Samples:
         """Bool, of the shape of y, whether it is what `logits` [N, classes] or [N, classes, T] answer."""
         return logits.argmax(1) == self.y
 
+    def apart(self) -> dict[str, Samples]:
+        """Parts of a test set that are judged by themselves, too, by name: none, but for a subclass."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Holders:
@@ -109,6 +113,11 @@ class Dataset:
         x = self.train.x
         return "features" if x.is_floating_point() else "images" if x.dtype == torch.uint8 else "tokens"
 
+    @property
+    def noun(self) -> str:
+        """What its samples are called where people read."""
+        return "images" if self.kind == "images" else "samples"
+
     def narrowed(self, index: Tensor) -> Dataset:
         """The data set with those training images alone, in that order: an index tensor or a mask."""
         kept = self.kept or Kept.whole(len(self.train))
@@ -148,6 +157,10 @@ class Shards:
 
     def __getitem__(self, client: int) -> Tensor:
         return self.index[self.offsets[client] : self.offsets[client + 1]]
+
+    def first(self, clients: int) -> Shards:
+        """Of so many clients alone, as without the server's own behind them."""
+        return Shards(self.index[: self.offsets[clients]], self.offsets[: clients + 1], self.names)
 
     @property
     def sizes(self) -> Tensor:

@@ -1,4 +1,5 @@
-"""A data set for the eye: its facts in words, and a contact sheet of its images with and without a trigger."""
+"""A data set for the eye: its facts in words, and a contact sheet of its images, or some of its texts, with and without
+a trigger."""
 
 from __future__ import annotations
 
@@ -10,9 +11,12 @@ from torch import Tensor
 
 from flame.data.facts import spread
 from flame.data.samples import Dataset, Samples
+from flame.data.vocabulary import Vocabulary
 
 LISTED = 20  # classes in the table
 ROWS = 12  # classes on the sheet
+FREQUENT = 8  # tokens that are named
+SPECIMENS = 3  # texts
 ACROSS = 6  # images of each
 GAP = 0.08  # between images, as a share of their side
 TILE = 0.62  # inches
@@ -21,17 +25,20 @@ Stamp = Callable[[Tensor], Tensor]
 
 
 def describe(dataset: Dataset) -> str:
-    """Shapes, pixel range, mean and std as declared and as they are, and how many images each class has."""
-    lines = [f"{part:<6} {_images(images)}" for part, images in _parts(dataset).items()]
-    for name, declared, found in zip(
-        ("mean", "std"), (dataset.mean, dataset.std), spread(dataset.train.x), strict=True
-    ):
-        lines.append(f"{name:<6} declared {_numbers(declared)}, of the training images {_numbers(found)}")
+    """Shapes, ranges, mean and std as declared and as they are, and how many samples each class has."""
+    shape = {"images": _images, "tokens": _texts, "features": _rows}[dataset.kind]
+    lines = [f"{part:<6} {shape(samples)}" for part, samples in _parts(dataset).items()]
+    if dataset.vocabulary:
+        lines.append(f"tokens {_tokens(dataset.vocabulary, dataset.train.x)}")
+    elif dataset.kind == "images" or dataset.train.x.shape[1] <= LISTED:
+        found = spread(dataset.train.x) if dataset.kind == "images" else _spread_of_rows(dataset.train.x)
+        for name, declared, own in zip(("mean", "std"), (dataset.mean, dataset.std), found, strict=True):
+            lines.append(f"{name:<6} declared {_numbers(declared)}, of the training {dataset.noun} {_numbers(own)}")
     if dataset.holders:
         held = dataset.holders.of.bincount(minlength=len(dataset.holders.names)).double()
         sizes = " / ".join(f"{float(held.quantile(level)):g}" for level in (0, 0.5, 1))
-        lines.append(f"held   by {len(held):,}; training images of each, min / median / max: {sizes}")
-    return "\n".join([*lines, "", *_classes(dataset)])
+        lines.append(f"held   by {len(held):,}; training {dataset.noun} of each, min / median / max: {sizes}")
+    return "\n".join([*lines, *(["", *_classes(dataset)] if dataset.train.y.dim() == 1 else [])])
 
 
 def _parts(dataset: Dataset) -> Mapping[str, Samples]:
@@ -43,6 +50,33 @@ def _images(images: Samples) -> str:
     colour = {1: "grey", 3: "colour"}.get(channels, f"{channels} channels")
     low, high = int(images.x.min()), int(images.x.max())
     return f"{len(images):,} images of {height} x {width} pixels, {colour}, levels from {low} to {high}"
+
+
+def _texts(texts: Samples) -> str:
+    """Of [N, T] tokens."""
+    return f"{len(texts):,} texts of {texts.x.shape[1]} tokens, {texts.asked:,} labels asked for"
+
+
+def _tokens(vocabulary: Vocabulary, x: Tensor) -> str:
+    """Which there are and are most frequent."""
+    counts = x.flatten().long().bincount(minlength=len(vocabulary))
+    shown = ", ".join(repr(vocabulary.tokens[i]) for i in counts.sort(descending=True, stable=True).indices[:FREQUENT])
+    used = int((counts > 0).sum())
+    return (
+        f"{len(vocabulary):,} in the vocabulary ({vocabulary.task}s), {used:,} in the training texts; the most: {shown}"
+    )
+
+
+def _rows(rows: Samples) -> str:
+    """Of [N, F] features."""
+    low, high = float(rows.x.min()), float(rows.x.max())
+    return f"{len(rows):,} rows of {rows.x.shape[1]} features, from {low:.4g} to {high:.4g}"
+
+
+def _spread_of_rows(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each feature of `x` [N, F]."""
+    wide = x.double()
+    return tuple(wide.mean(0).tolist()), tuple(wide.std(0, correction=0).tolist())
 
 
 def _numbers(values: tuple[float, ...]) -> str:
@@ -57,7 +91,32 @@ def _classes(dataset: Dataset) -> Iterator[str]:
         yield f"{label:>5}  {int(train[label]):>7,}  {int(test[label]):>7,}"
     if dataset.classes > LISTED:
         yield f"... and {dataset.classes - LISTED} more classes"
-    yield f"{dataset.classes} classes; training images of one: from {int(train.min()):,} to {int(train.max()):,}"
+    noun = dataset.noun
+    yield f"{dataset.classes} classes; training {noun} of one: from {int(train.min()):,} to {int(train.max()):,}"
+
+
+def specimens(dataset: Dataset, stamp: Stamp, title: str) -> str:
+    """The first training texts, as stored and with the trigger of `title`, whose tokens stand in [brackets]."""
+    assert dataset.vocabulary
+    shown = dataset.train.x[:SPECIMENS]
+    stamped = stamp(shown)
+    bare = torch.equal(shown, stamped)
+    lines = []
+    for before, after in zip(shown, stamped, strict=True):
+        lines.append(f"  {_text(before, before, dataset.vocabulary)}")
+        lines += [] if bare else [f"> {_text(before, after, dataset.vocabulary)}"]
+    return "\n".join([*lines, f"{title} puts nothing on a text" if bare else f"> with the trigger of {title}"])
+
+
+def _text(before: Tensor, after: Tensor, vocabulary: Vocabulary) -> str:
+    """The text `after` [T], what is not as in `before` [T] in brackets, on one line."""
+    other = before != after
+    words = [vocabulary.tokens[i] for i in after.tolist()]
+    parts = []
+    for i, word in enumerate(words):
+        opens, closes = other[i] and not (i and other[i - 1]), other[i] and not (i + 1 < len(words) and other[i + 1])
+        parts.append(f"{'[' if opens else ''}{word}{']' if closes else ''}")
+    return ("" if vocabulary.task == "character" else " ").join(parts).replace("\n", "\\n")
 
 
 def draw_sheet(dataset: Dataset, stamp: Stamp, title: str, target: int | None, path: Path) -> None:

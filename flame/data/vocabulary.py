@@ -13,7 +13,8 @@ from torch import Tensor
 
 UNKNOWN = "<unk>"  # of the vocabularies that have it, the token for all that is in none
 WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*|[^\w\s]")  # a word with its apostrophes and hyphens, or a mark
-TASKS = ("character", "word")
+TASKS = ("character", "word")  # how text may be cut
+SYMBOL = "symbol"  # what traffic is cut into: what stands between blanks
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,10 @@ class Vocabulary:
     """All tokens that a data set has; a token's number is its place, and its class where it is to be predicted."""
 
     tokens: tuple[str, ...]  # distinct
-    task: str  # how text is cut: character | word
+    task: str  # how text is cut: character | word | symbol
 
     def __post_init__(self) -> None:
-        if self.task not in TASKS:
+        if self.task not in (*TASKS, SYMBOL):
             raise ValueError(f"dataset.task={self.task!r} is unknown: must be one of {', '.join(TASKS)}")
 
     def __len__(self) -> int:
@@ -66,5 +67,7 @@ class Vocabulary:
 
 
 def cut(text: str, task: str) -> Sequence[str]:
-    """A text's tokens: its characters, or its words and marks in lower case."""
+    """A text's tokens: its characters, its words and marks in lower case, or what stands between its blanks."""
+    if task == SYMBOL:
+        return text.split()
     return text if task == "character" else WORD.findall(text.lower())

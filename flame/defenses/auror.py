@@ -20,6 +20,7 @@ import torch
 from torch import Generator, Tensor
 
 from flame.defenses.base import average, uniform
+from flame.defenses.columns import slabs
 from flame.round.types import ServerState, Updates, Verdict
 
 FEATURES = "defense/auror"  # [h] bool in the server's memory, the indicative features
@@ -45,15 +46,21 @@ class Auror:
 
     def __call__(self, state: ServerState, updates: Updates, stream: Generator) -> Verdict:
         """The accepted share equally."""
-        head = updates.rows[:, updates.layout.spans["head"]].double()  # [n, h]
-        gaps, upper = two_means(head)
+        head = updates.rows[:, updates.layout.spans["head"]]  # [n, h]
+        gaps, outvoted = zip(*(split(part.double()) for part in slabs(head)), strict=True)
         indicative = state.memory.get(FEATURES)
         if indicative is None or state.round < self.find_rounds:
-            indicative = gaps > self.threshold
-        suspicious = minority(upper)[:, indicative].sum(dim=1)  # [n] votes
+            indicative = torch.cat(gaps) > self.threshold
+        suspicious = torch.cat(outvoted, dim=1)[:, indicative].sum(dim=1)  # [n] votes
         shares = uniform(suspicious <= self.vote * indicative.sum())
         after = replace(state, row=average(state, updates, shares), memory={**state.memory, FEATURES: indicative})
         return Verdict(after, shares, {"auror/indicative_features": float(indicative.sum())})
+
+
+def split(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Of features `values` [n, h]: distance of the two means [h], and who is in the minority [n, h] bool."""
+    gaps, upper = two_means(values)
+    return gaps, minority(upper)
 
 
 def two_means(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ class Defense(Protocol):
 
     Nobody gains weight by sending less, beyond the bound that `tests/defenses/test_short_updates.py` has for each rule.
 
-    One that needs more than updates says so by an attribute: `root_samples` (an int: images at the server, which
+    One that needs more than updates says so by an attribute: `root_samples` (an int: samples at the server, which
     trains on them unless `root_update` is False) or `needs_lab` (True: it tries models, in `Updates.lab`). One that
     cannot filter every number of clients has a method `check_clients(n)`, which raises a ValueError before the run. One
     with a laboratory may have a method `sends(state, lab, stream)`: the state that the round's clients start from. How
@@ -72,7 +72,7 @@ def _check_shapes(verdict: Verdict, state: ServerState, clients: int) -> None:
 def laboratory(name: str, updates: Updates) -> Lab:
     """The round's laboratory; a ValueError if there is none."""
     if updates.lab is None:
-        raise ValueError(f"defense={name} tries models on images, for which this round has no laboratory")
+        raise ValueError(f"defense={name} tries models on samples, for which this round has no laboratory")
     return updates.lab
 
 

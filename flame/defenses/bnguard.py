@@ -47,7 +47,8 @@ def first_statistics(updates: Updates) -> Tensor:
         first = next((e for e in updates.layout.entries if e.block == block), None)
         if first is None:
             raise ValueError(
-                "defense=bnguard reads BatchNorm statistics, and this model has none: choose model.norm=batch"
+                "defense=bnguard reads BatchNorm statistics, and this model has none: take a model that has"
+                " them (model.norm=batch, where there is that key), or another defense"
             )
         span = slice(first.start, first.stop)
         values = (updates.base[span] + updates.rows[:, span]).double()  # [n, channels]

@@ -11,16 +11,18 @@ clipped to the median length of all and averaged.
 
 Deviations and open points: the DDifs are from memory, beside public code (FLPoison), which divides the outputs as the
 model gives them; here they are probabilities. Inputs are uniform pixel values, normalised as images are, and drawn anew
-in each round; fewer of them than in the paper, as n + 1 models see them all (the YAML has the cost). The ratio of one
-input is cut to [exp(-100), exp(100)], and an output that is no number counts as the upper end. Whom HDBSCAN leaves out
-of all clusters stands alone, as in BackFed, and is accepted unless suspicious (in FLPoison such clients count as one
-cluster in the first clusterings, and are rejected in the last). The fraction is max(0.01, 1 / classes), and it and
-HDBSCAN's settings are those of public code. An output layer without a bias is compared as a whole. BatchNorm statistics
-are averaged over the accepted clients, unclipped, and counters stay the server's.
+in each round; fewer of them than in the paper, as n + 1 models see them all (the YAML has the cost). Of text they are
+uniform tokens, and the output is that after the last one. The ratio of one input is cut to [exp(-100), exp(100)], and
+an output that is no number counts as the upper end. Whom HDBSCAN leaves out of all clusters stands alone, as in
+BackFed, and is accepted unless suspicious (in FLPoison such clients count as one cluster in the first clusterings, and
+are rejected in the last). The fraction is max(0.01, 1 / classes), and it and HDBSCAN's settings are those of public
+code. An output layer without a bias is compared as a whole. BatchNorm statistics are averaged over the accepted
+clients, unclipped, and counters stay the server's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import ClassVar
@@ -83,13 +85,15 @@ class DeepSight:
         info = {"deepsight/clip_bound": bound, "deepsight/suspicious": float(suspicious.sum())}
         return Verdict(replace(state, row=average(state, updates, shares, factors)), shares, info, factors)
 
-    def outputs(self, updates: Updates, stream: Generator) -> Tensor:
-        """[1 + n, seeds, samples, classes] float32, logits on random inputs: the global model's, then the clients'."""
+    def outputs(self, updates: Updates, stream: Generator) -> Iterator[Tensor]:
+        """Logits [seeds, samples, classes] float32 on random inputs: the global model's, then each client's.
+
+        One at a time: a vocabulary of 10,000 words and the default inputs make 31 MB of each.
+        """
         lab = laboratory("deepsight", updates)
-        count = (self.seeds * self.samples, *lab.image)
-        noise = torch.randint(0, 256, count, dtype=torch.uint8, generator=stream)
-        models = chain([updates.base], (updates.base + row for row in updates.rows))
-        return lab.logits(models, noise).view(1 + len(updates), self.seeds, self.samples, -1)
+        noise = lab.noise(self.seeds * self.samples, stream)
+        for model in chain([updates.base], (updates.base + row for row in updates.rows)):
+            yield lab.logits([model], noise).view(self.seeds, self.samples, -1)
 
     def apart(self, gaps: Tensor, single: bool) -> Tensor:
         """[n, n] float64, 0 for two in one cluster under distances `gaps` [n, n], else 1."""
@@ -103,10 +107,14 @@ def neups(updates: Updates) -> Tensor:
     classes = head[-1].shape[0]
     if any(e.shape[0] != classes for e in head):
         raise ValueError(f"defense=deepsight needs an output layer with a row per class, not {[e.shape for e in head]}")
-    parts = [updates.rows[:, e.start : e.stop].double().abs().view(len(updates), classes, -1) for e in head]
-    energy = torch.cat(parts, dim=2).sum(dim=2)
+    energy = torch.stack([_energy([row[e.start : e.stop].view(classes, -1) for e in head]) for row in updates.rows])
     squared = (energy / energy.max(dim=1, keepdim=True).values.clamp_min(TINY)).square()
     return squared / squared.sum(dim=1, keepdim=True).clamp_min(TINY)
+
+
+def _energy(parts: list[Tensor]) -> Tensor:
+    """[classes] float64, summed size of a client's update of the output layer, `parts` [classes, ...] of it."""
+    return torch.cat(parts, dim=1).double().abs().sum(dim=1)
 
 
 def threshold_exceedings(energy: Tensor) -> Tensor:
@@ -115,11 +123,12 @@ def threshold_exceedings(energy: Tensor) -> Tensor:
     return (energy > fraction * energy.max(dim=1, keepdim=True).values).double().sum(dim=1)
 
 
-def ddifs(logits: Tensor) -> Tensor:
+def ddifs(outputs: Iterable[Tensor]) -> Tensor:
     """[seeds, n, classes] float64, mean ratio to the global model's probability, of logits as `outputs` has them."""
-    logs = logits.double().log_softmax(dim=-1)
-    ratios = (logs[1:] - logs[0]).nan_to_num(MOST_LOG).clamp(-MOST_LOG, MOST_LOG).exp()  # [n, seeds, samples, classes]
-    return ratios.mean(dim=2).transpose(0, 1)
+    logs = (logits.double().log_softmax(dim=-1) for logits in outputs)  # [seeds, samples, classes] each
+    base = next(logs)
+    ratios = ((own - base).nan_to_num(MOST_LOG).clamp(-MOST_LOG, MOST_LOG).exp() for own in logs)
+    return torch.stack([ratio.mean(dim=1) for ratio in ratios], dim=1)
 
 
 def bias_updates(updates: Updates) -> Tensor:

@@ -28,7 +28,7 @@ import torch
 from torch import Generator, Tensor
 
 from flame.defenses.base import clip_to, uniform
-from flame.defenses.columns import SLAB_ELEMENTS
+from flame.defenses.columns import slabs
 from flame.defenses.krum import lowest
 from flame.round.types import ServerState, Updates, Verdict
 
@@ -96,11 +96,6 @@ def turned(rows: Tensor, scale: Tensor, limits: Tensor) -> Iterator[Tensor]:
     for part, (low, high) in zip(slabs(rows), slabs(limits, len(rows)), strict=True):
         part = part * scale[:, None]
         yield torch.where((part < low) | (part > high), -part, part)
-
-
-def slabs(rows: Tensor, n: int | None = None) -> tuple[Tensor, ...]:
-    """`rows` cut into slabs of columns, as wide as those of a matrix with `n` rows."""
-    return rows.split(max(1, SLAB_ELEMENTS // (n or len(rows))), dim=1)
 
 
 def cosines_to(parts: Iterable[Tensor], shares: Tensor) -> Tensor:

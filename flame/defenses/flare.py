@@ -12,11 +12,12 @@ ning-wang1/flare_poisoning_detection at df40ce48) and the paper's abstract; its 
 cited. The discrepancy may be negative here, as in BackFed (flare_server.py at a00c07de, whose kernel has sigma = 1 and
 whose weights are a softmax of c_i, not of c_i / c). The authors raise it to 0, and the estimate is below 0 for models
 that are alike, as both see the same images: among those the clients' numbers decide who is trusted. Nobody names itself
-(there, whoever is first in a client's order is taken for itself). Equal distances go by client number, as there.
-Fewer than four clients name nobody and share equally (there, a division by 0). The authors show 200 images of the test
-set. Here the server shows those of its own that are of the class (`root_samples`, drawn before the clients' shares; it
-does not train on them). A PLR that is no number is infinitely far from any. Nobody has weight 0. BatchNorm statistics
-are averaged by trust, too; counters stay the server's.
+(there, whoever is first in a client's order is taken for itself). Equal distances go by client number, as there. Fewer
+than four clients name nobody and share equally (there, a division by 0). The authors show 200 images of the test set.
+Here the server shows those of its own that are of the class (`root_samples`, drawn before the clients' shares; it does
+not train on them). A text is of each class that it is asked for, and its PLR that of all its tokens. A PLR that is no
+number is infinitely far from any. Nobody has weight 0. BatchNorm statistics are averaged by trust, too; counters stay
+the server's.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ EXACT = "donot_use_mm_for_euclid_dist"  # a product would round the distances of
 class Flare:
     """The mean weighed by how many others have a client among their nearest."""
 
-    root_samples: int  # images of the server, >= 2
+    root_samples: int  # samples of the server, >= 2
     label: int  # the class of those that are shown, >= 0
     tau: float  # temperature of the trust, > 0
 
@@ -61,18 +62,19 @@ class Flare:
         return Verdict(replace(state, row=average(state, updates, shares)), shares, info)
 
     def shown(self, lab: Lab) -> Tensor:
-        """[N, C, H, W], the server's images of the class.
+        """[N, ...], the server's samples of the class.
 
         Raises:
             ValueError: there are not two of them, between which a kernel could be taken.
         """
         root = lab.root
-        if (count := int((root.y == self.label).sum())) < 2:
+        shown = (root.y == self.label).reshape(len(root), -1).any(1)
+        if (count := int(shown.sum())) < 2:
             raise ValueError(
-                f"defense.root_samples={self.root_samples} holds {count} image(s) of class defense.label={self.label}:"
+                f"defense.root_samples={self.root_samples} holds {count} sample(s) of class defense.label={self.label}:"
                 " must be at least 2; raise root_samples, or take a class that the data set has"
             )
-        return root.x[root.y == self.label]
+        return root.x[shown]
 
 
 def discrepancies(seen: Tensor) -> Tensor:

@@ -36,12 +36,14 @@ from torch import Generator, Tensor
 from flame.defenses.base import average, check_choice, clip_to, laboratory, uniform
 from flame.defenses.kmeans import optimum, partitions
 from flame.defenses.krum import lowest
+from flame.defenses.points import embed
 from flame.geometry.products import Geometry
 from flame.round.types import ServerState, Updates, Verdict
 
 FEWEST = 10  # clients that are clustered
 MOST_CLUSTERS = 14
 LARGEST_LOSS = 1e6
+WIDE = 20_000  # numbers of a report from which distances alone are clustered, as of a vocabulary of 10,000 words
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class FLShield:
 
     representatives: str  # clusters | bijective
     siblings: float  # share of others in a client's own representative, [0, 1]
-    images_per_class: int  # that a validator tries at most, >= 1
+    images_per_class: int  # that a validator tries at most, >= 1; of text, tokens
 
     needs_lab: ClassVar[bool] = True
 
@@ -134,6 +136,8 @@ def completed(reports: Tensor) -> Tensor:
 
 def larger_part(reports: Tensor) -> Tensor:
     """[v] bool, the larger of two clusters of `reports` [v, p]; everyone where they are equal."""
+    if reports.shape[1] > WIDE:
+        reports = embed(reports @ reports.T)  # points as far apart, with v numbers each
     members = optimum(reports, 2).bool()  # [v, 2]
     larger = 2 * members.sum(dim=0) > len(reports)
     return members[:, larger].any(dim=1) if bool(larger.any()) else torch.ones(len(reports), dtype=torch.bool)

@@ -9,13 +9,14 @@ Learning", USENIX Security 2024): the server plants a task of its own, and a bac
 Deviations and open points: written after the authors' public code (participants/servers/IndicatorServer.py and
 utils/yamls/indicator in ybdai7/Backdoor-indicator-defense at 04dec876); the paper could not be read and is not cited.
 Images from outside are uniform noise, one of the four sources in that code (`ood_data_source`; its YAMLs have CIFAR-100
-for CIFAR-10), since a run here has no second data set; they are pixels, normalised as the run's images are. They and
-their labels are drawn once and kept, in batches that stay the same, as there. Global learning rate 1 (there,
-`eta` = 0.5; here that is `server.lr`). Neither clipping (there, in one YAML of five) nor projection (there, in none).
-If all are rejected, the model stays as it was sent (there, a division by 0). A client that answers one label to
-everything knows that label's images, and is rejected, whoever it is; one that sends nothing has forgotten nothing. A
-model that is no longer finite after planting is not sent, and nobody is judged in that round; nor before the round
-`start`, as there. Integer counters stay the server's.
+for CIFAR-10), since a run here has no second data set; they are pixels, normalised as the run's images are. Of text
+they are uniform tokens, of which the answer at the last one counts. Of more classes than images divided by `LEAST`,
+only as many are labels, as few images of one are known by chance. They and their labels are drawn once and kept, in
+batches that stay the same, as there. Global learning rate 1 (there, `eta` = 0.5; here that is `server.lr`). Neither
+clipping (there, in one YAML of five) nor projection (there, in none). If all are rejected, the model stays as it was
+sent (there, a division by 0). A client that answers one label to everything knows that label's images, and is rejected,
+whoever it is; one that sends nothing has forgotten nothing. A model that is no longer finite after planting is not
+sent, and nobody is judged in that round; nor before the round `start`, as there. Integer counters stay the server's.
 
 Its detection rates are disputed in public. BackFed's maintainer found many benign clients rejected and few attackers,
 with the authors' settings, and asked for a review (issue 8 of that repository, July 2025). The author had no time for
@@ -36,11 +37,14 @@ from torch import Generator, Tensor, nn
 
 from flame.data.samples import Samples
 from flame.defenses.base import average, laboratory, uniform
+from flame.round.evaluate import final
+from flame.round.optimizers import BareSGD
 from flame.round.types import Lab, ServerState, Updates, Verdict
 
 OWN = "defense/indicator"
 IMAGES, LABELS, STATISTICS = f"{OWN}/images", f"{OWN}/labels", f"{OWN}/statistics"
 BATCH = 64  # images, the authors' code
+LEAST = 3  # images of each label
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,10 @@ class Planting:
         _require(0 <= self.mu < math.inf, "planting.mu", self.mu, ">= 0")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
-        """Train `model` in place on x [N, C, H, W], y [N]."""
+        """Train `model` in place on x [N, ...], y [N]."""
         parameters = list(model.parameters())
         start = torch.cat([p.detach().flatten() for p in parameters])
-        optimizer = torch.optim.SGD(parameters, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        optimizer = BareSGD(parameters, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
         parts = max(1, len(y) // BATCH)
         model.train()
         for epoch in range(self.epochs):
@@ -75,7 +79,7 @@ class Planting:
                 group["lr"] = self.lr * self.gamma ** sum(m <= epoch for m in self.milestones)
             for images, labels in zip(x.tensor_split(parts), y.tensor_split(parts), strict=True):
                 distance = (torch.cat([p.flatten() for p in parameters]) - start).norm()
-                loss = F.cross_entropy(model(images).float(), labels) + self.mu / 2 * distance
+                loss = F.cross_entropy(final(model(images)).float(), labels) + self.mu / 2 * distance
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -85,7 +89,7 @@ class Planting:
 class Indicator:
     """The mean of the clients whose models have forgotten what the server planted."""
 
-    images: int  # from outside, >= 2
+    images: int  # from outside, >= 2; of text, texts
     threshold: float  # accuracy on those of one label from which a client is rejected, (0, 1]
     start: int  # first round with an indicator, >= 0
     planting: Planting
@@ -114,8 +118,8 @@ class Indicator:
         """The images of the rounds before; in the first one, noise, and labels as equally often as can be."""
         if IMAGES in state.memory:
             return Samples(state.memory[IMAGES], state.memory[LABELS])
-        x = torch.randint(0, 256, (self.images, *lab.image), dtype=torch.uint8, generator=stream)
-        classes = lab.logits([state.row], x[:1]).shape[-1]
+        x = lab.noise(self.images, stream)
+        classes = min(lab.logits([state.row], x[:1]).shape[-1], max(2, self.images // LEAST))
         return Samples(x, (torch.arange(self.images) % classes)[torch.randperm(self.images, generator=stream)])
 
     def __call__(self, state: ServerState, updates: Updates, stream: Generator) -> Verdict:
@@ -128,9 +132,10 @@ class Indicator:
 
     def known(self, state: ServerState, updates: Updates) -> Tensor:
         """[n] float64, each client's accuracy on the images from outside of the label that it knows best."""
-        d, y = updates.layout.trainable, state.memory[LABELS]
+        d, x, y = updates.layout.trainable, state.memory[IMAGES], state.memory[LABELS]
+        lab = laboratory("indicator", updates)
         models = (torch.cat([(updates.base + row)[:d], state.memory[STATISTICS]]) for row in updates.rows)
-        answers = laboratory("indicator", updates).logits(models, state.memory[IMAGES]).argmax(dim=2)  # [n, N]
+        answers = torch.stack([lab.logits([model], x)[0].argmax(dim=1) for model in models])  # [n, N]
         return per_label(answers == y, y).max(dim=1).values
 
 

@@ -9,9 +9,10 @@ Top-down election: a variational autoencoder is trained on the differences of ea
 is trained further on those of all who are in by now, and the clients whose differences to these, both ways round, it
 reconstructs best come in too, until the target is reached. Those who are in are averaged.
 
-Cost: every epoch sees k (k - 1) differences when k are in, each as long as the chosen layers, of resnet8 794 numbers
-of 77,754. Under the defaults a round of 10 clients takes 390 training steps, 1.1 s of one core as measured; one of 50
-takes 17 times as many steps, one of 100 75 times.
+Cost: every epoch sees k (k - 1) differences when k are in, each as long as the chosen layers, of resnet8 794 numbers of
+77,754. Under the defaults a round of 10 clients takes 390 training steps, 1.1 s of one core as measured; one of 50
+takes 17 times as many steps, one of 100 75 times. The autoencoder has 2 S^H weights for each number of these layers,
+and 16 bytes for each weight, so that a model of a large vocabulary is refused.
 
 Deviations and open points: written after the authors' code (zhenqincn/Snowball), whose layers it takes: the first and
 the last, tensor by tensor in the first stage, together in the second. A bias is a tensor and has as many votes as a
@@ -42,6 +43,8 @@ from flame.geometry.layout import StateLayout
 from flame.geometry.products import squared_distances
 from flame.round.types import ServerState, Updates, Verdict
 
+MOST_WEIGHTS = 1 << 27  # of the autoencoder: with gradients and Adam's moments 2 GB
+
 
 @dataclass(frozen=True)
 class TopDown:
@@ -59,6 +62,16 @@ class TopDown:
             _check_share(f"top_down.{key}", getattr(self, key))
         for key in ("hidden", "latent", "first_epochs", "epochs"):
             _check_count(f"top_down.{key}", getattr(self, key))
+
+    def check_width(self, numbers: int) -> None:
+        """A ValueError if the autoencoder of layers with so many numbers does not fit a machine."""
+        if 2 * self.hidden * numbers > MOST_WEIGHTS:
+            raise ValueError(
+                f"defense=snowball trains an autoencoder on the first and the last layer, here {numbers:,} numbers;"
+                f" with defense.top_down.hidden={self.hidden} it would have {2 * self.hidden * numbers:,} weights: must"
+                f" be at most {MOST_WEIGHTS:,}; take a smaller vocabulary or embedding, lower"
+                " defense.top_down.hidden, or take another defense"
+            )
 
     def extend(self, elected: Tensor, rows: Tensor, stream: Generator) -> Tensor:
         """[n] bool, the clients under `elected` [n] bool and those that they admit by `rows` [n, p] float32."""
@@ -94,6 +107,7 @@ class Snowball:
     def __call__(self, state: ServerState, updates: Updates, stream: Generator) -> Verdict:
         """The accepted share equally."""
         n, order = len(updates), updates.ids.argsort(stable=True)
+        self.top_down.check_width(sum(span.stop - span.start for span in end_layers(updates.layout)))
         accepted = torch.ones(n, dtype=torch.bool)
         if n > 2:
             layers = [updates.rows[:, span][order] for span in end_layers(updates.layout)]

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from flame.round.device import one_thread
+from flame.round.optimizers import BareAdam
 
 BATCH = 8
 LEARNING_RATE = 1e-3
@@ -49,7 +50,7 @@ def loss(x: Tensor, again: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor
 @torch.enable_grad()
 def fit(model: VAE, x: Tensor, epochs: int, stream: Generator) -> None:
     """Train on x [N, p] in [0, 1], in place; the optimiser starts anew."""
-    optimiser = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=True)
+    optimiser = BareAdam(model.parameters(), LEARNING_RATE, fused=True)
     for _ in range(epochs):
         for batch in torch.randperm(len(x), generator=stream).split(BATCH):
             optimiser.zero_grad()

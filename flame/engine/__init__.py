@@ -11,8 +11,7 @@ import sys
 import tempfile
 from multiprocessing import forkserver
 
-# What workers are forked with. torch.optim imports torch._dynamo, 800 modules, at its first use: here once for all.
-PRELOADED = ["flame.engine.pool", "torch._dynamo"]
+PRELOADED = ["flame.engine.pool"]  # what workers are forked with
 # Bytes of a folder's name that leave room for "/pymp-12345678/listener-12345678", which multiprocessing puts there, in
 # the address of a Unix socket: 108 with its end on Linux, 104 elsewhere.
 LONGEST_TMPDIR = (108 if sys.platform == "linux" else 104) - 1 - len("/pymp-12345678/listener-12345678")

@@ -11,10 +11,13 @@ from attacks.base import Attack
 from attacks.differences import relabelled
 from flame.data.check import evaluation_sets
 from flame.data.samples import Dataset, Samples, Shards
+from flame.data.watched import Watched
 from flame.partition.examined import examined
 from flame.round.breakdown import client_set
 from flame.round.cohort import Population
 from flame.round.seeding import generator
+
+MOST_CLASSES = 1000  # whose answers are told apart
 
 
 @dataclass(frozen=True)
@@ -40,19 +43,29 @@ class Exams:
         """What the keys of `evaluate` ask for, beside the test sets.
 
         Raises:
-            ValueError: there are not so many benign clients, or an attack's images are not as `check_images` wants them
-                or not those that its `target` is said of.
+            ValueError: there are not so many benign clients, too many classes or no answers to be counted, or an
+                attack's samples are not as `check_samples` wants them or not those that its `target` is said of.
         """
+        if per_class and dataset.classes > MOST_CLASSES:
+            raise ValueError(
+                f"evaluate.per_class=true writes a table of classes by classes each round, and dataset={dataset.name}"
+                f" has {dataset.classes} classes: must be false for more than {MOST_CLASSES}"
+            )
+        if per_class and isinstance(dataset.test, Watched):
+            raise ValueError(
+                f"evaluate.per_class=true counts answers by class, and dataset={dataset.name} is judged by alarms: say"
+                " false; eval/true_alarms and eval/false_alarms tell attacks from benign traffic"
+            )
         kept = attack.examined(dataset.test)
         backdoor = attack.backdoor_set(kept)
         sets = evaluation_sets(dataset, backdoor)
         truth = {"clean": dataset.test.y} if per_class else {}
         if per_class and backdoor:
-            truth["backdoor"] = kept.y[relabelled(kept.y, attack.target(kept.y))]
+            truth["backdoor"] = kept.y[relabelled(kept.y, attack.aims(kept))]
             if len(truth["backdoor"]) != len(backdoor):
                 raise ValueError(
-                    f"evaluate.per_class=true wants the true classes of {len(backdoor)} triggered images, but"
-                    f" attack.target changes {len(truth['backdoor'])} labels: both must speak of the same images"
+                    f"evaluate.per_class=true wants the true classes of {len(backdoor)} triggered samples, but"
+                    f" attack.target changes {len(truth['backdoor'])} labels: both must speak of the same samples"
                 )
         honest = ~(population.compromised() & population.hostile)
         groups = examined(train.y, shards, honest, clients, generator(population.seed, "examined"))

@@ -9,9 +9,15 @@ take the updates of many (docs.pytorch.org, func.batch_norm). Here every client 
 its weights, and these vmap updates in place, as `tests/engine/test_stacked.py` holds.
 
 Together go clients with equally many images, so that their batches have the same sizes, and the same recipe, `at_once`
+<<<<<<< HEAD
+of them. One by one, as in `sequential`, go all others: attacks with a training loop of their own, and those that poison
+batch by batch. A model that draws (dropout) is refused, for its draws could not be each client's own. An LSTM and a GRU
+are refused: vmap has no rule for them.
+=======
 of them. One by one, as in `sequential`, go all others: attacks with a training loop of their own, those that poison
 batch by batch, and clients that search for triggers. A model that draws (dropout) is refused, for its draws could not
 be each client's own.
+>>>>>>> neighbours
 """
 
 from __future__ import annotations
@@ -35,7 +41,7 @@ from flame.round.server import told, with_own_statistics
 from flame.round.types import Cohort, Notes, ServerState, Updates
 
 Stack = dict[str, Tensor]  # the state_dicts of k clients: each tensor with a first axis [k]
-Losses = Callable[[Stack, Tensor, Tensor], Tensor]  # of all clients, on x [k, B, C, H, W] and y [k, B]: [k]
+Losses = Callable[[Stack, Tensor, Tensor], Tensor]  # of all clients, on x and y, each with [k, B] in front: [k]
 
 
 class Stacked(Sequential):
@@ -45,13 +51,15 @@ class Stacked(Sequential):
         super().__init__(task, aggregate_on=aggregate_on)
         self._at_once = at_once
         self._losses = losses_of(task.model, task.training)
-        try:  # two clients with two images each, as in a run
+        try:  # two clients with two samples each, as in a run
             twice = {name: torch.stack([value, value]) for name, value in task.model.state_dict().items()}
-            self._losses(twice, task.normalise(task.train.x[:2]).expand(2, 2, -1, -1, -1), torch.zeros(2, 2).long())
+            x, y = task.normalise(task.train.x[:2]), task.train.y[:2]
+            self._losses(twice, torch.stack([x, x]), torch.stack([y, y]))
         except (RuntimeError, ValueError) as error:
             raise WorkerError(
                 f"engine=stacked cannot train model={type(task.model).__name__}, which must neither draw (dropout) nor"
-                f" share tensors: take engine=pool or sequential. {str(error).splitlines()[0]}"
+                " share tensors, nor have layers that vmap cannot batch (LSTM, GRU): take engine=pool or sequential."
+                f" {str(error).splitlines()[0]}"
             ) from error
 
     @one_thread()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from attacks.base import Attack
+from flame.data.reading import Noise
 from flame.data.samples import Samples, Shards
 from flame.engine.spill import Spill
 from flame.geometry.layout import StateLayout
 from flame.round.augment import UNCHANGED, Augment
 from flame.round.client import LocalJob, LocalTraining, Normalise
 from flame.round.device import device_of, on
-from flame.round.evaluate import Evaluation, answers, evaluate
+from flame.round.evaluate import Evaluation, answers, evaluate, final
 from flame.round.seeding import addressed
 from flame.round.server import with_own_statistics
 from flame.round.smoothing import Smoothing, vote
@@ -41,6 +42,7 @@ class Task:
     shards: Shards
     eval_sets: Mapping[str, Samples]  # "clean" and, if the attack has a backdoor, "backdoor"
     normalise: Normalise
+    noise: Noise  # random samples of the kind of `train`
     training: LocalTraining
     attack: Attack
     seed: int
@@ -115,17 +117,27 @@ class Workbench:
         return self.model
 
     @torch.no_grad()
-    def logits(self, row: Tensor, counters: Tensor, x: Tensor, round: int, client: int = 0) -> Tensor:
-        """[N, classes] float32, of the model of `row` on images `x` [N, C, H, W] uint8; in the host's memory.
+    def logits(
+        self,
+        row: Tensor,
+        counters: Tensor,
+        x: Tensor,
+        round: int,
+        client: int = 0,
+        *,
+        told: Callable[[Tensor], Tensor] = final,
+    ) -> Tensor:
+        """[N, classes] float32, of the model of `row` on samples `x` [N, ...]; in the host's memory.
 
-        Whose images they are, and in which round, says what the model draws: all models of a round draw the same.
+        Or whatever is `told` of the logits of each batch: those of all tokens of all texts would fill the memory. Whose
+        samples they are, and in which round, says what the model draws: all models of a round draw the same.
         """
         model, device = self._load(row, counters), device_of(self.model)
         with addressed(self.task.seed, "laboratory", round, client, device):
-            return torch.cat(list(answers(model, x.to(device), self.task.normalise))).cpu()
+            return torch.cat([told(logits).cpu() for logits in answers(model, x.to(device), self.task.normalise)])
 
     def trained(self, row: Tensor, counters: Tensor, images: Samples, fit: Fit, round: int) -> Tensor:
-        """[d + b], the row after `fit` of the model of `row` on these images, in the host's memory."""
+        """[d + b], the row after `fit` of the model of `row` on these samples, in the host's memory."""
         model, device = self._load(row, counters), device_of(self.model)
         with addressed(self.task.seed, "laboratory training", round, 0, device):
             images = images.to(device)
@@ -138,7 +150,7 @@ class Workbench:
         """[N, p] float32, what the output layer gets while `logits` are computed, flat.
 
         Raises:
-            ValueError: the model does not call its output layer, so that nothing can be seen there.
+            ValueError: the model does not call its output layer, or not with a part for each sample.
         """
         name, seen = self.task.layout.output_layer, list[Tensor]()
 
@@ -149,7 +161,13 @@ class Workbench:
             self.logits(row, counters, x, round)
         if not seen:
             raise ValueError(f"the model never calls its output layer {name!r}, whose input a defense asks for")
-        return torch.cat(seen)
+        found = torch.cat(seen)
+        if len(found) % len(x):
+            raise ValueError(
+                f"the model gives its output layer {name!r} {len(found)} parts for {len(x)} samples, and a defense asks"
+                " for one of each: must be called with [B, ...]"
+            )
+        return found.reshape(len(x), -1)  # a model of texts may have made one row of each token
 
 
 def restamp(task: Task, memory: Mapping[str, Tensor]) -> None:

@@ -62,7 +62,9 @@ class StateLayout:
 
     @classmethod
     def of(cls, model: nn.Module) -> StateLayout:
-        """The layout of a module's state_dict; a tensor with several names (tied weights) is in it once, by its first.
+        """The layout of a module's state_dict; a tensor with several names (tied weights) is in it once.
+
+        It has the name that it has in the output layer, whose weights an embedding may share, and else its first.
 
         Raises:
             ValueError: nothing is trainable, or the row cannot hold a tensor; the sentence names it and the remedy.
@@ -70,15 +72,18 @@ class StateLayout:
         tensors = model.state_dict(keep_vars=True)
         for key, tensor in tensors.items():
             _check_tensor(key, tensor)
-        if not any(isinstance(tensor, nn.Parameter) for tensor in tensors.values()):
+        last = next((key for key, tensor in reversed(tensors.items()) if isinstance(tensor, nn.Parameter)), None)
+        if last is None:
             raise ValueError(
                 f"model={type(model).__name__} has no parameters, so there is nothing to train and to send: must have"
                 " at least one nn.Parameter in its state_dict"
             )
-        first = {id(tensor): key for key, tensor in reversed(tensors.items())}
-        own = {key: tensor for key, tensor in tensors.items() if first[id(tensor)] == key}
+        output, names = _module(last), list(reversed(tensors))
+        names.sort(key=lambda key: _module(key) == output)  # of a tensor's names the last one here is kept
+        name = {id(tensors[key]): key for key in names}
+        own = {key: tensor for key, tensor in tensors.items() if name[id(tensor)] == key}
         layout = cls.from_state(own, [key for key, tensor in own.items() if isinstance(tensor, nn.Parameter)])
-        tied = tuple((key, first[id(tensor)]) for key, tensor in tensors.items() if key not in own)
+        tied = tuple((key, name[id(tensor)]) for key, tensor in tensors.items() if key not in own)
         return replace(layout, keys=tuple(tensors), tied=tied)
 
     @classmethod
@@ -99,7 +104,7 @@ class StateLayout:
         last = next((k for k in reversed(list(state)) if k in names), None)
         if last is None:
             raise ValueError("trainable is empty: a model needs at least one trainable tensor")
-        layer = last.rpartition(".")[0]
+        layer = _module(last)
         members: dict[str, list[str]] = {block: [] for block in (*BLOCKS, COUNTERS)}
         for key, tensor in state.items():
             members[_block_of(key, tensor, names, layer)].append(key)
@@ -124,7 +129,7 @@ class StateLayout:
     @property
     def output_layer(self) -> str:
         """The module of the last trainable layer, as `named_modules` calls it."""
-        return next(e.key.rpartition(".")[0] for e in self.entries if e.block == "head")
+        return next(_module(e.key) for e in self.entries if e.block == "head")
 
     @property
     def size(self) -> int:
@@ -168,6 +173,11 @@ class StateLayout:
         return torch.zeros(clients, self.size), torch.zeros(clients, self.counter_size, dtype=torch.int64)
 
 
+def _module(key: str) -> str:
+    """Whose tensor it is."""
+    return key.rpartition(".")[0]
+
+
 def is_counter(key: str, tensor: Tensor) -> bool:
     """Whether this tensor of a state_dict is kept apart from the row."""
     return key.rpartition(".")[2] == COUNTER or not tensor.is_floating_point()
@@ -208,7 +218,7 @@ def _check_tensor(key: str, tensor: object) -> None:
 
 def _block_of(key: str, tensor: Tensor, trainable: set[str], last_layer: str) -> str:
     if key in trainable:
-        return "head" if key.rpartition(".")[0] == last_layer else "trunk"
+        return "head" if _module(key) == last_layer else "trunk"
     if is_counter(key, tensor):
         return COUNTERS
     suffix = key.rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""What partitions ask of their settings and of the number of images, said once.
+"""What partitions ask of their settings, of labels and of the number of samples, said once.
 
 All raise `ValueError` with the key, its value, what it must be and the remedy.
 """
@@ -13,7 +13,7 @@ DRAWS = 1000  # a minimum size that none of so many draws reaches is taken for u
 
 
 def redrawn(draw: Callable[[], Tensor], min_size: int, setting: str, higher: str) -> Tensor:
-    """The first counts [..., clients] int64 that `draw` gives which leave every client `min_size` images.
+    """The first counts [..., clients] int64 that `draw` gives which leave every client `min_size` samples.
 
     `setting` is what they were drawn with, and `higher` the remedy, in the words of the message.
     """
@@ -26,7 +26,7 @@ def redrawn(draw: Callable[[], Tensor], min_size: int, setting: str, higher: str
         best = max(best, smallest)
     raise ValueError(
         f"partition.min_size={min_size} was not reached in {DRAWS} draws with {setting},"
-        f" clients={counts.shape[-1]} and N={int(counts.sum())} images (the best draw left a client with {best}), a"
+        f" clients={counts.shape[-1]} and N={int(counts.sum())} samples (the best draw left a client with {best}), a"
         f" partition that cannot fill every client: {higher}, or lower partition.min_size (>= 1) or clients"
     )
 
@@ -48,12 +48,21 @@ def check_share(q: float) -> None:
 
 
 def check_supply(labels: Tensor, clients: int, each: int = 1, key: str = "clients") -> None:
-    """Disjoint shards of at least `each` images, which `key` asks for, need clients * each images."""
+    """Disjoint shards of at least `each` samples, which `key` asks for, need clients * each samples."""
     check_count("clients", clients)
     if clients * each > len(labels):
         lower = "clients" if key == "clients" else f"{key}={each} or clients"
+        overlap = ", or take partition=main_label, where clients overlap" if labels.dim() == 1 else ""
         raise ValueError(
-            f"clients={clients} with at least {each} images each need {clients * each} of N={len(labels)} images,"
-            " a partition that cannot fill every client:"
-            f" lower {lower}, or take partition=main_label, where clients overlap"
+            f"clients={clients} with at least {each} samples each need {clients * each} of N={len(labels)} samples,"
+            f" a partition that cannot fill every client: lower {lower}{overlap}"
+        )
+
+
+def check_one_class(labels: Tensor, partition: str) -> None:
+    """A ValueError unless every sample has one class, by which it could be dealt out."""
+    if labels.dim() != 1:
+        raise ValueError(
+            f"partition={partition} deals samples out by their class, and these have a label for each of their"
+            f" {labels.shape[1]} tokens: take partition=natural (who wrote what), iid, iid_imbalanced or quantity_skew"
         )

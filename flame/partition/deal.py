@@ -26,7 +26,7 @@ def deal(dataset: Dataset, partition: Partition, clients: int, root_samples: int
     check_holders("attack.prepare", dataset.holders, images)
     if root_samples >= images:
         raise ValueError(
-            f"defense: root_samples={root_samples} is out of range: must be in [1, {images - 1}], so that images"
+            f"defense: root_samples={root_samples} is out of range: must be in [1, {images - 1}], so that samples"
             " are left for the clients"
         )
     order = torch.randperm(images, generator=generator(seed, "root"))

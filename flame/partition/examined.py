@@ -6,14 +6,15 @@ import torch
 from torch import Generator, Tensor
 
 from flame.data.samples import Shards
-from flame.partition.figure import label_histogram, label_skew
+from flame.partition.figure import label_skews
 
 
 def examined(labels: Tensor, shards: Shards, honest: Tensor, count: int, stream: Generator) -> dict[str, list[int]]:
     """Two groups of `count` of the clients under the mask `honest` [clients] bool, each ascending.
 
     `benign` are drawn at random. `skewed` are those with the greatest label skew: the total variation distance between
-    a client's labels and all clients' (`label_skew`), of equals the lower numbers. A client may be in both.
+    a client's labels and all clients' (`label_skew`; of text all tokens that are asked are labels), of equals the lower
+    numbers. A client may be in both.
 
     Raises:
         ValueError: there are not so many.
@@ -25,8 +26,7 @@ def examined(labels: Tensor, shards: Shards, honest: Tensor, count: int, stream:
         )
     if not count:
         return {}
-    held = Shards(shards.index[: shards.offsets[len(honest)]], shards.offsets[: len(honest) + 1])  # not the server's
-    skew = label_skew(label_histogram(labels, held, int(labels.max()) + 1))[able]
+    skew = label_skews(labels, shards.first(len(honest)), int(labels.max()) + 1)[able]
     chosen = {
         "benign": torch.randperm(len(able), generator=stream)[:count],
         "skewed": skew.sort(descending=True, stable=True).indices[:count],

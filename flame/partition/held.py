@@ -2,7 +2,7 @@
 
 | partition | shards                                            | who says so                                |
 |-----------|---------------------------------------------------|--------------------------------------------|
-| `natural` | disjoint, all images of holders who take part     | the data set, `flame.data.samples.Holders` |
+| `natural` | disjoint, all samples of holders who take part    | the data set, `flame.data.samples.Holders` |
 | `file`    | disjoint, complete unless `unlisted` is leave_out | index lists in a file                      |
 
 Both work with a server's own images, `train_samples` and attacks that take images away: those are in no shard.
@@ -37,7 +37,7 @@ def natural(
     holders: Holders | None,
     dataset_name: str = "null",
 ) -> Shards:
-    """A client for each holder of at least `min_samples` >= 1 images; if there are more, as many as `clients` drawn.
+    """A client for each holder of at least `min_samples` >= 1 samples; if there are more, as many as `clients` drawn.
 
     Clients are in the order of the holders, and have their names.
 
@@ -60,7 +60,7 @@ def natural(
         remedy = f"set clients to at most {len(able)}, or lower" if len(able) else "lower"
         raise ValueError(
             f"clients={clients} do not fit the data: of {len(held)} holders{told} {len(able)} have"
-            f" partition.min_samples={min_samples} images or more ({fewest}); {remedy} partition.min_samples"
+            f" partition.min_samples={min_samples} samples or more ({fewest}); {remedy} partition.min_samples"
         )
     chosen = able[torch.randperm(len(able), generator=generator)[:clients]].sort().values
     owner = torch.full_like(held, -1).index_copy_(0, chosen, torch.arange(clients))[holders.of]
@@ -118,7 +118,7 @@ class Listed:
         if not bool(shards.sizes.all()):
             empty = names[int(shards.sizes.argmin())]
             raise ValueError(
-                f"partition.path={self.path}: list {empty} has no image left, once train_samples, the attack and the"
+                f"partition.path={self.path}: list {empty} has no sample left, once train_samples, the attack and the"
                 " server have theirs: take the list out, or raise train_samples"
             )
         return replace(shards, names=tuple(names))
@@ -131,7 +131,7 @@ class Listed:
             raise ValueError(
                 f"partition.path={self.path}: list {names[int(owner[first])]} has the index {int(index[first])}"
                 f" ({len(outside)} are out of range): must be in [0, {images - 1}], positions in the training set, of"
-                " which test images, as of dataset.test_share, are no part"
+                " which test samples, as of dataset.test_share, are no part"
             )
         times = torch.bincount(index, minlength=images)
         if int(times.max()) > 1:
@@ -144,7 +144,7 @@ class Listed:
         if self.unlisted == "refuse" and not bool(times.all()):
             missing = (times == 0).nonzero().flatten()
             raise ValueError(
-                f"partition.path={self.path}: {len(missing)} of {images} images are in no list, the first is"
+                f"partition.path={self.path}: {len(missing)} of {images} samples are in no list, the first is"
                 f" {int(missing[0])}: list them, or say partition.unlisted=leave_out"
             )
 

@@ -1,7 +1,8 @@
 """Which client holds which training images.
 
-Every partition is a pure function of (labels [N] int64, clients, generator). A client's images come in random order, so
-that any slice of its shard is a fair sample of it. Nothing here is done client by client: 100,000 take a second.
+Every partition is a pure function of (labels, clients, generator); all but `iid` need one label for each sample, [N]
+int64, and refuse texts whose every token has one, [N, T]. A client's samples come in random order, so that any slice of
+its shard is a fair sample of it. Nothing here is done client by client: 100,000 take a second.
 
 | partition      | shards                | source                                                                      |
 |----------------|-----------------------|-----------------------------------------------------------------------------|
@@ -23,7 +24,7 @@ import torch
 from torch import Generator, Tensor
 
 from flame.data.samples import Shards
-from flame.partition.checks import check_count, check_share, check_supply, redrawn, require
+from flame.partition.checks import check_count, check_one_class, check_share, check_supply, redrawn, require
 
 AT_ONCE = 1 << 18  # images in the decks that `main_label` deals together: the work space of any number of clients
 
@@ -44,6 +45,7 @@ def dirichlet(labels: Tensor, clients: int, generator: Generator, *, alpha: floa
     towards infinity all have equal shares. A draw that leaves a client under `min_size` >= 1 images is repeated as a
     whole, up to `DRAWS` times. No client is closed once it holds the average, as some public code does.
     """
+    check_one_class(labels, "dirichlet")
     ok = isinstance(alpha, int | float) and 0 < alpha < math.inf
     require(ok, "partition.alpha", alpha, "> 0 and finite (0.5 is a common non-IID setting)")
     check_count("partition.min_size", min_size)
@@ -62,6 +64,7 @@ def main_label(labels: Tensor, clients: int, generator: Generator, *, q: float, 
     q + (1 - q) / classes. Images are dealt from shuffled decks, with a new deck when one runs short: q = 0 is IID, and
     disjoint while clients * s <= N. Otherwise clients overlap, and their number has no bound.
     """
+    check_one_class(labels, "main_label")
     check_share(q)
     check_count("partition.samples_per_client", samples_per_client)
     check_count("clients", clients)
@@ -86,6 +89,7 @@ def label_groups(labels: Tensor, clients: int, generator: Generator, *, q: float
     clients. q = 1 / classes is IID, q = 1 gives each client a single label. The public code fixes the counts instead of
     drawing them and drops what does not divide evenly; here every image is used.
     """
+    check_one_class(labels, "label_groups")
     check_share(q)
     classes = int(labels.max()) + 1
     check_supply(labels, clients)
@@ -108,6 +112,7 @@ def shards(labels: Tensor, clients: int, generator: Generator, *, shards_per_cli
 
     With two parts per client, most clients hold two labels. Parts differ by at most one image.
     """
+    check_one_class(labels, "shards")
     check_count("partition.shards_per_client", shards_per_client)
     check_supply(labels, clients, shards_per_client, key="partition.shards_per_client")
     total = clients * shards_per_client

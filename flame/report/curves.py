@@ -32,8 +32,8 @@ def draw_comparison(cells: Sequence[Cell], path: Path) -> None:
     figure = panels.new_figure(13, 5 + 3.8 * map_rows)
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[5, 3.8 * map_rows])[:, 0]
     ma, ba = above.subplots(1, 2)
-    draw_curves(ma, cells, "eval/ma", "MA, main-task accuracy on clean test images")
-    draw_curves(ba, cells, "eval/ba", "BA, backdoor accuracy on triggered test images")
+    draw_curves(ma, cells, "eval/ma", "MA, main-task accuracy on clean test samples")
+    draw_curves(ba, cells, "eval/ba", "BA, backdoor accuracy on triggered test samples")
     handles, labels = ma.get_legend_handles_labels()
     columns = max(1, min(len(cells), LEGEND_WIDTH // max(map(len, labels))))
     notes = [f"The first {len(cells)} of {total} cells; for others give their runs alone"] * (total > len(cells))

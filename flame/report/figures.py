@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 Runs = Sequence[RunRecord]
 METRICS = {
-    "eval/ma": "MA, % of clean test images",
-    "eval/ba": "BA, % of triggered test images",
+    "eval/ma": "MA, % of clean test samples",
+    "eval/ba": "BA, % of triggered test samples",
     "filter/benign_recall": "benign clients accepted, %",
     "filter/malicious_recall": "malicious clients rejected, %",
     "shadow/{}/benign_recall": "benign clients accepted, %",
@@ -51,7 +51,7 @@ CURVES = {  # figure -> metrics
 AXES = {
     "alpha": "Dirichlet alpha (smaller: more skewed)",  # of figures that are no `setting`
     "poisoned_model_rate": "PMR, share of malicious clients",
-    "attack.poisoned_data_rate": "PDR, share of a malicious client's images that are poisoned",
+    "attack.poisoned_data_rate": "PDR, share of a malicious client's samples that are poisoned",
     "partition.q": "q, degree of non-IID data",
     "defense.noise.factor": "lambda, noise over clip bound",
     "clients_per_round": "clients in a round",
@@ -156,7 +156,7 @@ def draw_phases(runs: Runs) -> Figure:
             image = painting.phase(ax, here, alphas, rates)
             ax.set_title(f"{defense}, {attack}")
             ax.label_outer()
-    figure.colorbar(image, ax=axes, label="BA, % of triggered test images")
+    figure.colorbar(image, ax=axes, label="BA, % of triggered test samples")
     painting.captioned(figure, "Mean over the seeds; -: not run.", found, "attack", "alpha", "defense", "pdr")
     return figure
 

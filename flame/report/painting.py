@@ -142,7 +142,7 @@ def phase(ax: Axes, found: pd.DataFrame, alphas: Sequence[float], rates: Sequenc
         ax.text(x, y, text, ha="center", va="center", color=ink)
     ax.set_xticks(range(len(rates)), [f"{100 * rate:g}" for rate in rates])
     ax.set_yticks(range(len(alphas)), [named(alpha) for alpha in alphas])
-    ax.set(xlabel="PDR, % of a malicious client's images", ylabel="Dirichlet alpha")
+    ax.set(xlabel="PDR, % of a malicious client's samples", ylabel="Dirichlet alpha")
     return image
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from flame.data.watched import ATTACKS
 from flame.round.evaluate import Answers, Evaluation
 
 WORST = 10  # one of so many clients is in the worst tenth, rounded up
@@ -76,3 +77,15 @@ def client_accuracies(evaluations: Mapping[str, Evaluation], groups: Mapping[str
         metrics |= {f"eval/{group}_clients_ma": float(shares.mean())}
         metrics |= {f"eval/{group}_clients_worst": float(worst.mean())}
     return metrics
+
+
+def alarm_rates(evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
+    """Of windows of traffic, eval/true_alarms and eval/false_alarms: the shares of attacks and of benign ones.
+
+    The clean test set has both (`flame/data/watched.py`), so that MA is the mean of the first and one minus the second.
+    """
+    if ATTACKS not in evaluations:
+        return {}
+    both, attacks = evaluations["clean"], evaluations[ATTACKS]
+    quiet = (both.correct - attacks.correct) / (both.count - attacks.count)
+    return {"eval/true_alarms": attacks.accuracy, "eval/false_alarms": 1 - quiet}

@@ -28,7 +28,13 @@ ModelHook = Callable[[nn.Module], None]
 
 def cross_entropy(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
     """Mean cross entropy of a batch; a share `smoothing` in [0, 1) of each label goes to all classes alike."""
-    return F.cross_entropy(model(x).float(), y, label_smoothing=smoothing)  # bf16 logits lose the loss's digits
+    logits, y = rows(model(x).float(), y)  # bf16 logits lose the loss's digits
+    return F.cross_entropy(logits, y, label_smoothing=smoothing)
+
+
+def rows(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [B, classes, T] and labels [B, T] as [B T, classes] and [B T], which torch compares faster; or as is."""
+    return (logits.movedim(1, -1).flatten(0, -2), y.flatten()) if logits.dim() > 2 else (logits, y)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flame.data.samples import UNASKED, Samples
-from flame.round.client import Normalise
+from flame.round.client import Normalise, rows
 from flame.round.device import device_of
 
 SLICE = 500  # images handed out at a time: of 19,000 two workers get as many
@@ -73,6 +73,11 @@ def answers(model: nn.Module, x: Tensor, normalise: Normalise) -> Iterator[Tenso
         yield model(normalise(part))
 
 
+def final(logits: Tensor) -> Tensor:
+    """[B, classes], one answer for each sample: of a text, whose logits are [B, classes, T], that at its last token."""
+    return logits if logits.dim() == 2 else logits[..., -1]
+
+
 @torch.inference_mode()
 def evaluate(model: nn.Module, images: Samples, normalise: Normalise, truth: Tensor | None = None) -> Evaluation:
     """The model's sums over `images`, in evaluation mode and on its device, which is waited for at the end only.
@@ -85,7 +90,7 @@ def evaluate(model: nn.Module, images: Samples, normalise: Normalise, truth: Ten
     for start, logits in zip(range(0, len(images), BATCH), answers(model, images.x, normalise), strict=True):
         part = images[start : start + BATCH]
         correct.append(part.right(logits).sum())
-        losses.append(F.cross_entropy(logits, part.y, reduction="sum"))
+        losses.append(F.cross_entropy(*rows(logits, part.y), reduction="sum"))
         if truth is not None:
             guesses.append(logits.argmax(1))
     loss = reduce(add, torch.stack(losses).tolist())  # not sum(), which rounds otherwise from Python 3.12 on
@@ -94,9 +99,9 @@ def evaluate(model: nn.Module, images: Samples, normalise: Normalise, truth: Ten
 
 
 def counted(truth: Tensor, wanted: Tensor, answered: Tensor) -> Answers:
-    """The answers that were asked for, from three tensors of class indices of one shape, on any devices."""
+    """The answers that were asked for and have a true class, from three tensors of classes of one shape, anywhere."""
     triples = torch.stack([part.cpu().flatten() for part in (truth, wanted, answered)], dim=1)
-    triples = triples[triples[:, 1] != UNASKED]
+    triples = triples[(triples[:, :2] != UNASKED).all(1)]
     found, images = triples.unique(dim=0, return_counts=True)
     return {(t, w, a): count for (t, w, a), count in zip(found.tolist(), images.tolist(), strict=True)}
 

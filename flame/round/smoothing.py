@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flame.data.samples import UNASKED, Samples
-from flame.round.client import Normalise
+from flame.round.client import Normalise, rows
 from flame.round.device import device_of
-from flame.round.evaluate import Evaluation, answers, counted
+from flame.round.evaluate import BATCH, Evaluation, answers, counted
 from flame.round.seeding import generator
 from flame.round.types import ServerState
 
@@ -70,25 +70,49 @@ def vote(
 
     With `truth` [N], answers are counted as in `evaluate`.
     """
-    ballots, losses = list[Tensor](), list[Tensor]()
+    answered, losses = list[Tensor](), list[Tensor]()
     for model in models:
         images = images.to(device_of(model))
-        logits = torch.cat(list(answers(model, images.x, normalise)))  # [N, classes] or [N, classes, T]
-        ballots.append(F.one_hot(logits.argmax(1), logits.shape[1]))  # [N, classes] or [N, T, classes]
-        losses.append(F.cross_entropy(logits.double(), images.y, reduction="none"))  # 0 where nothing is asked
-    votes, asked = torch.stack(ballots).sum(dim=0), images.y != UNASKED
+        parts = zip(answers(model, images.x, normalise), images.y.split(BATCH), strict=True)
+        told = [(x.argmax(1), _losses(x, y), x.shape[1]) for x, y in parts]
+        said, lost, (classes, *_) = zip(*told, strict=True)
+        answered.append(torch.cat(said))
+        losses.append(torch.cat(lost))
+    winners, first, second = leading(torch.stack(answered))
     logarithms = torch.logsumexp(-torch.stack(losses), dim=0) - math.log(len(losses))  # of mean probabilities
-    winners, sure = votes.argmax(-1), certified(votes[asked], alpha).sum()
-    told = None if truth is None else counted(truth, images.y, winners)
-    correct = int(images.right(votes.movedim(-1, 1)).sum())
-    return Evaluation(correct, -float(logarithms.sum()), images.asked, int(sure), told)
+    sure = certified(first - second, len(losses), alpha)[images.y != UNASKED].sum()
+    counts = None if truth is None else counted(truth, images.y, winners)
+    pairs = zip(range(0, len(images), BATCH), winners.split(BATCH), strict=True)
+    correct = sum(int(images[start : start + BATCH].right(ballot(part, classes)).sum()) for start, part in pairs)
+    return Evaluation(correct, -float(logarithms.sum()), images.asked, int(sure), counts)
 
 
-def certified(votes: Tensor, alpha: float) -> Tensor:
-    """[N] bool, whether more copies would still answer the class that leads in `votes` [N, classes].
+def _losses(logits: Tensor, y: Tensor) -> Tensor:
+    """float64 of the shape of y, the cross entropy of each answer; 0 where nothing is asked."""
+    return F.cross_entropy(*rows(logits.double(), y), reduction="none").view_as(y)
+
+
+def leading(answered: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the answers of copies [copies, ...]: the class that leads [...], its votes, and those of the second."""
+    ordered = answered.sort(dim=0).values
+    place = torch.arange(len(ordered), device=ordered.device).view(-1, *[1] * (ordered.dim() - 1))
+    new = torch.ones_like(ordered, dtype=torch.bool)
+    new[1:] = ordered[1:] != ordered[:-1]
+    votes = place - torch.where(new, place, 0).cummax(dim=0).values + 1  # of the same class, up to here
+    winner = ordered.gather(0, votes.argmax(dim=0, keepdim=True))  # the first: of equals the lower class
+    return winner[0], votes.amax(dim=0), votes.masked_fill(ordered == winner, 0).amax(dim=0)
+
+
+def ballot(winners: Tensor, classes: int) -> Tensor:
+    """[B, classes, ...] uint8, logits that answer `winners` [B, ...]."""
+    shape = (len(winners), classes, *winners.shape[1:])
+    return torch.zeros(shape, dtype=torch.uint8, device=winners.device).scatter_(1, winners[:, None], 1)
+
+
+def certified(lead: Tensor, copies: int, alpha: float) -> Tensor:
+    """Bool, of the shape of `lead`, the winner's votes less the second's: whether more copies would answer the same.
 
     The paper's certification at radius 0: by Hoeffding's inequality the leader's true share is above
     p_A - sqrt(log(1 / alpha) / 2 M), and that of the second below p_B plus as much, each but for a chance of alpha.
     """
-    copies, (first, second) = int(votes[0].sum()), votes.topk(2, dim=1).values.T
-    return first - second > math.sqrt(2 * copies * math.log(1 / alpha))
+    return lead > math.sqrt(2 * copies * math.log(1 / alpha))

@@ -1,4 +1,4 @@
-"""What flows through a round: images in, rows of differences between engine and defense, a verdict out.
+"""What flows through a round: samples in, rows of differences between engine and defense, a verdict out.
 
 Letters used everywhere: n clients of a round, m compromised ones, d trainable parameters, b BatchNorm statistics,
 N images, B batch, C H W image axes.
@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from flame.data.samples import Samples
 from flame.geometry.guard import guard
@@ -47,7 +47,7 @@ class Cohort:
     compromised: Tensor  # [n] bool
 
 
-Fit = Callable[[nn.Module, Tensor, Tensor], None]  # model, x [N, C, H, W] float32, y [N]: trains in place
+Fit = Callable[[nn.Module, Tensor, Tensor], None]  # model, x [N, ...] as it reads it, y [N]: trains in place
 Notes = Mapping[str, Tensor]  # what a compromised client tells its accomplices of a round, by name; not the server
 
 PER_CLIENT = ("ids", "rows", "counters", "samples", "losses", "recorded", "lab")  # fields of Updates, by client
@@ -57,12 +57,12 @@ class Lab(Protocol):
     """Where a defense with `needs_lab` tries models, in float32 and evaluation mode. Only numbers come out of it.
 
     A model is a whole row [d + b], global model plus update; integer counters play no part in evaluation. Models are
-    taken one at a time, so that a generator of them costs the memory of one.
+    taken one at a time, so that a generator of them costs the memory of one. A sample `x` is raw, as the run stores its
+    own: an image [C, H, W] uint8, a text [T] of tokens, a row of features [F] (`flame/data/samples.py`).
     """
 
-    @property
-    def image(self) -> tuple[int, ...]:
-        """(C, H, W) of the images that the models take."""
+    def noise(self, count: int, stream: Generator) -> Tensor:
+        """[count, ...], random samples: uniform pixels or tokens, normal features (`flame/data/reading.py`)."""
 
     def __getitem__(self, index: Tensor | slice) -> Lab:
         """The same laboratory with only these of its clients as validators."""
@@ -73,22 +73,25 @@ class Lab(Protocol):
 
     @property
     def root(self) -> Samples:
-        """The server's own images, of a defense with `root_samples`."""
+        """The server's own samples, of a defense with `root_samples`."""
 
     def logits(self, models: Iterable[Tensor], x: Tensor) -> Tensor:
-        """[k, N, classes] float32 of k models on images `x` [N, C, H, W] uint8; whatever a broken model answers."""
+        """[k, N, classes] float32 of k models on samples `x` [N, ...]; whatever a broken model answers.
+
+        Of a text whose every token is asked: the answer at the last one, which has read all others.
+        """
 
     def features(self, models: Iterable[Tensor], x: Tensor) -> Tensor:
-        """[k, N, p] float32, what the output layer of k models gets of images `x` [N, C, H, W] uint8, flat."""
+        """[k, N, p] float32, what the output layer of k models gets of samples `x` [N, ...], flat; of all tokens."""
 
-    def trained(self, row: Tensor, images: Samples, fit: Fit) -> Tensor:
-        """[d + b], what `fit` makes of the model of `row` [d + b], which is called with normalised images, labels."""
+    def trained(self, row: Tensor, samples: Samples, fit: Fit) -> Tensor:
+        """[d + b], what `fit` makes of the model of `row` [d + b], which is called with samples as it reads them."""
 
     def class_losses(self, models: Iterable[Tensor], most: int) -> Tensor:
         """[v, k, classes] float64, what each of the round's clients says of k models on its own private shard.
 
-        Mean cross entropy over its first `most` images of each class: NaN if it has none, inf if a model is broken.
-        Compromised clients say what they like.
+        Mean cross entropy over the first `most` of its labels of each class (of a text every token may have one): NaN
+        if it has none, inf if a model is broken. Compromised clients say what they like.
         """
 
 

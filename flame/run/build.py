@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from attacks.base import Attack
 from flame.data.check import checked
 from flame.data.datasets import subset
-from flame.data.reading import reader
+from flame.data.reading import noise, reader
 from flame.data.samples import Dataset, Samples, Shards
 from flame.defenses.base import Defense
 from flame.engine.base import Engine
@@ -113,6 +113,7 @@ def _build(cfg: DictConfig) -> Parts:
         eval_sets={name: judged(part, getattr(defense, "confidence", 0.0)) for name, part in asked.sets.items()},
         truth=asked.truth,
         normalise=reader(dataset),
+        noise=noise(dataset),
         training=training,
         attack=attack,
         seed=cfg.seed,

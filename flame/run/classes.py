@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CLASSES = "classes.csv"
 SHORT = {"clean": "ma", "backdoor": "ba"}  # what the accuracy on a set is called
-TITLES = {"clean": "Clean test images: MA by class", "backdoor": "Triggered test images: BA by their true class"}
+TITLES = {"clean": "Clean test set: MA by class", "backdoor": "Triggered test set: BA by the true class"}
 NUMBERED = 12  # classes, up to which a cell of the confusion matrix has room for its number
 WHITE_FROM = 0.5  # share from which a cell is so dark that its number is white
 
@@ -136,7 +136,7 @@ def draw_classes(figure: Figure | SubFigure, confusions: Mapping[str, Confusion]
     axes = np.atleast_1d(figure.subplots(1, len(confusions)))
     for ax, (name, found) in zip(axes, confusions.items(), strict=True):
         ax.imshow(found.shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-        ax.set(title=TITLES.get(name, name), xlabel="answered", ylabel="class of the image: accuracy")
+        ax.set(title=TITLES.get(name, name), xlabel="answered", ylabel="true class: accuracy")
         ax.set_xticks(range(found.shares.shape[1]) if found.shares.shape[1] <= NUMBERED else [])
         if len(found.shown) > NUMBERED:
             continue

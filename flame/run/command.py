@@ -101,7 +101,7 @@ def check_jobs(loader: ConfigLoader, name: str, words: Sequence[str], multirun: 
             continue
         dotted = any(word.startswith(f"{override.key_or_group}.") for word in fixed)  # a key that not all may have
         for value in list(override.sweep_string_iterator())[1:]:
-            if dotted or value not in known:
+            if dotted or key in ("dataset", "model") or value not in known:  # not every model reads all data
                 composed_here(loader, [*(choice | {key: f"{key}={value}"}).values(), *fixed], name)
     if swept and not (multirun or cfg.hydra.mode == RunMode.MULTIRUN):
         composed_here(loader, words, name)  # which fails

@@ -32,6 +32,7 @@ from flame.run.signature import PLAIN_NAMES, parameters_of
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "flame.round.client.LocalTraining"
+KINDS = {"channels": "images", "tokens": "tokens", "features": "rows of features"}  # a data set's fact -> what it has
 PACE = {"client"}  # of a backdoor: how it trains, as an attack around it sets it
 APPEND = re.compile(r"\nTo append to your .*")  # Hydra's advice for a key that is not there; a typo would stay one
 
@@ -80,8 +81,16 @@ def unread(folder: Path) -> str | None:
     return None
 
 
-def composed(overrides: Sequence[str], name: str = "config", conf: Conf = PROJECT, hydra: bool = False) -> DictConfig:
+def composed(
+    overrides: Sequence[str],
+    name: str = "config",
+    conf: Conf = PROJECT,
+    hydra: bool = False,
+    modelled: bool = True,
+) -> DictConfig:
     """The config of `python train.py --config-name NAME OVERRIDES`, for one job; with its `hydra` node if wanted.
+
+    Where no model is built of it (not `modelled`), the model may be one of other data.
 
     Raises:
         ConfigError: an override or a file is wrong.
@@ -91,16 +100,20 @@ def composed(overrides: Sequence[str], name: str = "config", conf: Conf = PROJEC
             explain_unknown_keys(overrides, loader.list_groups(""))
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        return composed_here(loader, overrides, name, hydra)
+        return composed_here(loader, overrides, name, hydra, modelled)
 
 
-def composed_here(loader: ConfigLoader, overrides: Sequence[str], name: str, hydra: bool = False) -> DictConfig:
+def composed_here(
+    loader: ConfigLoader, overrides: Sequence[str], name: str, hydra: bool = False, modelled: bool = True
+) -> DictConfig:
     """The same where Hydra has started."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", r"provider=.*is not available")
             cfg = compose(name, list(overrides), return_hydra_config=hydra)
         check_backdoor(cfg.get("attack"))
+        if modelled:
+            check_kind(cfg.get("model"), cfg.get("dataset"))
         return cfg
     except UserWarning as error:
         path = str(error).partition("path=")[2].partition(" is not available")[0]
@@ -126,10 +139,24 @@ def check_backdoor(attack: Any) -> None:
     taken = parameters_of(inner)
     if taken and (lacking := sorted({*wanted, *PACE & {*map(str, inner)}} - taken)):
         outer, name = (str(node.get("_target_")).rpartition(".")[2] for node in (attack, inner))
-        what = "" if "backdoor" in taken else " poisons no data and"
+        what = "" if {"backdoor", "poisoned_data_rate"} & taken else " poisons no data and"
         has = f"attack.backdoor={name}{what} has no {lacking[0]}, which {outer} needs there"
-        raise ConfigError(f"{has}: must be a way to poison data, such as badnets or dba")
+        raise ConfigError(f"{has}: must be a way to poison data that has it, such as badnets or dba")
     check_backdoor(inner)
+
+
+def check_kind(model: Any, dataset: Any) -> None:
+    """ConfigError if a model is built from a fact that the data set's YAML does not have, as its data are others."""
+    if not OmegaConf.is_dict(model) or not OmegaConf.is_dict(dataset):
+        return
+    wanted = re.findall(r"\$\{dataset\.(\w+)\}", str(OmegaConf.to_container(model)))
+    if missing := [fact for fact in wanted if fact not in dataset]:
+        own = next((kind for fact, kind in KINDS.items() if fact in dataset), "of another kind")
+        reads = f"reads {KINDS[missing[0]]}, and these data are {own}" if missing[0] in KINDS else "needs that fact"
+        raise ConfigError(
+            f"model: {model.get('_target_')} is built from dataset.{missing[0]}, which {dataset.get('_target_')} does"
+            f" not have: it {reads}; take a model that reads these data (docs/guides/models.md), or another dataset"
+        )
 
 
 def sentence(error: Exception, overrides: Sequence[str], loader: ConfigLoader) -> str:

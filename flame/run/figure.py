@@ -95,9 +95,9 @@ def draw_accuracy(ax: Axes, run: RunRecord) -> None:
     """Main-task accuracy and, where there is a backdoor, its accuracy."""
     rounds = run.metrics["round"]
     panels.reported_rounds(ax, run)
-    panels.curve(ax, rounds, run.metric("eval/ma"), "MA, clean test images", panels.BLUE)
+    panels.curve(ax, rounds, run.metric("eval/ma"), "MA, clean test samples", panels.BLUE)
     if "eval/ba" in run.metrics:
-        panels.curve(ax, rounds, run.metric("eval/ba"), "BA, triggered test images", panels.VERMILION, "--")
+        panels.curve(ax, rounds, run.metric("eval/ba"), "BA, triggered test samples", panels.VERMILION, "--")
     panels.per_cent(ax, "Accuracy of the global model", rounds)
     panels.legend_below(ax, 2)
 

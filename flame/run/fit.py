@@ -10,6 +10,7 @@ from torch import Generator
 from attacks.base import Attack
 from flame.data.reading import reader
 from flame.data.samples import Dataset, Shards
+from flame.data.watched import Watched
 from flame.defenses.base import Defense
 from flame.engine.laboratory import Laboratory
 from flame.engine.workbench import Task, Workbench
@@ -133,6 +134,11 @@ def check_defense(defense: Defense, clients: int, state: ServerState, task: Task
     Tried on one client that sends nothing.
     """
     check_clients(defense, clients)
+    if task.smoothing is not None and any(isinstance(samples, Watched) for samples in task.eval_sets.values()):
+        raise ValueError(
+            "defense.randomized_smoothing votes on classes, and devices' traffic is judged by alarms: say"
+            " defense.randomized_smoothing=null"
+        )
     rows, _ = task.layout.zeros(1)
     first, one, none = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64), torch.zeros(1).double()
     silent = Updates(task.layout, state.row, state.counters, first, rows, state.counters[None], one, none, root=rows[0])

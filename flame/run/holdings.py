@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from flame.data.samples import Dataset
-from flame.partition.figure import label_histogram, label_skew
+from flame.partition.figure import Held
 from flame.round.seeding import generator
 from flame.run.build import dealt, load, make
 from flame.run.record import Array, RunRecord
@@ -21,7 +21,7 @@ DEALT_BY = ("dataset", "partition", "attack", "clients", "train_samples", "seed"
 class Holdings:
     """Per client."""
 
-    sizes: Array  # [clients] images
+    sizes: Array  # [clients] samples
     skew: Array  # [clients] in [0, 1], total variation distance of its label distribution from all clients' together
 
 
@@ -29,7 +29,7 @@ def holdings(run: RunRecord) -> Holdings:
     """What the clients of this run hold.
 
     Raises:
-        ValueError: they had other numbers of images when the run was made: the code or the data have changed since; or
+        ValueError: they had other numbers of samples when the run was made: the code or the data have changed since; or
             its config does not say.
     """
     if missing := {*DEALT_BY, "defense"} - set(run.config):
@@ -40,8 +40,8 @@ def holdings(run: RunRecord) -> Holdings:
     if (found.sizes[ids] != samples).any():
         client = int(ids[found.sizes[ids] != samples][0])
         raise ValueError(
-            f"{run.folder}: client {client} is dealt {found.sizes[client]:g} images, but acceptance.csv says otherwise:"
-            " read the run with the code and the data that made it"
+            f"{run.folder}: client {client} is dealt {found.sizes[client]:g} samples, and acceptance.csv says"
+            " otherwise: read the run with the code and the data that made it"
         )
     return found
 
@@ -58,8 +58,8 @@ def _holdings(config: str, root_samples: int) -> Holdings:
     cfg = json.loads(config)
     _, dataset = make(cfg, "attack").prepare(_dataset(json.dumps(cfg["dataset"])), generator(cfg["seed"], "prepare"))
     train, shards = dealt(cfg, dataset, root_samples)
-    histogram = label_histogram(train.y, shards, dataset.classes)[: cfg["clients"]]  # without the server's own images
-    return Holdings(histogram.sum(1).double().numpy(), label_skew(histogram).numpy())
+    held = Held.of(train.y, shards.first(cfg["clients"]), dataset.classes)  # without the server's own samples
+    return Holdings(held.sizes.double().numpy(), held.skew.numpy())
 
 
 @lru_cache(maxsize=1)

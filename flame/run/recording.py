@@ -125,7 +125,7 @@ def assemble(before: Mapping[str, Tensor], after: Mapping[str, Tensor], fields: 
     trainable = _listed(fields, "trainable", str)
     samples = _listed(fields, "samples", int, n)
     if min(samples) < 1:
-        raise ValueError(f"samples holds {min(samples)}: every client has at least one training image")
+        raise ValueError(f"samples holds {min(samples)}: every client has at least one training sample")
     ids = _listed(fields, "client_ids", int, n) if "client_ids" in fields else list(range(n))
     number, seed = (_whole(fields, name) for name in ("round", "seed"))
     order = _listed(fields, "keys", str) if "keys" in fields else state_order(before, trainable)

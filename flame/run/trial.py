@@ -22,8 +22,12 @@ REMEDIES = (  # what torch says -> what helps
     (r"to have \d+ channels", "its number of inputs must be ${{dataset.channels}}, here {channels}"),
     (r"cannot be multiplied|same reduction dim", "its number of inputs must follow dataset.channels and image_size"),
     (r"positional argument", "forward must take a batch of images and nothing else"),
-    (r"dtype|[Ss]calar type", "images are float32, and so must its tensors be"),
+    (r"'indices'", "it reads tokens, and these are none: take a model of images, such as model=cnn"),
+    (r"index out of range", "its number of tokens must be ${{dataset.tokens}}"),
+    (r"dtype|[Ss]calar type|Expected .*conv", "{reads}"),
 )
+FLOAT = "images are float32, and so must its tensors be"
+TOKENS = "these are tokens: take a model of tokens, such as model=lstm"
 ALONE = (
     "Set client.batch_size >= 2, a partition that gives every client at least two images, and a defense's"
     " root_samples >= 2; or take a model whose norms do not need other images, such as GroupNorm"
@@ -45,8 +49,8 @@ def check_samples(model: nn.Module, x: Tensor, answer: tuple[int, ...], smallest
     """ValueError unless the model turns samples into finite logits and trains on the smallest batch.
 
     `x` [2, ...], as a model reads it; `answer` is the shape of a sample's logits, (classes,) or (classes, T); `of` says
-    whose samples they are. BatchNorm refuses to train on a single value per
-    channel: one image, once the strides have shrunk it to a pixel.
+    whose samples they are. BatchNorm refuses to train on a single value per channel: one image, once the strides have
+    shrunk it to a pixel.
     """
     images = f"{'images' if x.dim() == 4 else 'samples'} of {of}"
     unfit = f"model does not fit the {images}, {tuple(x.shape[1:])}"
@@ -88,7 +92,9 @@ def _attempt(model: nn.Module, x: Tensor, said: str, remedy: str = "") -> object
             reason = str(error).strip().partition("\n")[0]
             where = f"layer {layers[-1]}" if layers else "the model's own forward"
             known = (advice for pattern, advice in REMEDIES if re.search(pattern, reason))
-            remedy = remedy or next(known, "").format(channels=x.shape[1])
+            remedy = remedy or next(known, "").format(
+                channels=x.shape[1], reads=FLOAT if x.is_floating_point() else TOKENS
+            )
             raise ValueError(f"{said}: {where}: {reason}{remedy and f'. {remedy[0].upper()}{remedy[1:]}'}") from error
 
 

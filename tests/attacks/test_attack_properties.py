@@ -7,17 +7,21 @@ import pickle
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from attackers import ON_TEXT, WORDS, suited
 from torch import Tensor, nn
 
 from attacks.badnets import BadNets
 from attacks.base import Attack, Scene, Sight
+from attacks.differences import relabelled
 from attacks.subpopulation import SubPopulation
-from flame.data.samples import Samples
+from attacks.words import WordBackdoor
+from flame.data.samples import UNASKED, Samples
 from flame.federation import play
 from flame.round.client import LocalJob, LocalTraining
 from flame.round.evaluate import evaluate
@@ -26,13 +30,14 @@ from flame.round.types import Notes, Updates
 from flame.run.build import ConfigError, Parts, build
 
 UNTARGETED = {"ALIE", "Fang", "Gaussian", "IPM", "Mimic", "MinMax", "MinSum", "NoAttack", "ROP", "SignFlip"}
-NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/attack").glob("*.yaml"))
+APART = {"traffic_backdoor"}  # on data of their own: test_traffic_backdoor.py
+NAMES = sorted({path.stem for path in (Path(__file__).parents[2] / "conf/attack").glob("*.yaml")} - APART)
 
 
 @pytest.fixture(scope="module", params=NAMES)
 def parts(request: pytest.FixtureRequest, tiny: Callable) -> Parts:
     """The parts of a tiny run under the attack, two of five clients of a round being its own."""
-    return build(tiny(f"attack={request.param}", "poisoned_model_rate=0.4"))
+    return build(tiny(*suited(request.param), "poisoned_model_rate=0.4"))
 
 
 def shard(parts: Parts) -> Samples:
@@ -59,9 +64,10 @@ def test_poisoned_images_are_images(parts: Parts) -> None:
     kept = Samples(clean.x.clone(), clean.y.clone())
     poisoned = parts.attack.poison(clean, generator(0, "poison"))
     assert same(clean, kept)
-    assert poisoned.x.dtype == torch.uint8 and poisoned.x.shape[1:] == clean.x.shape[1:]
+    assert poisoned.x.dtype == clean.x.dtype and poisoned.x.shape[1:] == clean.x.shape[1:]
     assert poisoned.y.dtype == torch.int64 and len(poisoned.x) == len(poisoned.y) >= len(clean)
-    assert set(poisoned.y.tolist()) <= set(range(parts.dataset.classes))
+    assert set(poisoned.y[poisoned.y != UNASKED].tolist()) <= set(range(parts.dataset.classes))
+    assert bool((poisoned.y != UNASKED).view(len(poisoned), -1).any(1).all())
 
 
 def test_equal_streams_poison_equally(parts: Parts) -> None:
@@ -132,6 +138,11 @@ def test_the_backdoor_set_leaves_true_targets_out(parts: Parts) -> None:
     if isinstance(attack, BadNets) and attack.target_class is None:  # all-to-all: every class is left, as the next one
         assert torch.equal(backdoor.y, (test.y + 1) % parts.dataset.classes)
         return
+    if isinstance(innermost(attack), WordBackdoor):  # of a text the last answer alone, and never the true one
+        assert torch.equal(backdoor.y != UNASKED, torch.arange(9).expand(len(backdoor), 9) == 8)
+        truth, wanted = test.y[:, -1], attack.aims(test)[:, -1]
+        assert torch.equal(backdoor.y[:, -1], wanted[truth != wanted]) and 0 < len(backdoor) < len(test)
+        return
     (target,) = backdoor.y.unique().tolist()
     assert backdoor.x.dtype == torch.uint8 and backdoor.x.shape[1:] == test.x.shape[1:]
     inner = innermost(attack)
@@ -147,8 +158,8 @@ def test_the_backdoor_set_is_a_function_of_its_argument(parts: Parts) -> None:
     whole = attack.backdoor_set(pool)
     if whole is None:
         return
-    every_other = torch.arange(60) % 2 == 0
-    hit = attack.target(pool.y) != pool.y
+    every_other = torch.arange(len(pool)) % 2 == 0
+    hit = relabelled(pool.y, attack.aims(pool))
     parted = [attack.backdoor_set(pool[part]) for part in (every_other, ~every_other)]
     for part, got in zip((every_other, ~every_other), parted, strict=True):
         assert got is not None and same(got, whole[part[hit]])
@@ -210,23 +221,30 @@ def test_it_reaches_a_worker_process_whole(parts: Parts) -> None:
 
 
 @pytest.fixture(scope="module")
-def quiet(tiny: Callable, start: Callable) -> Tensor:
-    """[n, d + b] what the clients of the round below would have sent without an attack."""
-    with start(tiny("attack=none", "defense=fedavg", "poisoned_model_rate=0.4")) as (fed, state):
-        return play(fed, state).updates.rows.clone()
+def quiet(tiny: Callable, start: Callable) -> Callable[[str], Tensor]:
+    """[n, d + b] what the clients of the round below would have sent without that attack."""
+
+    @cache
+    def sent(words: tuple[str, ...]) -> Tensor:
+        with start(tiny("attack=none", *words, "defense=fedavg", "poisoned_model_rate=0.4")) as (fed, state):
+            return play(fed, state).updates.rows.clone()
+
+    return lambda name: sent(ON_TEXT if name in WORDS else ())
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_one_round_stays_finite_and_passes_the_guard(name: str, tiny: Callable, start: Callable, quiet: Tensor) -> None:
+def test_one_round_stays_finite_and_passes_the_guard(
+    name: str, tiny: Callable, start: Callable, quiet: Callable[[str], Tensor]
+) -> None:
     """And no attack is silent: its clients' updates are not the honest ones, or the run counts them."""
-    with start(tiny(f"attack={name}", "defense=fedavg", "poisoned_model_rate=0.4")) as (fed, state):
+    with start(tiny(*suited(name), "defense=fedavg", "poisoned_model_rate=0.4")) as (fed, state):
         record = play(fed, state)
     if name in ("edge_case", "edge_case_pgd", "semantic", "semantic_replacement"):
         assert record.metrics["attack/idle"] == 0  # and honest clients have other images
     elif name != "none":
         bad = record.cohort.compromised
-        assert torch.equal(record.updates.rows[~bad], quiet[~bad])
-        honest = int((record.updates.rows[bad] == quiet[bad]).all(1).sum())
+        assert torch.equal(record.updates.rows[~bad], quiet(name)[~bad])
+        honest = int((record.updates.rows[bad] == quiet(name)[bad]).all(1).sum())
         assert record.metrics["attack/idle"] == honest == (2 if name == "iba" else 0)  # it searches first
     assert int(record.cohort.compromised.sum()) == (0 if name == "none" else 2)
     assert bool(record.after.row.isfinite().all())
@@ -234,7 +252,8 @@ def test_one_round_stays_finite_and_passes_the_guard(name: str, tiny: Callable, 
     assert unbounded or math.isfinite(record.metrics["eval/ma_loss"])
     assert 0 <= record.metrics["eval/ma"] <= 1
     assert record.metrics["guard/nonfinite"] == record.metrics["guard/oversized"] == 0
-    assert ("eval/ba" in record.metrics) == (fed.attack.backdoor_set(build(tiny()).dataset.test) is not None)
+    test = build(tiny(*(ON_TEXT if name in WORDS else ()), "attack=none")).dataset.test
+    assert ("eval/ba" in record.metrics) == (fed.attack.backdoor_set(test) is not None)
 
 
 SILENT = {  # what would do nothing, and is known to before the run

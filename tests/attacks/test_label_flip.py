@@ -9,6 +9,7 @@ import torch
 from attackers import images
 
 from attacks.label_flip import LabelFlip
+from flame.data.samples import UNASKED, Samples
 from flame.round.seeding import generator
 
 
@@ -40,3 +41,16 @@ def test_label_flip_of_all_labels_has_no_backdoor() -> None:
 def test_settings_out_of_range(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_texts_are_flipped_token_by_token() -> None:
+    """A text is eligible if any answer is of the source; the others stay, what is not asked stays so."""
+    y = torch.tensor([[1, 0, 1], [2, UNASKED, 0], [3, 1, UNASKED]])
+    clean = Samples(torch.zeros(3, 3, dtype=torch.int16), y)
+    flip, reverse = LabelFlip(1, 3, 4, 1.0), LabelFlip(None, None, 4, 1.0)
+    assert flip.poison(clean, generator(0, "poison")).y.tolist() == [[3, 0, 3], [2, UNASKED, 0], [3, 3, UNASKED]]
+    assert reverse.poison(clean, generator(0, "poison")).y.tolist() == [[2, 3, 2], [1, UNASKED, 3], [0, 2, UNASKED]]
+    backdoor = flip.backdoor_set(clean)  # asks for what is flipped, and nothing else
+    assert backdoor is not None and backdoor.y.tolist() == [[3, UNASKED, 3], [UNASKED, 3, UNASKED]]
+    half = LabelFlip(1, 3, 4, 0.5).poison(clean, generator(0, "poison")).y
+    assert int((half != y).any(1).sum()) == 1  # of two texts, however many answers each has

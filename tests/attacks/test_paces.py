@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from attackers import PLAIN, dataset, images, job, recipe
+from attackers import PLAIN, WORDS, dataset, images, job, recipe, suited
 from omegaconf import OmegaConf
 
 from attacks.base import Poisoner
@@ -43,6 +43,7 @@ class Theirs(NamedTuple):
 
 ZHMZM, LP = "zhmzm/FLAME fd4cef2", "zhmzm/Poisoning_Backdoor-critical_Layers_Attack be64cdd"
 BAGDASARYAN = Theirs("ebagdasa/backdoor_federated_learning 3f068b8", "15 to 2", "3000 to 16", "0.05 to 0.1")
+WORDS_OF_REDDIT = Theirs("ebagdasa/backdoor_federated_learning 95fd8b1", "250 to 2", "5000 to 2", "0.2 to 20")
 TAILS = Theirs("ksreenivasan/OOD_Federated_Learning 9096969", "2 to 2", "32 to 16", "0.02 to 0.02")
 THEIRS = {
     "badnets": Theirs(ZHMZM, "2 to 2", "16 to 16", "0.1 to 0.1"),
@@ -63,6 +64,7 @@ THEIRS = {
         "ybdai7/Chameleon-durable-backdoor c74618a", "10 and 3 to 2", "250 and 75 to 16", "0.005 and 0.001 to 0.0265"
     ),
     "threedfed": Theirs("haoyangliASTAPLE/3DFed 6e0e8ec", "15 to 2", "120 to 16", "0.1 to 0.1"),
+    **dict.fromkeys(("sentence", "sentence_reddit"), WORDS_OF_REDDIT),
     "darkfed": Theirs("hustweiwan/DarkFed 5c0ed08", "2 to 2", "626 to 16", "0.005 to 0.1"),
 }
 # ours, of a client that trains one epoch at 0.05 and of one that trains two at 0.1: epochs and rate; the shares of the
@@ -71,13 +73,14 @@ AS_BENIGN: tuple[Any, ...] = (1, 0.05, 2, 0.1, [])
 RETRAINED = (8, 0.025, 15, 0.05, [0.13, 0.73])
 OURS = {
     **dict.fromkeys(("badnets", "blended", "edge_case", "label_flip", "a3fl", "a3fl_fixed", "iba"), AS_BENIGN),
-    "badnets_all_to_all": AS_BENIGN,
+    **dict.fromkeys(("badnets_all_to_all", *WORDS), AS_BENIGN),
     **dict.fromkeys(("lp", "lp_random", "pgd", "edge_case_pgd", "flame_aware", "shrunk", "shrunk_weights"), AS_BENIGN),
-    **dict.fromkeys(("forged_statistics", "shrunk_forged"), AS_BENIGN),
+    **dict.fromkeys(("forged_statistics", "shrunk_forged", "traffic_backdoor"), AS_BENIGN),
     "badnets_longer": (2, 0.05, 2, 0.1, []),
     "badnets_slow": (1, 0.0075, 2, 0.015, []),
     **dict.fromkeys(("retrained_badnets", "semantic", "semantic_replacement"), RETRAINED),
     **dict.fromkeys(("model_replacement", "constrain_and_scale"), RETRAINED),
+    "sentence_reddit": (125, 0.0005, 250, 0.001, []),
     "dba": (3, 0.025, 6, 0.05, [0.2, 0.8]),
     "cerp": (0.5, 0.025, 1, 0.05, []),
     **dict.fromkeys(("neurotoxin", "neurotoxin_unmasked"), (5, 0.05, 10, 0.1, [])),
@@ -86,6 +89,7 @@ OURS = {
     "chameleon": (3, 0.0019, 3, 0.0038, []),
     **dict.fromkeys(("threedfed", "threedfed_unmasked"), (8, 0.05, 15, 0.1, [])),
 }
+APART = {"traffic_backdoor"}  # on data of their own: test_traffic_backdoor.py
 NO_TRAINING = {  # of their own: they send what they have made up, or train elsewhere (darkfed, on its own recipe)
     *("none", "alie", "fang", "gaussian", "ipm", "min_max", "min_sum", "sign_flip", "darkfed"),
     *("alie_optimal", "ipm_optimal", "mimic", "rop"),
@@ -125,9 +129,9 @@ def test_attackers_train_as_their_authors_let_them(option: str, tiny: Callable) 
         assert found["lr"] == pytest.approx(wanted[1])
 
 
-@pytest.mark.parametrize("option", [name for name, ours in OURS.items() if ours == AS_BENIGN])
+@pytest.mark.parametrize("option", [name for name, ours in OURS.items() if ours == AS_BENIGN and name not in APART])
 def test_as_benign_clients_is_the_benign_recipe(option: str, tiny: Callable) -> None:
-    parts = build(tiny(f"attack={option}", "poisoned_model_rate=0.4"))
+    parts = build(tiny(*suited(option), "poisoned_model_rate=0.4"))
     work = job()
     assert (
         parts.attack.compromise(replace(work, training=parts.task.training, images=parts.task.train[:8])).training

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import Generator, nn
 
 from flame.data.check import checked
-from flame.data.reading import reader
+from flame.data.reading import noise, reader
 from flame.data.samples import UNASKED, Dataset, Samples
 from flame.data.vocabulary import Vocabulary
 from flame.round.evaluate import evaluate, total
@@ -49,6 +49,17 @@ def test_a_vote_judges_what_is_asked() -> None:
     found = vote([Next(1), Next(1), Next(0)], TEXT, reader(WORDS), alpha=0.001, truth=TEXT.y)
     assert (found.correct, found.count) == (3, 4) and found.answers == {(2, 2, 2): 2, (3, 3, 3): 1, (1, 1, 0): 1}
     assert found.certified == 0  # three votes are no certainty
+
+
+def test_random_samples_are_of_the_datas_kind() -> None:
+    tokens = noise(WORDS)(50, Generator().manual_seed(0))
+    assert tokens.shape == (50, 2) and tokens.dtype == torch.int16 and tokens.unique().tolist() == [0, 1, 2, 3, 4]
+    rows = noise(TABLE)(4000, Generator().manual_seed(0))
+    assert rows.dtype == torch.float32 and rows.mean(0).tolist() == pytest.approx([2, 20], rel=0.05)
+    assert rows.std(0).tolist() == pytest.approx([1, 10], rel=0.05)
+    pixels = torch.randint(0, 256, (3, 1, 2, 2), dtype=torch.uint8, generator=Generator().manual_seed(7))
+    images = Dataset("toys", Samples(pixels, torch.arange(3)), Samples(pixels, torch.arange(3)), (0.5,), (0.5,), 3)
+    assert torch.equal(noise(images)(3, Generator().manual_seed(7)), pixels)
 
 
 def test_what_models_read() -> None:

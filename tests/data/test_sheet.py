@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from flame.data import __main__ as command_of_data
-from flame.data.samples import Dataset, Holders, Samples
-from flame.data.sheet import ACROSS, PAPER, _mosaic, describe, draw_sheet
+from flame.data.samples import UNASKED, Dataset, Holders, Samples
+from flame.data.sheet import ACROSS, PAPER, _mosaic, describe, draw_sheet, specimens
+from flame.data.vocabulary import Vocabulary
 
 
 def images(labels: list[int], channels: int = 1) -> Samples:
@@ -102,3 +103,33 @@ def test_the_sheet_is_a_png(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command_of_data.check(["dataset=digits", "--sheet=sheet.pdf"])
     assert "--sheet sheet.pdf: the name must end in .png" in capsys.readouterr().err
+
+
+def test_facts_of_texts_and_rows_by_hand() -> None:
+    names = Vocabulary(("<unk>", "to", "be"), "word")
+    texts = Samples(torch.tensor([[1, 2, 1], [1, 1, 2]]), torch.tensor([[UNASKED, 1, 1], [1, 1, 2]]))
+    dataset = Dataset(
+        "mine", texts, texts[:1], (), (), 3, Holders(torch.tensor([0, 1]), ("an", "bo")), vocabulary=names
+    )
+    assert describe(dataset).splitlines() == [
+        "train  2 texts of 3 tokens, 5 labels asked for",
+        "test   1 texts of 3 tokens, 2 labels asked for",
+        "tokens 3 in the vocabulary (words), 2 in the training texts; the most: 'to', 'be', '<unk>'",
+        "held   by 2; training samples of each, min / median / max: 1 / 1 / 1",
+    ]
+    said = specimens(dataset, lambda x: torch.cat([x[:, :1], torch.full_like(x[:, 1:], 2)], 1), "attack=mine")
+    assert said.splitlines() == [
+        "  to be to",
+        "> to be [be]",
+        "  to to be",
+        "> to [be] be",
+        "> with the trigger of attack=mine",
+    ]
+    rows = Samples(torch.tensor([[1.0, -2.0], [3.0, -2.0]]), torch.tensor([0, 1]))
+    said = describe(Dataset("mine", rows, rows, (2.0, -2.0), (1.0, 1.0), 2)).splitlines()
+    assert said[0] == "train  2 rows of 2 features, from -2 to 3"
+    assert said[2:4] == [
+        "mean   declared 2.0000, -2.0000, of the training samples 2.0000, -2.0000",
+        "std    declared 1.0000, 1.0000, of the training samples 1.0000, 0.0000",
+    ]
+    assert said[-1] == "2 classes; training samples of one: from 1 to 1"

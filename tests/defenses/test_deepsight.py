@@ -48,7 +48,7 @@ def test_deepsight_tries_every_model_on_the_same_inputs() -> None:
     layout = StateLayout.of(net)
     updates = a_round(torch.zeros(2, layout.size), layout, 0.1 * torch.randn(layout.size, generator=stream()).abs())
     updates = replace(updates, lab=laboratory(net, (1, 2, 2), honest(2)))
-    found = DEEPSIGHT.outputs(updates, stream())
+    found = torch.stack(list(DEEPSIGHT.outputs(updates, stream())))
     assert found.shape == (3, 3, 2, 2)  # models, seeds, samples, classes
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
     assert len(found[0].flatten(0, 1).unique(dim=0)) == 6  # six different inputs

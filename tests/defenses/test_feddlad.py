@@ -91,7 +91,7 @@ def test_many_columns_are_cut_into_slabs(monkeypatch: pytest.MonkeyPatch) -> Non
     rows, scale = torch.randn(3, 100, generator=stream()), torch.tensor([1, 0.5, 2])
     whole = fences(rows, scale, 0.0)
     (slab,) = turned(rows, scale, whole)
-    monkeypatch.setattr("flame.defenses.feddlad.SLAB_ELEMENTS", 21)  # seven columns
+    monkeypatch.setattr("flame.defenses.columns.SLAB_ELEMENTS", 21)  # seven columns
     assert torch.equal(fences(rows, scale, 0.0), whole)
     parts = list(turned(rows, scale, whole))
     assert len(parts) == 15 and torch.equal(torch.cat(parts, dim=1), slab)

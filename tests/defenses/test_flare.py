@@ -140,7 +140,7 @@ def test_who_is_far_from_all_has_least() -> None:
         (lambda: replace(RULE, root_samples=1), "defense.root_samples=1"),
         (lambda: replace(RULE, label=-1), "defense.label=-1"),
         (lambda: replace(RULE, tau=0.0), "defense.tau=0.0"),
-        (lambda: answer(replace(RULE, label=2), some(3, 0, size=0.6)), r"holds 0 image\(s\) of class defense.label=2"),
+        (lambda: answer(replace(RULE, label=2), some(3, 0, size=0.6)), r"holds 0 sample\(s\) of class defense.label=2"),
         (lambda: answer(RULE, a_round([[0, 0, 0]])), r"defense=flare tries models.*no laboratory"),
         (
             lambda: answer(RULE, a_round([[0, 0, 0]], lab=laboratory(Constant(), (1, 1, 1), honest(1)))),

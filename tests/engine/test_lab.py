@@ -26,7 +26,7 @@ COMPROMISED = torch.tensor([False, True, False])
 def test_logits_are_the_models_own() -> None:
     lab = laboratory(Constant(), (1, 2, 2), honest(1))
     assert StateLayout.of(Constant()) == PLAIN
-    x = torch.zeros(3, *lab.image, dtype=torch.uint8)
+    x = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
     assert_close(lab.logits([EVEN, SKEWED], x).flatten(), *[0] * 6, *[0, log(3)] * 3)
     net = Tiny(inputs=4, hidden=3, classes=2).eval()
     net.bn.running_mean += 0.3  # evaluation uses it

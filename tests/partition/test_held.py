@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from flame.data.samples import Dataset, Holders, Kept, Samples
 from flame.partition.deal import deal
-from flame.partition.figure import describe
+from flame.partition.figure import Held, describe, label_skew
 from flame.partition.held import Listed, natural
 from flame.run.build import ConfigError, build
 
@@ -76,7 +76,7 @@ def test_what_others_took_is_in_no_shard(seed: int, root: int, taken: set[int]) 
     [
         (4, 1, r"clients=4 do not fit .* of 4 holders 3 have partition\.min_samples=1 .* \(carla has 0, the fewest\)"),
         (3, 4, r"of 4 holders 2 have partition\.min_samples=4 .*; set clients to at most 2, or lower partition\.min"),
-        (1, 7, r"of 4 holders 0 have partition\.min_samples=7 images or more \(.*\); lower partition\.min_samples"),
+        (1, 7, r"of 4 holders 0 have partition\.min_samples=7 samples or more \(.*\); lower partition\.min_samples"),
     ],
 )
 def test_too_few_holders(clients: int, min_samples: int, message: str) -> None:
@@ -142,11 +142,11 @@ def test_positions_are_of_the_set_as_it_was_loaded(tmp_path: Path, root: int, ke
     [
         (
             {"a": [0, 1], "b": [2]},
-            r"1 of 4 images are in no list, the first is 3: list them, or say partition\.unl",
+            r"1 of 4 samples are in no list, the first is 3: list them, or say partition\.unl",
         ),
         (
             {"a": [0, 1, 4], "b": [2, 3]},
-            r"list a has the index 4 \(1 are out of range\): must be in \[0, 3\].* test images, .*test_share",
+            r"list a has the index 4 \(1 are out of range\): must be in \[0, 3\].* test samples, .*test_share",
         ),
         ({"a": [0, 1], "b": [2, -1]}, r"list b has the index -1"),
         ({"a": [0, 1, 2], "b": [2, 3]}, r"index 2 is there 2 times, in the lists a, b \(1 are there more than once\)"),
@@ -173,7 +173,7 @@ def test_lists_that_cannot_be(tmp_path: Path, content: Any, message: str) -> Non
 def test_images_in_no_list_are_left_out_if_asked(tmp_path: Path) -> None:
     partition = Listed(lists(tmp_path, {"a": [0], "b": [2]}).path, "leave_out")
     assert partition(torch.zeros(4).long(), 2, stream(), kept=Kept.whole(4)).index.tolist() == [0, 2]
-    with pytest.raises(ValueError, match=r"list b has no image left, once train_samples, the attack and the server"):
+    with pytest.raises(ValueError, match=r"list b has no sample left, once train_samples, the attack and the server"):
         partition(torch.zeros(3).long(), 2, stream(), kept=Kept(torch.tensor([3, 0, 1]), 4))
 
 
@@ -203,7 +203,8 @@ def test_files_that_cannot_be(tmp_path: Path) -> None:
 
 
 def test_the_table_has_the_names() -> None:
-    lines = describe(torch.tensor([[3, 1], [0, 2]]), ["anna", "bo"]).splitlines()
+    counts = torch.tensor([[3, 1], [0, 2]])
+    lines = describe(Held(counts.sum(1), label_skew(counts), counts), ["anna", "bo"]).splitlines()
     assert lines[:3] == [
         "client  name  size  skew  0  1",
         "     0  anna     4  0.25  3  1",

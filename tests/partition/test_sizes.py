@@ -85,7 +85,7 @@ def test_labels_do_not_matter() -> None:
             r"min_size=10 was not reached in 1000 draws with partition\.alpha=0\.0001.*raise part",
         ),
         ({"alpha": None, "exponent": 9.0}, r"not reached .* partition\.exponent=9\.0.*: lower partition\.exponent"),
-        ({"min_size": 40}, r"clients=4 with at least 40 images each need 160 of N=100 images"),
+        ({"min_size": 40}, r"clients=4 with at least 40 samples each need 160 of N=100 samples"),
     ],
 )
 def test_what_cannot_be(changes: dict[str, Any], message: str) -> None:

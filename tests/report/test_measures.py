@@ -78,7 +78,7 @@ def test_the_servers_own_images_are_no_clients(averaged: RunRecord, tiny: Callab
 
 
 def test_shards_that_were_dealt_otherwise_are_refused(averaged: RunRecord) -> None:
-    with pytest.raises(ValueError, match=r"client \d+ is dealt \d+ images, but acceptance.csv says otherwise"):
+    with pytest.raises(ValueError, match=r"client \d+ is dealt \d+ samples, and acceptance.csv says otherwise"):
         holdings(replace(averaged, config={**averaged.config, "seed": 1}))
 
 

@@ -10,6 +10,7 @@ import pytest
 from conftest import Compose, Start
 from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
+from texts import TEXT
 
 from flame.federation import play
 from flame.report.recipes import recipes
@@ -25,6 +26,16 @@ SMALL = ("experiment=smoke", "dataset=digits", "train_samples=300", "rounds=2", 
 TINY = (*SMALL, "attack_rounds.start=0", "engine=sequential", "tracker=files")
 SMALL_IMAGES = ("model=cnn", "dataset.mean=[0.5]", "dataset.std=[0.5]")
 MANY_OR_ONE = ("multi", "single")
+TOY_TEXT = (
+    *TEXT,
+    "dataset.tokens=12",
+    "train_samples=null",
+    "clients=6",
+    "clients_per_round=6",
+    "partition=natural",
+    "partition.min_samples=1",
+)
+TOY_WORDS = "sentences=[t1 t2 t3,t4 t5 t6]"
 QUICK = {  # what makes the model of a recipe small, too, and what it needs for images of 8 x 8 pixels and two rounds
     "recipe/ablations/masks_wide_digits": ("model.widths=[4,4,4,16]",),
     "recipe/paper/zhmzm": ("train_samples=60",),
@@ -36,6 +47,9 @@ QUICK = {  # what makes the model of a recipe small, too, and what it needs for 
         *(*SMALL_IMAGES, "client.schedule.milestones=[1]"),
         *("attack.trigger.size=3", "attack.trigger.row=-3", "attack.trigger.column=-3"),
     ),
+    "recipe/defenses/shakespeare_defenses": (*TOY_TEXT, "model=lstm", f"attack.{TOY_WORDS}"),
+    "recipe/paper/paper_text": (*TOY_TEXT, "model=lstm", f"attack.backdoor.{TOY_WORDS}"),
+    "recipe/question/shakespeare_question": TOY_TEXT,
     **{f"recipe/protocols/backfed_emnist_{shots}shot": ("model=cnn", "~dataset.split") for shots in MANY_OR_ONE},
 }
 

@@ -26,7 +26,7 @@ from flame.engine.sequential import Sequential
 from flame.federation import Round, rounds
 from flame.round.evaluate import Evaluation, evaluate, slices, total
 from flame.round.seeding import generator
-from flame.round.smoothing import NOISELESS, Smoothing, certified, vote
+from flame.round.smoothing import NOISELESS, Smoothing, certified, leading, vote
 from flame.round.types import ServerState, digest
 from flame.run.build import Parts, build
 
@@ -62,17 +62,28 @@ def test_three_copies_by_hand() -> None:
 
 def test_certificate_by_hand() -> None:
     """20 copies at alpha 0.001: the leader needs more than sqrt(40 log 1000) = 16.6 votes more than the second."""
-    votes = torch.tensor([[20, 0, 0], [2, 18, 0], [1, 1, 18], [18, 1, 1], [0, 17, 3], [10, 10, 0]])
-    assert certified(votes, 0.001).tolist() == [True, False, True, True, False, False]
-    assert certified(torch.tensor([[13, 0]]), 0.001).tolist() == [False]  # sqrt(26 log 1000) = 13.4
-    assert certified(torch.tensor([[14, 0]]), 0.001).tolist() == [True]  # sqrt(28 log 1000) = 13.9
+    assert certified(torch.tensor([20, 16, 17, 14, 0]), 20, 0.001).tolist() == [True, False, True, False, False]
+    assert certified(torch.tensor([13]), 13, 0.001).tolist() == [False]  # sqrt(26 log 1000) = 13.4
+    assert certified(torch.tensor([14]), 14, 0.001).tolist() == [True]  # sqrt(28 log 1000) = 13.9
+
+
+def test_votes_are_counted_without_a_column_for_each_class() -> None:
+    answered = torch.tensor([[2, 9999], [0, 5], [2, 9999], [0, 7], [1, 9999]])  # five copies, two images
+    winners, first, second = leading(answered)
+    assert (winners.tolist(), first.tolist(), second.tolist()) == ([0, 9999], [2, 3], [2, 1])  # of equals the lower one
+    answered = torch.randint(0, 4, (9, 6, 7), generator=stream())
+    table = torch.stack([(answered == c).sum(0) for c in range(4)])  # [classes, 6, 7]
+    top = table.sort(dim=0, descending=True).values
+    for found, wanted in zip(leading(answered), (table.argmax(0), top[0], top[1]), strict=True):
+        assert torch.equal(found, wanted)
+    assert leading(answered[:1])[2].unique().tolist() == [0]  # one copy: nobody is second
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.01])
 def test_the_certificate_errs_as_rarely_as_it_says(alpha: float) -> None:
     """Two classes that are equally likely: any answer is unfounded."""
     heads = torch.binomial(torch.full((20_000,), 50.0), torch.full((20_000,), 0.5), generator=stream())
-    unfounded = certified(torch.stack([heads, 50 - heads], dim=1).long(), alpha)
+    unfounded = certified((2 * heads - 50).abs(), 50, alpha)
     assert float(unfounded.double().mean()) <= 2 * alpha
 
 

@@ -16,6 +16,7 @@ from hydra.utils import get_object
 from labs import honest, laboratory
 from omegaconf import DictConfig, OmegaConf
 from oracles.rounds import net
+from texts import TEXT
 
 from attacks.base import Attack
 from flame.data.samples import Dataset, Holders, Samples
@@ -56,9 +57,18 @@ def targets(key: str, node: Any) -> Iterator[tuple[str, DictConfig]]:
             yield from targets(f"{key}[{i}]", item)
 
 
+def around(option: str) -> tuple[str, ...]:
+    """The option with a data set that a model reads, and a model that reads a data set: of tokens, or else images."""
+    group, _, name = option.partition("=")
+    facts = (CONF / group / f"{name}.yaml").read_text()
+    if group == "model":
+        return (*(TEXT if "${dataset.tokens}" in facts else ("dataset=cifar10",)), option)
+    return ("dataset=digits", option, *(["model=lstm"] if group == "dataset" and "\ntokens:" in facts else []))
+
+
 @pytest.mark.parametrize("option", options(*GROUPS))
 def test_composes_with_known_keys_only(compose: Compose, option: str) -> None:
-    cfg = compose("dataset=digits", option)
+    cfg = compose(*around(option))
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     group = option.partition("=")[0].partition("/")[0]
     if group != "paths":
@@ -69,7 +79,7 @@ def test_composes_with_known_keys_only(compose: Compose, option: str) -> None:
 def test_a_default_is_stated_once(compose: Compose, option: str) -> None:
     """A parameter that the YAML sets has no default in Python, but for keyword-only ones, which older runs lack."""
     group = option.partition("=")[0].partition("/")[0]
-    for key, node in targets(group, compose("dataset=digits", option)[group]):
+    for key, node in targets(group, compose(*around(option))[group]):
         parameters = inspect.signature(get_object(node._target_)).parameters
         usual = {n: p for n, p in parameters.items() if p.kind is not inspect.Parameter.KEYWORD_ONLY}
         twice = [n for n in node if n in usual and usual[n].default is not inspect.Parameter.empty]
@@ -101,10 +111,12 @@ def test_digits_are_built(compose: Compose) -> None:
 
 @pytest.mark.parametrize("option", options("model"))
 def test_models_are_built(compose: Compose, option: str) -> None:
-    """On images of 3 x 32 x 32, which fit them all."""
-    model = make(compose("dataset=cifar10", option), "model")
+    """On images of 3 x 32 x 32, which fit them all, or on texts of 9 tokens."""
+    cfg = compose(*around(option))
+    model, shape = make(cfg, "model"), (2, 12, 9) if "tokens" in cfg.dataset else (2, 10)
+    x = torch.zeros(2, 9, dtype=torch.int64) if "tokens" in cfg.dataset else torch.zeros(2, 3, 32, 32)
     with torch.no_grad():
-        assert model.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+        assert model.eval()(x).shape == shape
 
 
 @pytest.mark.parametrize("option", options("partition"))

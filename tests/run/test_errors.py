@@ -53,7 +53,7 @@ OUT_OF_RANGE = {
     "model.norm=layer": r"model.norm=layer .*batch, group or none",
     "model=vgg19_bn": r"dataset.image_size=8 does not fit model=vgg19_bn.*must be >= 32",
     "dataset.channels=3": r"dataset.channels=3 .* does not fit digits",
-    "clients=2000": r"clients=2000 .*N=1442 images, a partition that cannot fill every client: lower clients",
+    "clients=2000": r"clients=2000 .*N=1442 samples, a partition that cannot fill every client: lower clients",
     "+model.depth=3": r"model.depth is not a parameter of models.resnet8.ResNet8: it takes in_channels",
     "+defense.vector.scale=3": r"defense.vector.scale is not .* of .*Vector: did you mean defense.vector.scope",
 }
@@ -86,7 +86,7 @@ FOUND_BY_TRYING = {
     "model=resnet18_light model.widths=3": r"model.widths=3 has the wrong type: must be a list",
     "model=resnet18 client.batch_size=1": r"model cannot train on a batch of 1 image.*batch_size",
     "model=resnet18 defense=fltrust defense.root_samples=1": r"model cannot train on a batch of 1 image.*root_samples",
-    "model.norm=group defense=bnguard": r"bnguard reads BatchNorm statistics.*choose model.norm=batch",
+    "model.norm=group defense=bnguard": r"bnguard reads BatchNorm statistics.*take a model that has",
     "attack.trigger=square": r"attack.trigger='square' has the wrong type: must be a part; its YAML says how",
     "attack=pgd attack.backdoor=edge_case": r"attack.backdoor='edge_case' has the wrong type: must be a part",
     "defense=nnm defense.rule=median": r"defense.rule='median' has the wrong type: must be a part",

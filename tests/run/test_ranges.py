@@ -39,6 +39,7 @@ CLIENT = {
     "batch_size": 8,
 }
 MOMENTS = {"beta1": "[0, 1)", "beta2": "[0, 1)", "eps": "(0, inf)", "weight_decay": "[0, inf)"}
+LAYERS = {**dict.fromkeys(("embedding", "hidden", "layers"), "whole >= 1"), "dropout": "[0, 1)"}
 WARMUP = {"warmup": "whole [0, 29]"}
 
 PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
@@ -102,7 +103,10 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
     "attacks.pgd.PGD": {"radius": "> 0"},
     "attacks.rop.ROP": {"z": "null or (0, inf)", "angle": "[0, 360)", "pi": "[0, 1]", "reference": "[0, 1]"},
     "attacks.scaling.Scaling": {"gamma": "null or > 0", "norm_bound": "null or > 0"},
+    "attacks.rare_word.RareWord": POISONING,
     "attacks.semantic.Semantic": {**POISONING, "share": "(0, 1)"},
+    "attacks.sentence.Sentence": POISONING,
+    "attacks.sentence_parts.SentenceParts": {**POISONING, "parts": "whole >= 1"},
     "attacks.sign_flip.SignFlip": {"factor": "> 0"},
     "attacks.threedfed.ThreeDFed": {
         "alpha": "[0, 1]",
@@ -118,6 +122,7 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
         "least_mask": "[0, 1]",
         "decoy_reach": ">= 0",
     },
+    "attacks.traffic_backdoor.TrafficBackdoor": POISONING,
     "attacks.triggers.Bars": {"size": "whole >= 1", "gap": "whole >= 0", "value": "whole [0, 255]"},
     "attacks.triggers.Pattern": {"value": "whole [0, 255]"},
     "attacks.triggers.Square": {"size": "whole >= 1", "value": "whole [0, 255]"},
@@ -250,12 +255,15 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
     "flame.round.server.Server": {"lr": "(0, inf)"},
     "flame.round.smoothing.Smoothing": {"copies": "whole >= 1", "noise_std": "[0, inf)", "alpha": "(0, 1)"},
     "models.cnn.CNN": {"dropout": "[0, 1)"},
+    "models.gru.GRU": LAYERS,
+    "models.lstm.LSTM": LAYERS,
+    "models.text_cnn.TextCNN": dict.fromkeys(("width", "kernel", "layers"), "whole >= 1"),
     "models.vgg19_bn.VGG19BN": {"dropout": "[0, 1)"},
     "models.vit_tiny.ViTTiny": dict.fromkeys(("patch_size", "width", "depth", "heads"), "whole >= 1"),
 }
 ELSEWHERE = (  # the data set says: tests/attacks, tests/models
     *("rounds", "target_class", "source_class", "facilitator_class", "row", "column"),
-    *("in_channels", "num_classes", "image_size", "classes", "widths"),
+    *("in_channels", "num_classes", "image_size", "classes", "widths", "tokens"),
     *("lr_tenths", "milestones"),  # lists of shares
     *("workers", "per_gpu", "at_once"),  # of engines: RUN, tests/engine/test_stacked.py
 )
@@ -367,7 +375,7 @@ def test_every_number_of_every_part_has_a_rule(sites: dict[tuple[str, str], Any]
 
 def refusal(group: str, option: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """What making the part says; empty if it is made."""
-    around = {"dataset": {"channels": 1, "classes": 2, "image_size": 32}, "client": CLIENT, "rounds": 30}
+    around = {"dataset": {"channels": 1, "classes": 2, "image_size": 32, "tokens": 2}, "client": CLIENT, "rounds": 30}
     around |= {"defense": {"_target_": "flame.defenses.fedavg.FedAvg", "weights": "uniform"}}
     cfg = OmegaConf.create({**around, group: deepcopy(dict(option))})
     for path, value in settings.items():

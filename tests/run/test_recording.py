@@ -87,7 +87,7 @@ def both(name: str, value: Tensor) -> Callable[[dict[str, Tensor], Fields], None
         (put("trainable", ["fc.weight", "nowhere"]), "nowhere"),
         (put("trainable", ["bn1.num_batches_tracked"]), "not float tensors"),
         (put("samples", [3]), r"samples=\[3\] must be a JSON list of 10 int"),
-        (put("samples", [0] * 10), "at least one training image"),
+        (put("samples", [0] * 10), "at least one training sample"),
         (put("samples", [10**30] * 10), "64 bits"),
         (put("client_ids", ["a"] * 10), r"client_ids=\['a'.* must be"),
         (put("round", "twelve"), "round='twelve'"),

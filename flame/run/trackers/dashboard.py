@@ -31,7 +31,7 @@ BLOCKS = (
     "running_var",
 )  # of `flame.geometry.layout`; our models have no other buffers
 CLASSES = 10  # with a panel of their own, unless `--classes` says otherwise
-SETS = {"ma": "clean test images", "ba": "triggered test images, by what they show"}
+SETS = {"ma": "clean test set", "ba": "triggered test set, by the true class"}
 BY_CLASS = "Accuracy by class, of runs with evaluate.per_class=true"
 VECTORS = ("weights_only", "all_state")  # what conf/config.yaml records as `shadow`
 
@@ -138,7 +138,7 @@ def workspace(project: str, entity: str, defenses: Sequence[str] = (), classes: 
     def pictures(title: str, key: str) -> Any:
         return panels.MediaBrowser(title=title, media_keys=[key], num_columns=2)  # runs beside one another
 
-    by_class = {f"class/ma/{label}": f"Class {label}: accuracy on its clean images" for label in range(classes)}
+    by_class = {f"class/ma/{label}": f"Class {label}: accuracy on its clean samples" for label in range(classes)}
     answers = pictures("Who is taken for whom", CONFUSION)
     of_classes = [*(bars(*each) for each in SETS.items()), answers, *plots(by_class)] if classes else []
     both = [panels.RunComparer(diff_only="split"), pictures("Accepted by each vector", PICTURE)]
