@@ -68,14 +68,15 @@ class FedREDefense:
     def __call__(self, state: ServerState, updates: Updates, stream: Generator) -> Verdict:
         """Those who were never above the threshold share equally; the memory grows with the clients that are seen."""
         lab, memory = laboratory("fedredefense", updates), dict(state.memory)
+        sample = lab.noise(1, stream)
         if FIRST not in memory:
-            count = self.per_class * self.classes(lab, state)
-            memory |= {FIRST: torch.randn(count, *lab.image, generator=stream)}
+            classes = self.classes(lab, state, sample)
+            memory |= {FIRST: torch.randn(self.per_class * classes, *sample.shape[1:], generator=stream)}
         banned, kept = set(memory.get(BANNED, torch.zeros(0)).tolist()), known(memory)
         errors = torch.full((len(updates),), torch.inf, dtype=torch.float64)
         for i, client in enumerate(updates.ids.tolist()):
             if client not in banned:
-                errors[i], kept[client] = self.rebuild(lab, updates, i, memory[FIRST], kept.get(client))
+                errors[i], kept[client] = self.rebuild(lab, updates, i, sample, memory[FIRST], kept.get(client))
         accepted = errors <= self.threshold  # not for NaN
         shares = uniform(accepted)
         out = torch.tensor(sorted(banned | {*updates.ids[~accepted].tolist()}), dtype=torch.int64)
@@ -84,13 +85,27 @@ class FedREDefense:
         info = {"fedredefense/banned": float(len(out)), "fedredefense/least_error": min(least, 1e9)}
         return Verdict(replace(state, row=average(state, updates, shares), memory=memory), shares, info)
 
-    def classes(self, lab: Lab, state: ServerState) -> int:
-        """How many the model answers."""
-        black = torch.zeros(1, *lab.image, dtype=torch.uint8)
-        return lab.logits([state.row], black).shape[-1]
+    def classes(self, lab: Lab, state: ServerState, sample: Tensor) -> int:
+        """How many the model answers, on a raw `sample` [1, ...].
+
+        Raises:
+            ValueError: samples are tokens, of which there is no gradient.
+        """
+        if sample.dtype != torch.uint8 and not sample.is_floating_point():
+            raise ValueError(
+                "defense=fedredefense distils samples by descent, and this run's are tokens, which have no gradient:"
+                " take a data set of images, or another defense"
+            )
+        return lab.logits([state.row], sample).shape[2]
 
     def rebuild(
-        self, lab: Lab, updates: Updates, i: int, first: Tensor, kept: tuple[Tensor, ...] | None
+        self,
+        lab: Lab,
+        updates: Updates,
+        i: int,
+        sample: Tensor,
+        first: Tensor,
+        kept: tuple[Tensor, ...] | None,
     ) -> tuple[float, tuple[Tensor, ...]]:
         """The error of update i, and the images [P, C, H, W], labels [P, classes] and rate [] that it is reached with.
 
@@ -108,8 +123,7 @@ class FedREDefense:
             parts = [part.to(x.device) for part in start]
             found.append(self.search(model, wanted, parts, self.iterations if kept else self.first_iterations))
 
-        nothing = Samples(torch.zeros(1, *lab.image, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
-        lab.trained(updates.base, nothing, search)
+        lab.trained(updates.base, Samples(sample, torch.zeros(1, dtype=torch.int64)), search)  # for the live model
         return found[0]
 
     def search(

@@ -89,7 +89,7 @@ def some(seed: int, round: int = 0, base: Tensor | None = None) -> Updates:
 def test_the_authors_arithmetic_rejects_the_same() -> None:
     """Two rounds each: the second goes on from the images of the first, and whoever was rejected stays out."""
     rejected = later = 0
-    for seed in range(20):
+    for seed in range(10):
         updates = some(seed)
         state = ServerState(updates.base, updates.base_counters)
         images, kept, out = None, dict[int, list[Tensor]](), set[int]()
@@ -119,7 +119,7 @@ def test_the_authors_arithmetic_rejects_the_same() -> None:
             updates = some(seed, 1, updates.base)
             state = replace(verdict.state, row=updates.base)
         rejected += len(out)
-    assert 15 < rejected < 65 and later >= 5, (rejected, later)
+    assert 7 < rejected < 33 and later >= 2, (rejected, later)
 
 
 def test_who_sends_nothing_cannot_be_rebuilt_and_a_broken_model_concerns_nobody_else() -> None:
@@ -135,6 +135,13 @@ def test_without_anyone_the_model_stays() -> None:
     updates = some(1)
     verdict = answer(replace(RULE, threshold=1e-6), updates)
     assert torch.equal(verdict.state.row, updates.base) and verdict.info["fedredefense/banned"] == 4
+
+
+def test_tokens_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    updates = some(1)
+    monkeypatch.setattr(type(updates.lab), "noise", lambda *_: torch.zeros(1, 3, dtype=torch.int64))
+    with pytest.raises(ValueError, match="tokens, which have no gradient"):
+        answer(RULE, updates)
 
 
 @pytest.mark.parametrize(
