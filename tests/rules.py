@@ -14,6 +14,7 @@ from flame.run.build import make
 CONF = Path(__file__).resolve().parents[1] / "conf"
 NAMES = sorted(path.stem for path in (CONF / "defense").glob("*.yaml"))
 SHORT = {  # what a defense trains itself is trained for a moment here, and as long as its YAML says in its own tests
+    "fedredefense": {"steps": 1, "first_iterations": 2, "iterations": 2, "threshold": 2.0},
     "masa": {"epochs": 1},
     "snowball": {"top_down.first_epochs": 9, "top_down.epochs": 2},
 }

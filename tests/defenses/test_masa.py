@@ -56,8 +56,8 @@ def authors_loss(model: Tensor, x: Tensor, y: Tensor, order: list[Tensor], per_e
 def test_the_authors_arithmetic_rejects_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flame.defenses.masa.BATCH", 7)
     rejecting = 0
-    for seed in range(24):
-        updates = some(5 + seed % 3, seed)
+    for seed in range(20):
+        updates = some(4 + seed % 3, seed)
         lab: Any = updates.lab
         order = RULE.order(12, stream())
         assert [len(batch) for batch in order] == [7, 5] * 2
@@ -74,7 +74,7 @@ def test_the_authors_arithmetic_rejects_the_same(monkeypatch: pytest.MonkeyPatch
         wanted = updates.base + updates.rows[verdict.accepted].mean(0)
         torch.testing.assert_close(verdict.state.row, wanted, rtol=1e-5, atol=1e-5)
         rejecting += not verdict.accepted.all()
-    assert rejecting >= 20
+    assert rejecting >= 15
 
 
 def test_deviations_by_hand() -> None:

@@ -49,7 +49,7 @@ def at_rate(eta: float) -> Bound:
 
 
 BOUNDS = {
-    **dict.fromkeys(["fedavg", "norm_clip", "weak_dp", "crfl", "rlr", "median", "trimmed_mean"], EQUAL),
+    **dict.fromkeys(["fedavg", "flip", "norm_clip", "weak_dp", "crfl", "rlr", "median", "trimmed_mean"], EQUAL),
     "indicator": EQUAL,  # where nothing is planted, as here; else whoever is accepted weighs the same
     "centered_clipping": EQUAL,  # 1/n is an update within the bound; clipping lessens it
     "fldetector": EQUAL,  # in the first rounds, before anyone is judged
@@ -79,7 +79,7 @@ BOUNDS = {
     "flshield": ONE,  # the zero update is a cluster of its own, and may be the better one of two; see below
     "fltrust": Bound(lambda n: 1.0, "by angle to the server's update alone; see below"),
     "rfa": Bound(lambda n: 1.2 / n**0.5, "1 / sqrt(n) beside updates at right angles, and these nearly are; see below"),
-    **dict.fromkeys(["afa", "alignins", "auror", "deepsight", "lasa", "rflbat", "signguard"], SHARED),
+    **dict.fromkeys(["afa", "alignins", "auror", "deepsight", "fedredefense", "lasa", "rflbat", "signguard"], SHARED),
 }
 
 

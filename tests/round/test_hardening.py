@@ -123,11 +123,16 @@ def test_the_authors_program_trains_the_same_model(hardeners: list[Hardener], mo
 
 
 QUICK = ("warmup_steps=1", "steps=1", "repeat_steps=1")
-FLIP = ("client=flip", "client.max_steps=3", *(f"client.hardening.{setting}" for setting in QUICK))
+FLIP = (
+    "client=flip",
+    "clients_per_round=2",
+    "client.max_steps=3",
+    *(f"client.hardening.{setting}" for setting in QUICK),
+)
 
 
 def test_attackers_do_not_search(tiny: Callable, hardeners: list[Hardener]) -> None:
-    parts = build(tiny(*FLIP, "defense=flip", "attack=badnets"))
+    parts = build(tiny(*FLIP, "clients_per_round=5", "defense=flip", "attack=badnets"))
     assert parts.task.training.hardening is not None and parts.task.training.unhardened.hardening is None
     attack: Any = parts.attack
     assert attack.client.hardening is None and attack.client.lr == parts.task.training.lr

@@ -161,13 +161,19 @@ def test_defenses_answer(compose: Compose, updates: Callable[..., tuple[ServerSt
     assert verdict.weights.shape == (7,) and bool((verdict.weights >= 0).all())
 
 
+QUICK = {  # of what takes long
+    "defense=fedredefense": ["defense.first_iterations=1", "defense.steps=1"],
+    "defense=indicator": ["defense.planting.epochs=1"],
+}
+
+
 @pytest.mark.parametrize("option", [option for option in options("attack", "defense") if option[:7] != "attack="])
 def test_a_round_is_played_and_evaluated(tiny: Compose, start: Callable, option: str) -> None:
     """What a part asks of the federation, it asks by attributes: a key of that name must not be taken for one.
 
     Attacks themselves play theirs in tests/attacks/test_attack_properties.py, where more is asked of it.
     """
-    quick = ["defense.planting.epochs=1"] if option == "defense=indicator" else []  # 600 steps otherwise
+    quick = QUICK.get(option, [])
     with start(tiny(option, "shadow=[]", "poisoned_model_rate=0.4", *quick)) as (fed, state):
         record = play(fed, state)
     assert 0 <= record.metrics["eval/ma"] <= 1

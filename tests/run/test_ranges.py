@@ -153,6 +153,10 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
         "passes": "whole >= 1",
     },
     "flame.defenses.feddlad.FedDLAD": {"reference": "(0, 1]", "pardoned": "[0, 1]", "fence": "[0, inf)"},
+    "flame.defenses.fedredefense.FedREDefense": {
+        **dict.fromkeys(("per_class", "steps", "first_iterations", "iterations"), "whole >= 1"),
+        **dict.fromkeys(("rate", "lr_images", "lr_labels", "lr_rate", "threshold"), "(0, inf)"),
+    },
     "flame.defenses.flare.Flare": {"root_samples": "whole >= 2", "label": "whole >= 0", "tau": "(0, inf)"},
     "flame.defenses.fldetector.FLDetector": {
         "window": "whole >= 1",
@@ -160,6 +164,7 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
         "references": "whole >= 1",
     },
     "flame.defenses.flshield.FLShield": {"siblings": "[0, 1]", "images_per_class": "whole >= 1"},
+    "flame.defenses.flip.FLIP": {"confidence": "[0, 1)"},
     "flame.defenses.fltrust.FLTrust": {"root_samples": "whole >= 1"},
     "flame.defenses.foolsgold.FoolsGold": {"confidence": "(0, inf)"},
     "flame.defenses.freqfed.FreqFed": {"low": "(0, 2]"},
@@ -230,6 +235,12 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
         "label_smoothing": "[0, 1)",
         "proximal": "[0, inf)",
         "noise_std": "[0, inf)",
+    },
+    "flame.round.hardening.Hardening": {
+        **dict.fromkeys(("share", "success", "drawn"), "[0, 1]"),
+        **dict.fromkeys(("lr", "cost", "repeat_cost"), "(0, inf)"),
+        **dict.fromkeys(("warmup_steps", "steps", "repeat_steps"), "whole >= 1"),
+        "largest": "(0, 1]",
     },
     "flame.round.optimizers.SGD": {"momentum": "[0, 1)", "weight_decay": "[0, inf)"},
     "flame.round.optimizers.Adam": MOMENTS,
