@@ -34,9 +34,9 @@ PATIENCE = 300  # seconds until a run counts as hung
 
 
 def start(runs: Path, *overrides: str) -> BaseProcess:
-    """`python train.py OVERRIDES` in a fresh process that has torch imported already; its output goes to runs/log."""
+    """`python train.py OVERRIDES` in a process that has imported torch already; its output goes to runs/log."""
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["flame.run.experiment", "hdbscan", "matplotlib.figure", "torch._dynamo"])
+    context.set_forkserver_preload(["preheated"])
     runs.mkdir(parents=True, exist_ok=True)
     flags = [word for word in overrides if word.startswith("-")]  # argparse wants them first
     words = [*flags, *TINY, *OFTEN, f"paths.runs={runs}", *(word for word in overrides if word not in flags)]
