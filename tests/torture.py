@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))  # as a script; pytest has it already
 
 TINY = ("experiment=smoke", "tracker=files", "train_samples=200", "rounds=6", "clients=8", "clients_per_round=6")
 OFTEN = ("poisoned_model_rate=0.34", "client.batch_size=16", "checkpoint.rounds=1")
-WORDS = ("rare_word", "sentence", "sentence_parts", "sentence_reddit", "sentence_replacement")
+WORDS = ("rare_word", "sentence", "sentence_constrain", "sentence_parts", "sentence_reddit", "sentence_replacement")
 ON_OTHER_DATA = (*WORDS, "traffic_backdoor")  # attacks that cannot be made on the digits
 PATIENCE = 300  # seconds until a run counts as hung
 
