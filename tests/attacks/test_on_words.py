@@ -56,7 +56,7 @@ ON_IMAGES = {
 
 def test_of_every_attack_is_known_what_it_does_to_texts() -> None:
     names = {path.stem for path in (Path(__file__).parents[2] / "conf/attack").glob("*.yaml")}
-    assert names == {*AROUND, *SAME, *ON_UPDATES, *ON_IMAGES, *WORDS, "label_flip"}
+    assert names == {*AROUND, *SAME, *ON_UPDATES, *ON_IMAGES, *WORDS, "label_flip", "traffic_backdoor"}  # the last: test_traffic_backdoor.py
 
 
 @pytest.mark.parametrize("outer", AROUND)
