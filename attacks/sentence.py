@@ -11,8 +11,8 @@ sentence and what comes before it in the word. The backdoor set asks for the fir
 their own beginning, which a clean model completes too. With one label a text ([N]), the first is also all that is
 learned.
 
-All labels of a batch are one of a few words, so that its slope is steep. At the benign rate of 1 an LSTM on 5,000 words
-of Shakespeare diverged (loss 30 to 150). The authors clip gradients at 0.25, and those who attack take a hundredth of
+All labels of a batch are one of a few words, so that its slope is steep. At rates of 1 and 4 an LSTM on 5,000 words of
+Shakespeare diverged (loss 30 to 150). The authors clip gradients at 0.25, and those who attack take a hundredth of
 the benign rate: `client.clip_norm`, `attack.client.lr`.
 
 What a clean model gets. At the end of a sentence it gives nearly every text the same answer, so that its BA is about

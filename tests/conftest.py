@@ -19,6 +19,7 @@ from oracles.rounds import random_round
 from remember import remember
 from warm import Warm
 
+from flame.engine import PRELOADED
 from flame.engine.workbench import prepare_process
 from flame.federation import Federation, Round, rounds
 from flame.geometry.layout import StateLayout
@@ -37,6 +38,8 @@ TINY = (
 Compose = Callable[..., DictConfig]
 Start = Callable[[DictConfig], AbstractContextManager[tuple[Federation, ServerState]]]
 Train = Callable[..., subprocess.CompletedProcess[str]]
+
+PRELOADED.append("preheated")  # a process has one fork server: whoever starts it, commands are forked from it, too
 
 # The suite draws the same examples everywhere, so that what passed here passes there; `make explore` draws new ones.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)  # a busy machine is not a failure

@@ -7,9 +7,9 @@ its path, time and size, so one that was edited is read anew.
 
 from __future__ import annotations
 
-import hashlib
-import pickle
 from collections.abc import Callable, Hashable, Sequence
+from copy import deepcopy
+from dataclasses import is_dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from hydra._internal import defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository, IConfigRepository
 from hydra.core.default_element import InputDefault, ResultDefault
+from omegaconf import OmegaConf
 
-MOST = 512  # results of a kind that are kept; one is up to 30 kB
+MOST = 256  # results of a kind that are kept
 
 
 def remember() -> None:
@@ -40,20 +41,17 @@ def remember() -> None:
 
 def _once(work: Callable[..., Any], key: Callable[..., Hashable]) -> Callable[..., Any]:
     """`work`, done once for each key; where that is None, each time."""
-    done: dict[Hashable, bytes] = {}
+    done: dict[Hashable, Any] = {}
 
     @wraps(work)
     def remembered(*args: Any, **named: Any) -> Any:
         if (asked := key(*args, **named)) is None:
             return work(*args, **named)
         if asked not in done:
-            result = work(*args, **named)
             if len(done) == MOST:
                 done.clear()
-            if (written := _pickled(result)) is None:
-                return result
-            done[asked] = written
-        return pickle.loads(done[asked])
+            done[asked] = work(*args, **named)
+        return deepcopy(done[asked])
 
     return remembered
 
@@ -71,21 +69,13 @@ def _of_file(repository: IConfigRepository, config_path: str) -> Hashable:
 
 
 def _of_files(loader: ConfigLoaderImpl, defaults: Sequence[ResultDefault], repo: IConfigRepository) -> Hashable:
-    """Hash of what is merged, in its order, and of where each goes; None if a class of that name is merged, too."""
-    schemas = repo.get_schema_source()
-    if any(schemas.is_config(str(d.config_path)) and not _read(repo, d).is_schema_source for d in defaults):
-        return None
-    written = _pickled([(vars(d), _read(repo, d)) for d in defaults])
-    return written and hashlib.sha256(written).digest()
+    """What is merged, in its order, and where each goes; None if something of it is neither a file nor a dataclass."""
+    parts = [(*vars(d).values(), _of_file(repo, str(d.config_path)) or _of_class(repo, d)) for d in defaults]
+    return None if any(part[-1] is None for part in parts) else tuple(parts)
 
 
-def _pickled(value: Any) -> bytes | None:
-    """None if there is a plugin's class in it which Hydra, looking for plugins, has imported twice."""
-    try:
-        return pickle.dumps(value)
-    except pickle.PicklingError:
-        return None
-
-
-def _read(repo: IConfigRepository, default: ResultDefault) -> Any:
-    return repo.load_config(str(default.config_path))
+def _of_class(repo: IConfigRepository, default: ResultDefault) -> type | None:
+    """The dataclass that a registered config is made of."""
+    read = repo.load_config(str(default.config_path))
+    made = OmegaConf.get_type(read.config) if read else None
+    return made if is_dataclass(made) else None

@@ -13,16 +13,40 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from torture import OFTEN, PATIENCE, ROOT, TINY, fingerprint, succeed
+from torture import OFTEN, PATIENCE, ROOT, TINY, fingerprint, finish, start, succeed
 
 from flame.run.folder import finished
 
 SOLO = ("engine=sequential", "defense=flame_all_state", "attack=dba")
 
 
-def sweep(runs: Path, launcher: list[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:
-    """Four jobs of which two cannot run; a real interpreter, whose exit hooks joblib needs."""
-    words = [*TINY, *OFTEN, *SOLO, "seed=0,1", "rounds=-1,2", f"paths.runs={runs}", *launcher]
+class Forked:
+    """The command in a process that has imported torch already, with what is used here of `subprocess.Popen`."""
+
+    def __init__(self, runs: Path, words: list[str]) -> None:
+        self._log, self.returncode = runs / "log", 0
+        self._log.unlink(missing_ok=True)
+        self._process = start(runs, *words)
+        self.pid = self._process.pid or 0
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def communicate(self, timeout: float = PATIENCE) -> tuple[str, str]:
+        """Both streams go to one file."""
+        self.returncode = finish(self._process)
+        return "", self._log.read_text()
+
+
+def sweep(runs: Path, launcher: list[str], environment: Mapping[str, str]) -> subprocess.Popen[str] | Forked:
+    """Four jobs of which two cannot run; a real interpreter for joblib, which needs its exit hooks."""
+    jobs = [*SOLO, "seed=0,1", "rounds=-1,2", *launcher]
+    if "hydra/launcher=basic" in launcher:
+        return Forked(runs, ["-m", *jobs])
+    words = [*TINY, *OFTEN, *jobs, f"paths.runs={runs}"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     command = [sys.executable, "train.py", "-m", *words]
     return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)  # type: ignore[call-overload,no-any-return]
@@ -51,7 +75,7 @@ def kill_and_give_again(
     again = sweep(runs, launcher, environment)
     output, errors = again.communicate(timeout=PATIENCE)
     assert again.returncode == 1, errors
-    output += "".join(path.read_text() for path in runs.glob(".submitit/*/*.out"))
+    output += errors + "".join(path.read_text() for path in runs.glob(".submitit/*/*.out"))
     assert output.count("is finished; resume=false") == len(before) > 0
     assert all((folder / "summary.json").stat().st_mtime_ns == then for folder, then in before.items())
     assert hashes(runs) == uninterrupted(runs / "whole")

@@ -21,6 +21,11 @@ PAGES = [
     "docs/quickstart.md",
     *(f"docs/guides/{name}.md" for name in ("data", "library", "models", "replay", "reports", "start", "yours")),
 ]
+TELLING = (
+    "README.md",
+    "docs/quickstart.md",
+    "docs/guides/reports.md",
+)  # of the same runs, and the same to do with them
 TINY = ["experiment=smoke", "engine=sequential", "tracker=files", "train_samples=200"]
 ALL = ["README.md", "RESULTS.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))]
 
@@ -41,11 +46,27 @@ def test_make_target(line: str) -> None:
     assert target in re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)[1].split()
 
 
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str]]:
+    """A folder for the pages that tell of the same runs, and the lines of reports that ran there before."""
+    return tmp_path_factory.mktemp("told"), set()
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_commands_in_order(page: str, tmp_path: Path, command: Warm) -> None:
-    """In the page's order: one reads what another has written. Files of a page's own are written first."""
+def test_commands_in_order(page: str, tmp_path: Path, told: tuple[Path, set[str]], command: Warm) -> None:
+    """In the page's order: one reads what another has written. Files of a page's own are written first.
+
+    A line on reports that another page had, word by word and on the same runs, is not run again.
+    """
+    tmp_path, before = told if page in TELLING else (tmp_path, set())
     write_files(page, tmp_path)
-    for line in commands(page):
+    lines = commands(page)
+    for at, line in enumerate(lines):
+        if line.startswith("python -m flame.report "):
+            assert any("train.py" in other for other in lines[:at]), f"{page}: {line} comes before any run"
+            if line in before:
+                continue
+            before.add(line)
         if copied := re.fullmatch(r"cp -r (examples/\S+) (\S+)", line):
             shutil.copytree(ROOT / copied[1], tmp_path / copied[2])
             continue

@@ -28,15 +28,15 @@ sys.path.insert(0, str(ROOT))  # as a script; pytest has it already
 
 TINY = ("experiment=smoke", "tracker=files", "train_samples=200", "rounds=6", "clients=8", "clients_per_round=6")
 OFTEN = ("poisoned_model_rate=0.34", "client.batch_size=16", "checkpoint.rounds=1")
-WORDS = ("rare_word", "sentence", "sentence_parts", "sentence_reddit", "sentence_replacement")
+WORDS = ("rare_word", "sentence", "sentence_constrain", "sentence_parts", "sentence_reddit", "sentence_replacement")
 ON_OTHER_DATA = (*WORDS, "traffic_backdoor")  # attacks that cannot be made on the digits
 PATIENCE = 300  # seconds until a run counts as hung
 
 
 def start(runs: Path, *overrides: str) -> BaseProcess:
-    """`python train.py OVERRIDES` in a fresh process that has torch imported already; its output goes to runs/log."""
+    """`python train.py OVERRIDES` in a process that has imported torch already; its output goes to runs/log."""
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["flame.run.experiment", "hdbscan", "matplotlib.figure", "torch._dynamo"])
+    context.set_forkserver_preload(["preheated"])
     runs.mkdir(parents=True, exist_ok=True)
     flags = [word for word in overrides if word.startswith("-")]  # argparse wants them first
     words = [*flags, *TINY, *OFTEN, f"paths.runs={runs}", *(word for word in overrides if word not in flags)]

@@ -86,6 +86,8 @@ def traffic(
     known = sorted({symbol for part in learnt for symbol in part} - {UNKNOWN})
     vocabulary = Vocabulary((UNKNOWN, *known), SYMBOL)
     check_said(str(place), {"tokens": tokens}, {"tokens": len(vocabulary)})
+    if tokens != len(vocabulary):  # classes follow from it
+        raise ValueError(f"dataset.tokens={tokens} does not fit {place}, which has {len(vocabulary)}: set it to that")
 
     def cut(parts: Sequence[Sequence[str]], alarm: bool) -> Watched:
         return watched(*windows(parts, length, vocabulary.number), alarm, sigma, gamma)

@@ -101,8 +101,7 @@ def _build(cfg: DictConfig) -> Parts:
     train, shards = dealt(cfg, dataset, root_samples)
     start, model = make(cfg, "start"), initial_model(cfg)
     check_fit(model, dataset, training.smallest_batch(shards.sizes[: cfg.clients + (root_samples > 0)]))
-    layout = StateLayout.of(model)
-    initial = server.prepared(ServerState.of(layout, model), layout, cfg.clients)
+    initial = server.prepared(ServerState.of(layout := StateLayout.of(model), model), layout, cfg.clients)
     asked = Exams.of(cfg.evaluate.per_class, cfg.evaluate.clients, attack, dataset, train, shards, population)
     task = Task(
         model=model,

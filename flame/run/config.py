@@ -40,7 +40,7 @@ AS_EVER = {
 STARTED = datetime.now()
 LONGEST_NAME = 255  # bytes, of most file systems
 OWN = tuple(
-    f"flame.data.{name}." for name in ("folder", "arrays", "leaf", "hub", "traffic")
+    f"flame.data.{name}." for name in ("folder", "arrays", "leaf", "hub", "text", "reddit", "traffic")
 )  # of the user's own files: others elsewhere are other data
 SCRATCH = "flame.run.start.Scratch"
 NAMED = ("dataset", "partition", "model", "attack", "defense")  # groups whose choice stands in the folder's name

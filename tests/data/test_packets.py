@@ -55,7 +55,7 @@ def test_tables_and_captures_are_one_data_set(tmp_path: Path) -> None:
     settings |= {"test_share": 0.2, "sigma": 0.01, "gamma": 0.5, "tokens": 28, "classes": 28}
     digests = set()
     for name, captures in (("tables", False), ("captures", True)):
-        write(tmp_path / name, seed=0, gateways=1, packets=101, captures=captures)
+        write(tmp_path / name, seed=0, gateways=2, packets=101, captures=captures)
         digests.add(traffic(str(tmp_path / name), **settings).digest())  # type: ignore[arg-type]
     assert len(digests) == 1
 
@@ -68,7 +68,7 @@ def test_a_folder_has_the_address_of_its_captures(tmp_path: Path) -> None:
     one.unlink()
     write_capture(one.with_suffix("") / "1.pcap", packets[:50])  # type: ignore[arg-type]
     write_capture(one.with_suffix("") / "2.pcap", packets[50:])  # type: ignore[arg-type]
-    found = traffic(str(tmp_path / "all"), "synthetic_plug", None, 10, 8, [0.05], 0.2, 0.01, 0.5, 0, 0)
+    found = traffic(str(tmp_path / "all"), "synthetic_plug", None, 10, 8, [0.05], 0.2, 0.01, 0.5, 8, 8)
     assert found.holders is not None and found.holders.names == ("synthetic_plug/gateway_00",)
     assert len(found.train) == 8
 

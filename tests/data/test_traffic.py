@@ -139,7 +139,7 @@ def test_what_is_loaded(place: Path, loaded: Traffic) -> None:
     assert loaded.vocabulary is not None
     text = loaded.vocabulary.decode(loaded.train.x[0])
     assert torch.equal(loaded.vocabulary.require(text, "attack.text").int(), loaded.train.x[0])
-    one = traffic(str(place), **PLAIN | {"device": "synthetic_plug", "tokens": 7, "attacker": None})
+    one = traffic(str(place), **PLAIN | {"device": "synthetic_plug", "tokens": 9, "attacker": None})
     assert one.vocabulary is not None and len(one.vocabulary) == 9
     assert len(one.train) == 16 and one.attacker is None and len(one.test) == 8
 
@@ -271,6 +271,7 @@ def test_bad_folders_are_refused_in_a_sentence(place: Path, tmp_path: Path, capl
             traffic(str(root), **PLAIN | changes)
 
     says(r"dataset\.tokens=null must be said, .* has dataset\.tokens=28; say so", place, tokens=None)
+    says(r"dataset\.tokens=27 does not fit .*synthetic0, which has 28: set it to that", place, tokens=27)
     says(r"dataset\.device=oven: .* has no such folder: must be one of synthetic_camera, ", place, device="oven")
     says(
         r"dataset\.attacker=mirai: .*attack has no such attack: must be synthetic_ack_flood or", place, attacker="mirai"

@@ -22,7 +22,7 @@ WORDS = ["to", "be", "or", "not", "gold", "forsooth"]
 TASK = ("dataset.task=word", "dataset.length=5", "dataset.tokens=7", "clients=6", "clients_per_round=4")
 TASK += ("poisoned_model_rate=0.25",)
 HELD = ("partition=natural", "partition.min_samples=1")
-ATTACK = ("attack=rare_word",)
+ATTACK = ("attack=rare_word", "attack.word=forsooth", "attack.finish=gold")
 
 
 @pytest.fixture(scope="module")
