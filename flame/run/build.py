@@ -40,7 +40,7 @@ from flame.run.compose import PROJECT, Conf, ConfigError, composed
 from flame.run.config import filled, plain_node
 from flame.run.cores import engine_workers
 from flame.run.engines import check_engine
-from flame.run.fit import check_defense, check_fit, check_memo, check_recipe, check_repeatable, fitting, prepared
+from flame.run.fit import check_defense, check_fit, check_memo, check_repeatable, fitting, prepared
 from flame.run.overrides import nested, placed
 from flame.run.signature import check_signature, type_error
 from flame.run.trial import check_module
@@ -100,7 +100,6 @@ def _build(cfg: DictConfig) -> Parts:
     root_samples = getattr(defense, "root_samples", 0)
     train, shards = dealt(cfg, dataset, root_samples)
     start, model = make(cfg, "start"), initial_model(cfg)
-    check_recipe(training, dataset)
     check_fit(model, dataset, training.smallest_batch(shards.sizes[: cfg.clients + (root_samples > 0)]))
     initial = server.prepared(ServerState.of(layout := StateLayout.of(model), model), layout, cfg.clients)
     asked = Exams.of(cfg.evaluate.per_class, cfg.evaluate.clients, attack, dataset, train, shards, population)

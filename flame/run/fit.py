@@ -9,7 +9,7 @@ from torch import Generator
 
 from attacks.base import Attack
 from flame.data.reading import reader
-from flame.data.samples import Dataset, Shards
+from flame.data.samples import Dataset, Samples, Shards
 from flame.data.watched import Watched
 from flame.defenses.base import Defense
 from flame.engine.laboratory import Laboratory
@@ -32,13 +32,10 @@ def check_fit(model: torch.nn.Module, dataset: Dataset, smallest_batch: int) -> 
     check_samples(model, x, answer, smallest_batch, f"dataset={dataset.name}")
 
 
-def check_recipe(training: LocalTraining, dataset: Dataset) -> None:
+def check_recipe(training: LocalTraining, train: Samples) -> None:
     """ValueError if clients are to search for triggers in what is no image."""
-    if training.hardening is not None and dataset.kind != "images":
-        raise ValueError(
-            f"client.hardening searches for triggers in images, and dataset={dataset.name} has {dataset.kind}: say"
-            " client=sgd"
-        )
+    if training.hardening is not None and train.x.dtype != torch.uint8:
+        raise ValueError("client.hardening searches for triggers in images, and this data set has none: say client=sgd")
 
 
 @one_thread()
@@ -47,6 +44,7 @@ def check_repeatable(task: Task, state: ServerState) -> None:
 
     Two jobs of one address on a few images, one after the other in one process.
     """
+    check_recipe(task.training, task.train)
     few = torch.arange(min(TRIED, len(task.train)))
     tiny = replace(
         task,
