@@ -39,6 +39,7 @@ Compose = Callable[..., DictConfig]
 Start = Callable[[DictConfig], AbstractContextManager[tuple[Federation, ServerState]]]
 Train = Callable[..., subprocess.CompletedProcess[str]]
 
+remember()
 PRELOADED.append("preheated")  # a process has one fork server: whoever starts it, commands are forked from it, too
 
 # The suite draws the same examples everywhere, so that what passed here passes there; `make explore` draws new ones.
@@ -56,7 +57,6 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def compose() -> Compose:
     """`compose(*overrides, name="config")`: what the command line would hand to `run`; do not change it."""
-    remember()
     register()
 
     @cache

@@ -34,6 +34,7 @@ from torch.func import functional_call
 
 from flame.data.samples import Samples
 from flame.defenses.base import average, laboratory, uniform
+from flame.round.optimizers import BareSGD
 from flame.round.types import Lab, ServerState, Updates, Verdict
 
 OWN = "defense/fedredefense"
@@ -136,7 +137,7 @@ class FedREDefense:
         free = [part.clone().requires_grad_() for part in parts]
         rates = (self.lr_images, self.lr_labels, self.lr_rate)
         groups = [{"params": [part], "lr": lr} for part, lr in zip(free, rates, strict=True)]
-        optimizer, error = torch.optim.SGD(groups, momentum=MOMENTUM), whole
+        optimizer, error = BareSGD(groups, momentum=MOMENTUM), whole
         for _ in range(iterations):
             rebuilt = self.descended(model, origin, *free)
             error = (squared_distance(rebuilt, target) + TINY) / whole

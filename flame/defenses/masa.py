@@ -31,6 +31,7 @@ from torch import Generator, Tensor, nn
 from flame.defenses.alignins import ROUNDING
 from flame.defenses.base import average, laboratory, uniform
 from flame.round.client import batches
+from flame.round.optimizers import BareSGD
 from flame.round.types import Lab, ServerState, Updates, Verdict
 
 BATCH = 64  # images, the authors' code
@@ -81,7 +82,7 @@ class MASA:
         losses = list[float]()
 
         def unlearn(model: nn.Module, x: Tensor, y: Tensor) -> None:
-            optimizer = torch.optim.SGD(model.parameters(), self.lr, momentum=self.momentum)
+            optimizer = BareSGD(model.parameters(), self.lr, momentum=self.momentum)
             model.train()
             for batch in order:
                 loss = F.cross_entropy(model(x[batch]).float(), y[batch])

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from flame.round.optimizers import BareAdam
+
 EDGE = 2 - 1e-7  # keeps tanh invertible at 0 and 1; this and the next three: constants of the authors' code
 JITTER = 0.01  # around a new best trigger, from where the search goes on
 PATIENCE, DEARER, CHEAPER = 10, 1.5, 1.5**1.5  # steps of success or failure after which a mask's cost changes
@@ -69,7 +71,7 @@ class Inversion:
         (c, h, w), k = x.shape[1:], int(which.max()) + 1
         first = self.start or Trigger(drawn(stream, x, k, 1, h, w), drawn(stream, x, k, c, h, w))
         free = [raw(part).requires_grad_() for part in (first.mask, first.pattern)]
-        optimizer = torch.optim.Adam(free, lr=self.lr, betas=BETAS)
+        optimizer = BareAdam(free, lr=self.lr, betas=BETAS)
         best = Trigger(x.new_zeros(k, 1, h, w), x.new_zeros(k, c, h, w))
         costs, least, streaks = [self.cost] * k, [float("inf")] * k, [0] * k
         each = F.one_hot(which, k).to(x.dtype)  # [N, k]
