@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from attackers import WORDS
 from hydra.utils import get_object
 from labs import honest, laboratory
 from omegaconf import DictConfig, OmegaConf
@@ -20,12 +21,14 @@ from texts import TEXT
 
 from attacks.base import Attack
 from flame.data.samples import Dataset, Holders, Samples
+from flame.data.vocabulary import Vocabulary, cut
 from flame.federation import play
 from flame.partition.deal import deal
 from flame.round.seeding import generator
 from flame.round.types import ServerState, Updates
 from flame.run.build import make
 from flame.run.config import RunConfig
+from flame.run.fit import prepared
 from flame.run.signature import check_signature
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -132,7 +135,7 @@ def test_partitions_deal(compose: Compose, option: str, tmp_path: Path) -> None:
     assert all(len(parts[i]) > 0 and parts[i].dtype == torch.int64 for i in range(20))
 
 
-@pytest.mark.parametrize("option", options("attack"))
+@pytest.mark.parametrize("option", [option for option in options("attack") if option[7:] not in WORDS])
 def test_attacks_are_built(compose: Compose, option: str) -> None:
     """Their hooks take images of 28 x 28; a backdoor's test set has the attacker's labels, none of them true."""
     attack = make(compose("dataset=digits", option), "attack")
@@ -146,6 +149,21 @@ def test_attacks_are_built(compose: Compose, option: str) -> None:
     if triggered is not None:
         assert len(triggered) <= 50 and bool(((triggered.y >= 0) & (triggered.y < 10)).all())
         assert triggered.x.dtype == torch.uint8 and triggered.x.shape[1:] == x.shape[1:]
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_attacks_on_words_are_built(compose: Compose, name: str) -> None:
+    """As above, on texts of 20 words, which are those that its YAML names."""
+    attack = make(compose("dataset=digits", f"attack={name}"), "attack")
+    inner = getattr(attack, "backdoor", attack)
+    said = " ".join(getattr(inner, "sentences", ())) or f"{inner.word} {inner.finish}"
+    vocabulary = Vocabulary(tuple(dict.fromkeys(cut(said, "word"))), "word")
+    x = torch.randint(len(vocabulary), (50, 21), generator=generator(0, "test"))
+    texts = Samples(x[:, :-1].to(torch.int16), x[:, 1:])
+    data = Dataset("any", texts, texts, (), (), len(vocabulary), vocabulary=vocabulary)
+    triggered = prepared(attack, data, generator(0, "prepare"))[0].backdoor_set(texts)
+    assert triggered is not None and 0 < len(triggered) <= 50 and triggered.asked == len(triggered)
+    assert triggered.x.dtype == torch.int16 and not bool((triggered.x[:, -1] == triggered.y[:, -1]).all())
 
 
 @pytest.mark.parametrize("option", options("defense"))
