@@ -23,8 +23,8 @@ class Defense(Protocol):
     trains on them unless `root_update` is False) or `needs_lab` (True: it tries models, in `Updates.lab`). One that
     cannot filter every number of clients has a method `check_clients(n)`, which raises a ValueError before the run. One
     with a laboratory may have a method `sends(state, lab, stream)`: the state that the round's clients start from. How
-    its model is judged is said by `randomized_smoothing` (a vote of noisy copies) and by `confidence` (a float: answers
-    of less probability do not count).
+    its model is judged is said by `randomized_smoothing` (a vote of noisy copies) and by `answer_confidence` (a float:
+    answers of less probability do not count).
     """
 
     def __call__(self, state: ServerState, updates: Updates, stream: Generator) -> Verdict:

@@ -55,9 +55,9 @@ class PreAggregation:
         return getattr(self.rule, "randomized_smoothing", None)
 
     @property
-    def confidence(self) -> float:
+    def answer_confidence(self) -> float:
         """The probability from which an answer of the inner rule's model counts."""
-        return getattr(self.rule, "confidence", 0.0)
+        return getattr(self.rule, "answer_confidence", 0.0)
 
 
 def mix(updates: Updates, mixing: Tensor, ids: Tensor) -> Updates:

@@ -33,7 +33,7 @@ class Confident(Samples):
 
 
 def judged(samples: Samples, least: float) -> Samples:
-    """The samples as a defense with the attribute `confidence` has them judged; as they are at 0."""
+    """The samples as a defense with the attribute `answer_confidence` has them judged; as they are at 0."""
     return Confident(samples.x, samples.y, least) if least else samples
 
 

@@ -108,7 +108,7 @@ def _build(cfg: DictConfig) -> Parts:
         layout=layout,
         train=train,
         shards=shards,
-        eval_sets={name: judged(part, getattr(defense, "confidence", 0.0)) for name, part in asked.sets.items()},
+        eval_sets={name: judged(part, getattr(defense, "answer_confidence", 0.0)) for name, part in asked.sets.items()},
         truth=asked.truth,
         normalise=reader(dataset),
         noise=noise(dataset),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from oracles import flip_recipe
+from rules import CONF, defense
 from torch import Generator, Tensor, nn
 
 import flame.round.client as client
@@ -150,9 +151,16 @@ def test_a_round_is_trained_and_answers_below_the_confidence_do_not_count(tiny: 
         (record,) = rounds(fed, state, 1)
     assert not torch.equal(record.after.row, state.row)
     loose, strict = (
-        build(tiny("defense=flip", f"defense.confidence={c}", "attack=none")).task.eval_sets["clean"] for c in (0, 0.9)
+        build(tiny("defense=flip", f"defense.answer_confidence={c}", "attack=none")).task.eval_sets["clean"]
+        for c in (0, 0.9)
     )
     assert type(loose) is Samples and isinstance(strict, Confident) and strict.least == 0.9
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "defense").glob("*.yaml")))
+def test_no_other_defense_changes_what_counts_as_right(name: str) -> None:
+    """FoolsGold's own `confidence` once did."""
+    assert getattr(defense(name, quiet=True), "answer_confidence", 0.0) == (0.4 if name == "flip" else 0.0)
 
 
 def test_an_answer_counts_from_its_probability_on() -> None:
@@ -160,7 +168,7 @@ def test_an_answer_counts_from_its_probability_on() -> None:
     samples = judged(Samples(torch.zeros(4, 1, 1, 1, dtype=torch.uint8), torch.tensor([1, 0, 1, 0])), 0.7)
     assert samples.right(logits).tolist() == [True, False, False, True]
     assert samples[1:].to(torch.device("cpu")).right(logits[1:]).tolist() == [False, False, True]
-    assert NNM(0.2, flip.FLIP(confidence=0.7)).confidence == 0.7
+    assert NNM(0.2, flip.FLIP(answer_confidence=0.7)).answer_confidence == 0.7
 
 
 def test_the_search_stays_within_its_client(tiny: Callable, start: Callable) -> None:
@@ -183,5 +191,5 @@ def test_texts_have_no_triggers() -> None:
 def test_what_is_out_of_range_names_the_key() -> None:
     with pytest.raises(ValueError, match=r"client\.hardening\.largest=0"):
         replace(HOW, largest=0)
-    with pytest.raises(ValueError, match=r"defense\.confidence=1"):
-        flip.FLIP(confidence=1)
+    with pytest.raises(ValueError, match=r"defense\.answer_confidence=1"):
+        flip.FLIP(answer_confidence=1)

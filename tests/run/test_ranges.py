@@ -164,7 +164,7 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
         "references": "whole >= 1",
     },
     "flame.defenses.flshield.FLShield": {"siblings": "[0, 1]", "images_per_class": "whole >= 1"},
-    "flame.defenses.flip.FLIP": {"confidence": "[0, 1)"},
+    "flame.defenses.flip.FLIP": {"answer_confidence": "[0, 1)"},
     "flame.defenses.fltrust.FLTrust": {"root_samples": "whole >= 1"},
     "flame.defenses.foolsgold.FoolsGold": {"confidence": "(0, inf)"},
     "flame.defenses.freqfed.FreqFed": {"low": "(0, 2]"},
