@@ -26,7 +26,7 @@ from flame.run.trackers.files import CONFIG, ENVIRONMENT, SUMMARY, write_json
 KNOWN = recipes()
 TABLES = tables(KNOWN)
 PROTOCOLS = {path.stem for path in (ROOT / "conf/recipe/protocols").glob("*.yaml")}
-WORDS = {"shakespeare_defenses", "shakespeare_question", "paper_text"}
+WORDS = {"shakespeare_question", "paper_text"}
 NOT_RUN = {"zhmzm", "durability_fashion", *WORDS, *PROTOCOLS}  # recipes without a csv
 DEFAULT = {"dataset": "fashion_mnist", "partition": "main_label"}
 RECORD = "results/table_attacks.csv"
