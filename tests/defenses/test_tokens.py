@@ -33,7 +33,12 @@ def lab() -> Laboratory:
     return Laboratory.of(TASK, START, COHORT)
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_what_distils_samples_refuses_tokens() -> None:
+    with pytest.raises(ValueError, match=r"defense=fedredefense .* are tokens, which have no gradient: take a"):
+        play(*federation(defense("fedredefense"), TASK))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "fedredefense"])
 def test_every_defense_plays_a_round_of_texts(name: str) -> None:
     rule = replace(defense(name), **SMALL.get(name, {}))  # type: ignore[type-var]
     if name == "deepsight":

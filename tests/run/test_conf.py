@@ -166,10 +166,16 @@ def test_attacks_on_words_are_built(compose: Compose, name: str) -> None:
     assert triggered.x.dtype == torch.int16 and not bool((triggered.x[:, -1] == triggered.y[:, -1]).all())
 
 
+QUICK = {  # of what takes long
+    "defense=fedredefense": ["defense.first_iterations=1", "defense.steps=1"],
+    "defense=indicator": ["defense.planting.epochs=1"],
+}
+
+
 @pytest.mark.parametrize("option", options("defense"))
 def test_defenses_answer(compose: Compose, updates: Callable[..., tuple[ServerState, Updates]], option: str) -> None:
     """A round of seven: a finite state of the same size, and a weight for each."""
-    defense = make(compose("dataset=digits", option), "defense")
+    defense = make(compose("dataset=digits", option, *QUICK.get(option, ())), "defense")
     state, sent = updates(seed=0, n=7)
     if getattr(defense, "root_samples", 0):
         sent = replace(sent, root=sent.rows.mean(0))
@@ -177,12 +183,6 @@ def test_defenses_answer(compose: Compose, updates: Callable[..., tuple[ServerSt
     verdict = defense(state, sent, generator(0, "defense"))
     assert verdict.state.row.shape == state.row.shape and bool(verdict.state.row.isfinite().all())
     assert verdict.weights.shape == (7,) and bool((verdict.weights >= 0).all())
-
-
-QUICK = {  # of what takes long
-    "defense=fedredefense": ["defense.first_iterations=1", "defense.steps=1"],
-    "defense=indicator": ["defense.planting.epochs=1"],
-}
 
 
 @pytest.mark.parametrize("option", [option for option in options("attack", "defense") if option[:7] != "attack="])
