@@ -24,6 +24,7 @@ from flame.data.sdist import Sdist, unpacked
 from flame.data.shakespeare import Plays, fetched, shakespeare
 from flame.data.text import text
 from flame.run.build import dealt, load
+from flame.run.config import plain_node, wherever
 
 POST = "now is the time for all good men to come to the aid of the party "
 PLAY = "ACT I.\n\nSCENE I. A room.\n\n" + "ANNA.\nWho calls? Not I.\n\nBEN.\nNor I, nor you.\n\n" * 8
@@ -262,3 +263,14 @@ def test_the_real_plays_are_what_the_yaml_says(compose: Callable[..., DictConfig
     assert dataset.holders is not None and len(dataset.holders.names) == 439
     assert (tuple(dataset.train.x.shape), tuple(dataset.test.x.shape)) == ((37504, 80), (9207, 80))
     assert dataset.classes == 76 and "hamlet/HAMLET" in dataset.holders.names
+
+
+@pytest.mark.parametrize("option", ["text", "reddit", "traffic", "folder"])
+def test_data_of_one_s_own_elsewhere_are_other_data(compose: Callable[..., DictConfig], option: str) -> None:
+    here, there = (compose(f"dataset={option}", f"dataset.root=/{place}").dataset for place in ("here", "there"))
+    assert wherever(plain_node(here)) != wherever(plain_node(there))
+
+
+def test_what_is_verified_is_the_same_anywhere(compose: Callable[..., DictConfig]) -> None:
+    plays, moved = (compose("dataset=shakespeare", f"dataset.root=/{place}").dataset for place in ("here", "there"))
+    assert wherever(plain_node(plays)) == wherever(plain_node(moved))
