@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import yaml
 from conftest import Train
 from hypothesis import given
 from hypothesis import strategies as st
+from wandb.util import get_core_path
 
 from flame.federation import Round
 from flame.run.config import NAMED
@@ -67,8 +67,9 @@ def written(folder: Path) -> list[Path]:
 
 
 def inspect(path: Path) -> Records:
-    """Record type -> records, in order."""
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
+    """Record type -> records, in order; what `wandb leet inspect` starts, without the second of its own imports."""
+    command = [get_core_path(), "leet", "inspect", "--no-observability", "--json", "--run-file", str(path)]
+    command.append(str(path.parent.parent))
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     records = defaultdict(list)
     for line in map(json.loads, done.stdout.splitlines()):
