@@ -17,9 +17,8 @@ from hydra import initialize_config_dir
 from omegaconf import DictConfig
 from oracles.rounds import random_round
 from remember import remember
-from warm import Warm
+from warm import Warm, preheating
 
-from flame.engine import PRELOADED
 from flame.engine.workbench import prepare_process
 from flame.federation import Federation, Round, rounds
 from flame.geometry.layout import StateLayout
@@ -40,7 +39,7 @@ Start = Callable[[DictConfig], AbstractContextManager[tuple[Federation, ServerSt
 Train = Callable[..., subprocess.CompletedProcess[str]]
 
 remember()
-PRELOADED.append("preheated")  # a process has one fork server: whoever starts it, commands are forked from it, too
+preheating()  # a process has one fork server: whoever starts it, workers and commands are forked from it
 
 # The suite draws the same examples everywhere, so that what passed here passes there; `make explore` draws new ones.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)  # a busy machine is not a failure

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing as mp
 import os
 import random
 import runpy
@@ -26,6 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # as a script; pytest has it already
 
+from warm import preheating  # noqa: E402
+
 TINY = ("experiment=smoke", "tracker=files", "train_samples=200", "rounds=6", "clients=8", "clients_per_round=6")
 OFTEN = ("poisoned_model_rate=0.34", "client.batch_size=16", "checkpoint.rounds=1")
 WORDS = ("rare_word", "sentence", "sentence_constrain", "sentence_parts", "sentence_reddit", "sentence_replacement")
@@ -35,12 +36,10 @@ PATIENCE = 300  # seconds until a run counts as hung
 
 def start(runs: Path, *overrides: str) -> BaseProcess:
     """`python train.py OVERRIDES` in a process that has imported torch already; its output goes to runs/log."""
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["preheated"])
     runs.mkdir(parents=True, exist_ok=True)
     flags = [word for word in overrides if word.startswith("-")]  # argparse wants them first
     words = [*flags, *TINY, *OFTEN, f"paths.runs={runs}", *(word for word in overrides if word not in flags)]
-    process = context.Process(target=_train, args=(runs / "log", words))
+    process = preheating().Process(target=_train, args=(runs / "log", words))
     process.start()
     return process
 

@@ -7,61 +7,76 @@ What depends on how an interpreter starts (time, imports, PYTHONSAFEPATH, signal
 from __future__ import annotations
 
 import atexit
-import gc
 import io
-import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
 import threading
-import traceback
 from collections.abc import Mapping, Sequence
+from multiprocessing import get_context, process
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from forks import fork_interpreters, run
 from remember import remember
+
+from flame.engine import PRELOADED
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 240  # seconds; then SIGALRM ends the command
+BEGUN: dict[str, Any] = {}  # of the fork server, as it began: its `path`, and itself as the `main` process
+
+
+def preheating() -> ForkServerContext:
+    """Whose processes, and all others of this one's fork server, begin with `warm_up` behind them."""
+    if "tests.preheated" not in PRELOADED:  # a path from the project's folder: servers of Python 3.11 know no other
+        PRELOADED.insert(0, "tests.preheated")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
 
 
 class Warm:
     """`Warm()(["train.py", "seed=1"])`: as `subprocess.run([sys.executable, "train.py", "seed=1"])` in the project."""
 
     def __init__(self) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self._server = subprocess.Popen([sys.executable, __file__], cwd=ROOT, env=environment, **pipes)  # type: ignore[call-overload]
+        context = preheating()
+        self._connection, far = context.Pipe()
+        self._server = context.Process(target=serve, args=(far,), daemon=True)
+        self._server.start()
+        far.close()  # so that the server's death reads as end of file here
 
     def __call__(
         self, words: Sequence[str], env: Mapping[str, str] = os.environ, cwd: Path = ROOT
     ) -> subprocess.CompletedProcess[str]:
         with TemporaryDirectory() as folder:
-            asked = {"words": [*words], "env": {**env, "OMP_NUM_THREADS": "1"}, "cwd": str(cwd), "folder": folder}
-            self._server.stdin.write(json.dumps(asked) + "\n")
-            self._server.stdin.flush()
-            code = int(self._server.stdout.readline())
+            self._connection.send(([*words], {**env, "OMP_NUM_THREADS": "1"}, str(cwd), folder))
+            code = self._connection.recv()
             output, errors = (Path(folder, name).read_text() for name in ("out", "err"))
         return subprocess.CompletedProcess([*words], code, output, errors)
 
     def close(self) -> None:
-        self._server.stdin.close()
-        self._server.stdout.close()
-        self._server.wait(timeout=60)
+        self._connection.close()
+        self._server.join(60)
 
 
-def serve() -> None:
-    """Fork for each line, and answer with the exit code; the child returns from here and becomes the command."""
-    gc.freeze()  # else a collection in a child writes to every page, which is then copied
-    for line in sys.stdin:
-        asked = json.loads(line)
+def serve(connection: Connection) -> None:
+    """Fork for each command, and answer with the exit code; the child becomes the command."""
+    assert BEGUN, "the fork server has not imported `preheated`: every command would wait for torch"
+    while True:
+        try:
+            asked = connection.recv()
+        except EOFError:
+            return
         if not (child := os.fork()):
-            leave(become(**asked))
+            connection.close()
+            leave(become(*asked))
         _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        connection.send(os.waitstatus_to_exitcode(status))
 
 
 def become(words: list[str], env: dict[str, str], cwd: str, folder: str) -> int:
@@ -74,23 +89,11 @@ def become(words: list[str], env: dict[str, str], cwd: str, folder: str) -> int:
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
-    sys.path[:1] = [cwd, *env.get("PYTHONPATH", "").split(os.pathsep)] if env.get("PYTHONPATH") else [cwd]
-    try:
-        if words[0] == "-m":
-            sys.argv = words[1:]
-            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-        else:
-            sys.argv = [*words]
-            runpy.run_path(words[0], run_name="__main__")
-    except SystemExit as ended:
-        if ended.code is None or isinstance(ended.code, int):
-            return ended.code or 0
-        print(ended.code, file=sys.stderr)
-        return 1
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    return 0
+    process.ORIGINAL_DIR = cwd
+    process._current_process = BEGUN["main"]  # it is nobody's worker
+    process._parent_process = None
+    sys.path[:] = [cwd, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep)), *BEGUN["path"]]
+    return run(words)
 
 
 def leave(code: int) -> NoReturn:
@@ -117,6 +120,7 @@ def warm_up() -> None:
     from flame.run.figure import own_settings
 
     remember()
+    fork_interpreters()
     Plugins.instance()  # looks for plugins
     load_digits()
     for words in (["seed=1"], ["experiment=smoke", "defense=flame_all_state", "engine=sequential", "tracker=files"]):
@@ -127,9 +131,3 @@ def warm_up() -> None:
         figure = Figure(layout="constrained")
         figure.subplots().set(title="one", xlabel="two")
         figure.savefig(io.BytesIO(), format="png")
-
-
-if __name__ == "__main__":
-    sys.path[0] = str(ROOT)
-    warm_up()
-    serve()
