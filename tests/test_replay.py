@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import Train
 from oracles.recorded import Fields, foreign, written
 from oracles.rounds import random_round
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from warm import Warm
 
 from flame.replay import comparison, jaccard, main, replay
 from flame.run.recording import read_round
 
-ROOT = Path(__file__).parent.parent
 CASES = Path(__file__).parent / "cases"  # recorded rounds with known answers
 
 
@@ -145,9 +144,9 @@ def test_wrong_settings_end_in_a_sentence(settings: list[str], words: str, file:
         main([s.replace("FILE", str(file)) for s in settings])
 
 
-def test_the_command_prints_one_json_object_and_nothing_else(file: Path) -> None:
-    command = [sys.executable, "-m", "flame.replay", f"updates={file}", "defense=flame_zhmzm"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+def test_the_command_prints_one_json_object_and_nothing_else(file: Path, command: Warm) -> None:
+    done = command(["-m", "flame.replay", f"updates={file}", "defense=flame_zhmzm"])
+    assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout)) == {"accepted", "clip_bound", "noise_std", "weights", "xray"}
 
 
@@ -177,11 +176,11 @@ def test_jaccard_by_hand() -> None:
     assert jaccard(frozenset(), frozenset()) == 1
 
 
-def test_a_recorded_round_replays_to_the_verdict_of_the_run(tmp_path: Path) -> None:
+def test_a_recorded_round_replays_to_the_verdict_of_the_run(tmp_path: Path, train: Train) -> None:
     """Two rounds of a run: as many accepted, the same bound, and to the bit the next round's model, noise and all."""
-    command = [sys.executable, "train.py", "experiment=smoke", "tracker=files", "engine=sequential"]
     settings = [f"hydra.run.dir={tmp_path}", "rounds=3", "record.rounds=[0]", "record.every=1"]
-    subprocess.run([*command, *settings], cwd=ROOT, check=True, capture_output=True)
+    done = train("experiment=smoke", "tracker=files", "engine=sequential", *settings)
+    assert done.returncode == 0, done.stderr
     files = sorted((tmp_path / "recorded").iterdir())
     assert [f.name for f in files] == [f"round_00000{i}.safetensors" for i in range(3)]
     metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -151,19 +151,14 @@ def test_a_pixel_gets_the_same_bits_in_every_batch(channels, side):
         assert all(len(values[pixels == level].unique()) == 1 for level in (0, 1, 128, 255))
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "flame.data", *arguments]
-    return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, check=False)
-
-
-def test_the_command_fails_clearly(tmp_path):
-    missing = command("mnist", "--root", str(tmp_path))
+def test_the_command_fails_clearly(tmp_path, command):
+    missing = command(["-m", "flame.data", "mnist", "--root", str(tmp_path)])
     assert missing.returncode == 1 and str(tmp_path) in missing.stderr and "Traceback" not in missing.stderr
 
 
 @needs_fashion_mnist
-def test_the_command_finds_what_is_there():
-    found = command("fashion_mnist", "--root", str(DATA))
+def test_the_command_finds_what_is_there(command):
+    found = command(["-m", "flame.data", "fashion_mnist", "--root", str(DATA)])
     assert found.returncode == 0 and "60,000 training and 10,000 test images" in found.stdout
 
 
