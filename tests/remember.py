@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable, Hashable, Sequence
+from copy import deepcopy
 from dataclasses import is_dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 from hydra._internal import defaults_list
@@ -43,7 +44,7 @@ def remember() -> None:
 
 def _once(work: Callable[..., Any], key: Callable[..., Hashable]) -> Callable[..., Any]:
     """`work`, done once for each key; where that is None, each time."""
-    done: dict[Hashable, bytes] = {}  # a copy costs a quarter of what `deepcopy` takes
+    done: dict[Hashable, Callable[[], Any]] = {}
 
     @wraps(work)
     def remembered(*args: Any, **named: Any) -> Any:
@@ -52,10 +53,18 @@ def _once(work: Callable[..., Any], key: Callable[..., Hashable]) -> Callable[..
         if asked not in done:
             if len(done) == MOST:
                 done.clear()
-            done[asked] = pickle.dumps(work(*args, **named), pickle.HIGHEST_PROTOCOL)
-        return pickle.loads(done[asked])
+            done[asked] = _copies(work(*args, **named))
+        return done[asked]()
 
     return remembered
+
+
+def _copies(made: Any) -> Callable[[], Any]:
+    """A function that copies, for a quarter of what `deepcopy` takes where all classes are known by their names."""
+    try:
+        return partial(pickle.loads, pickle.dumps(made, pickle.HIGHEST_PROTOCOL))
+    except pickle.PicklingError:  # a launcher's own settings: Hydra has loaded their module twice
+        return partial(deepcopy, made)
 
 
 def _of_file(repository: IConfigRepository, config_path: str) -> Hashable:

@@ -24,6 +24,7 @@ WORDS = (
     ("config", ["dataset=digits", "attack=lp", "attack@attack.backdoor=dba", "+attack.client.clip_norm=2"]),
     ("config", ["defense=nnm", "defense@defense.rule=crfl", "client/schedule=cosine", "~defense.rule.noise_std"]),
     ("recipe/question/vector_question", ["hydra.verbose=true"]),
+    ("config", ["hydra/launcher=joblib"]),  # whose settings cannot be pickled
 )
 LIBRARY = (
     (ConfigRepository, "load_config"),
@@ -56,6 +57,8 @@ def from_memory(name: str, words: list[str]) -> DictConfig:
 
 @pytest.mark.parametrize(("name", "words"), WORDS)
 def test_it_is_what_the_files_say(forgetful: Callable[..., DictConfig], name: str, words: list[str]) -> None:
+    if "hydra/launcher=joblib" in words:
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     wanted = forgetful(name, words)
     for _ in range(2):
         found = from_memory(name, words)
