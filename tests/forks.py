@@ -2,8 +2,8 @@
 
 A fork server of `multiprocessing` and a worker of joblib begin with 2.5 s of imports; a command of the suite has them
 behind it. The fork is what the interpreter would be: no open file but those it is given, default signals, no handler
-of a log, no exit hook. Real ones are started by the suite itself (its own pools), and by real commands: test_engines.py
-kills one with a pool, test_faults.py one with joblib.
+of a log, no exit hook. Real ones are started where the environment has `REAL` (test_cli.py: a pool in a joblib worker),
+by the suite itself (its own pools), and by real commands (test_engines.py kills one with a pool).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 SERVER = "from multiprocessing.forkserver import main"
+REAL = "REAL_INTERPRETERS"  # a variable
 WORKER = "joblib.externals.loky.backend.popen_loky_posix"
 
 
@@ -38,7 +39,7 @@ def fork_interpreters() -> None:
 
 def _spawned(real: Any) -> Any:
     def spawnv_passfds(path: Any, words: Sequence[Any], kept: Sequence[int]) -> int:
-        if words[-2] == "-c" and words[-1].startswith(SERVER):
+        if words[-2] == "-c" and words[-1].startswith(SERVER) and REAL not in os.environ:
             return _fork(words[-2:], kept)
         return real(path, words, kept)
 
@@ -48,7 +49,7 @@ def _spawned(real: Any) -> Any:
 
 def _executed(real: Any) -> Any:
     def fork_exec(words: Sequence[str], kept: Sequence[int], env: Mapping[str, str] | None = None) -> int:
-        if words[1:3] == ["-m", WORKER]:
+        if words[1:3] == ["-m", WORKER] and REAL not in os.environ:
             return _fork(words[1:], kept, env or {})
         return real(words, kept, env)
 
@@ -66,6 +67,8 @@ def _fork(words: Sequence[str], kept: Sequence[int], env: Mapping[str, str] = os
     try:
         _forget({0, 1, 2, *kept})
         os.environ.update(env)
+        if words[0] == "-m":
+            sys.modules.pop(words[1], None)  # or `runpy` warns
         code = run(words)
         sys.stdout.flush()
         sys.stderr.flush()

@@ -42,9 +42,9 @@ class Forked:
 
 
 def sweep(runs: Path, launcher: list[str], environment: Mapping[str, str]) -> subprocess.Popen[str] | Forked:
-    """Four jobs of which two cannot run; a real interpreter for joblib, which needs its exit hooks."""
+    """Four jobs of which two cannot run; a real interpreter for Slurm's, which start others."""
     jobs = [*SOLO, "seed=0,1", "rounds=-1,2", *launcher]
-    if "hydra/launcher=basic" in launcher:
+    if {"hydra/launcher=basic", "hydra/launcher=joblib"} & set(launcher):
         return Forked(runs, ["-m", *jobs])
     words = [*TINY, *OFTEN, *jobs, f"paths.runs={runs}"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

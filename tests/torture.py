@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import random
-import runpy
 import sys
 import tempfile
 import time
@@ -25,7 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # as a script; pytest has it already
 
-from warm import preheating  # noqa: E402
+from forks import run  # noqa: E402
+from warm import leave, preheating  # noqa: E402
 
 TINY = ("experiment=smoke", "tracker=files", "train_samples=200", "rounds=6", "clients=8", "clients_per_round=6")
 OFTEN = ("poisoned_model_rate=0.34", "client.batch_size=16", "checkpoint.rounds=1")
@@ -140,12 +140,12 @@ def names(group: str) -> list[str]:
 
 
 def _train(log: Path, overrides: list[str]) -> None:
-    """The command line, in this process."""
+    """The command line, in this process; a session of its own, so that it can be killed with all its workers."""
+    os.setsid()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1), os.dup2(output, 2)
     os.chdir(ROOT)
-    sys.argv = ["train.py", *overrides]
-    runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    leave(run(["train.py", *overrides]))
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forks import REAL
 from omegaconf import DictConfig
 
 from flame.federation import rounds
@@ -52,9 +53,12 @@ def test_a_run(tiny: Callable[..., DictConfig], start: Callable, train: Train, t
     assert "round 1  MA " in done.stdout + done.stderr
 
 
-def test_a_sweep_under_joblib(tiny: Callable[..., DictConfig], start: Callable, train: Train, tmp_path: Path) -> None:
+def test_a_sweep_under_joblib(
+    tiny: Callable[..., DictConfig], start: Callable, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A pool inside the launcher's own worker process: the oracle's bits."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    monkeypatch.setenv(REAL, "1")  # worker, fork server and all
     command = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *SMOKE, "rounds=2"]
     done = train(*command, "defense=flame_all_state", "engine=pool", f"paths.runs={tmp_path}")
     assert done.returncode == 0, done.stderr
