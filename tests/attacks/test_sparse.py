@@ -117,6 +117,18 @@ def test_frozen_and_unused_weights_are_not_kept() -> None:
     assert kept.tolist() == [*[False] * 4, *[True] * 2, *[True] * 6, *[False] * 4, *[True] * 2]
 
 
+def test_of_equal_scores_noise_decides_and_a_score_that_is_no_number_is_the_least() -> None:
+    model, batch = nn.Linear(6, 1, bias=False), (torch.zeros(0), torch.zeros(0))
+    nn.init.ones_(model.weight)
+
+    def kept(slopes: Tensor) -> list[bool]:
+        return skeleton(model, [batch], lambda net, x, y: net.weight @ slopes, 0.5, 1, generator(0, "noise")).tolist()
+
+    noise = torch.randn(6, generator=generator(0, "noise"))
+    assert kept(torch.zeros(6)) == (noise > noise.median()).tolist()  # the median is the third
+    assert kept(torch.tensor([math.nan, math.inf, 1, 0.5, 2, 0.1])) == [False, True, True, False, True, False]
+
+
 def test_a_likelihood_that_nothing_has_normalised() -> None:
     """Minus the mean logit of what is asked."""
     logits, y = torch.tensor([[[1.0, 2], [5, -4]]]), torch.tensor([[1, UNASKED]])  # [B, classes, T]
