@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from statistics import NormalDist
+from typing import Any
 
 import pytest
 import torch
@@ -300,13 +301,19 @@ def test_labels_that_are_no_positions_are_refused(compose: Callable, tiny: Calla
 
 
 def test_the_mask_is_made_once(tiny: Callable, start: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By both colluders of the first round, to the same bits."""
-    made: list[Tensor] = []
-    monkeypatch.setattr(sparse, "skeleton", lambda *args: made.append(skeleton(*args)) or made[-1])
+    """By both colluders of the first round, with the same noise, to the same bits."""
+    made, seeds = list[Tensor](), set[int]()
+
+    def spied(*args: Any) -> Tensor:
+        seeds.add(args[-1].initial_seed())
+        made.append(skeleton(*args))
+        return made[-1]
+
+    monkeypatch.setattr(sparse, "skeleton", spied)
     with start(tiny("attack=sparse", *QUICK["sparse"], "defense=fedavg", "poisoned_model_rate=0.4")) as (fed, state):
         first = play(replace(fed, evaluate_at=()), state).after
         second = play(replace(fed, evaluate_at=()), first).after
-    assert len(made) == 2 and torch.equal(*made) and torch.equal(second.memory[MASK], made[0])
+    assert len(made) == 2 and len(seeds) == 1 and torch.equal(*made) and torch.equal(second.memory[MASK], made[0])
 
 
 def test_texts_are_pruned_on_texts(tiny: Callable, start: Callable) -> None:
