@@ -67,7 +67,7 @@ def own(word: Any) -> bool:
 
 
 def other_contest(words: Iterable[str]) -> str | None:
-    """The first override that no row may have: no defense, none of its keys, nothing to sweep, and it changes results."""
+    """The first override that changes results and is no defense, no key of one, and nothing that a row sweeps."""
     for word in parsed([*words]):
         head = re.split(r"[./@]", word.key_or_group)[0]
         if word.key_or_group not in SWEPT and head not in INCIDENTAL and not own(word):
@@ -117,7 +117,8 @@ def finish(folders: Sequence[Path], keys: Sequence[str], place: Path, plan: dict
         whole.append(defense)
         said.append(f"{defense}: {file}; copied to results/arena it is on the board (python -m flame.arena)")
     known = read(sorted(LINES.glob("*.csv")))
-    both = pd.concat([known[~known["defense"].isin(whole)], lines[lines["defense"].isin(whole)]], ignore_index=True)
+    parts = known[~known["defense"].isin(whole)], lines[lines["defense"].isin(whole)]
+    both = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)  # an empty one has no types
     if whole and REFERENCE in set(both["defense"]):
         said = [printed(board(both), whole), "", *said]
     elif whole:

@@ -49,7 +49,7 @@ def test_what_changes_the_contest(words: list[str], changed: str | None) -> None
 def runs(train: Callable, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two attacks under two defenses, tiny."""
     folder = tmp_path_factory.mktemp("arena")
-    swept = ("attack=none,badnets", "defense=fedavg,krum", "partition=iid", "seed=0", "start=scratch")
+    swept = ("attack=none,badnets", "defense=fedavg,krum", "partition=iid", "seed=0", "start.rounds=1")
     done = train("--config-name", ROW, *TINY, *swept, "dataset=digits", f"paths.runs={folder}")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "no row of the arena, as experiment=smoke changes the contest" in done.stdout
