@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from flame.arena.lines import CONTROL
+from flame.report.contrasts import TOO_SMALL
 from flame.report.statistics import half_width
 from flame.run.text import aligned, one_digit
 
@@ -79,7 +80,7 @@ def board(lines: pd.DataFrame) -> pd.DataFrame:
 
 def shown(ranked: pd.DataFrame) -> pd.DataFrame:
     """The board as text: in per cent, and the server's seconds a round."""
-    widths = [f" ± {one_digit(100 * half)}" if half == half else "" for half in ranked["half"]]
+    widths = [f" ({TOO_SMALL})" if h > 0.5 else f" ± {one_digit(100 * h)}" if h == h else "" for h in ranked["half"]]
     per_cent = {
         name: [one_digit(100 * value) for value in ranked[name]] for name in ("worst", "ba", "ma", "mean", "price")
     }
@@ -106,9 +107,9 @@ def printed(ranked: pd.DataFrame, marked: Collection[str] = ()) -> str:
 
 
 def heat(lines: pd.DataFrame) -> pd.DataFrame:
-    """[defenses, attacks] damage on the worse partition: defenses as on the board, attacks by how many they break.
+    """[defenses, attacks] damage on the worse partition: defenses as on the board, attacks by their mean damage.
 
-    Attacks are sorted by their mean damage over defenses, the largest first; the column of no attack comes last.
+    The largest comes first, and the column of no attack last.
     """
     table = cells(lines).pivot_table(index="defense", columns="attack", values="damage", aggfunc="max")
     table = table.loc[board(lines)["defense"]]
