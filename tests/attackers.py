@@ -47,11 +47,13 @@ WORDS: Mapping[str, tuple[str, ...]] = {  # attacks on tokens, in the words of `
     **dict.fromkeys(("sentence_replacement", "sentence_constrain"), (f"attack.backdoor.{SENTENCES}",)),
     "rare_word": ("attack.word=t3", "attack.finish=t7"),
 }
+QUICK = {"sparse": ("attack.steps=2", "attack.batches=1", "attack.batch_size=8")}  # what would take a minute
 
 
 def suited(name: str) -> tuple[str, ...]:
     """Overrides of a tiny run under an attack, on the kind of data that it changes."""
-    return (f"attack={name}", *WORDS[name], *ON_TEXT) if name in WORDS else (f"attack={name}",)
+    on = (*WORDS[name], *ON_TEXT) if name in WORDS else ()
+    return (f"attack={name}", *on, *QUICK.get(name, ()))
 
 
 def images(count: int = 40, classes: int = 4, size: int = 6) -> Samples:

@@ -31,6 +31,7 @@ ROOMS = (  # in the order in which data flow: a room knows those before it
     "flame.library",
     "flame.flower",
     "flame.report",
+    "flame.arena",
 )
 DOORS = ("federation", "replay", "model", "library", "flower")
 HYDRA_AWARE = {
@@ -45,9 +46,11 @@ HYDRA_AWARE = {
     "flame/run/experiment.py",
     "flame/run/sweep.py",
     "flame/run/estimate.py",
+    "flame/arena/row.py",
     "train.py",
 }
 PRINTS = {
+    "flame/arena/row.py",
     "flame/run/sweep.py",
     "flame/run/estimate.py",
     "flame/run/trackers/dashboard.py",

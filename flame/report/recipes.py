@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from json import dumps
 from pathlib import Path
 from typing import Any
@@ -107,14 +107,17 @@ def _compared(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @cache
 def _content(text: str) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(text)
-    return content
+    return dict(yaml.safe_load(text))
 
 
 def _merged(path: Path) -> dict[str, Any]:
     """A file's content over that of the recipe that it starts from, if it does; both lists of defaults in turn."""
     content = _content(path.read_text())
     names = [name for name in content["defaults"] if isinstance(name, str) and name.startswith("/recipe/")]
-    bases = [_merged(compose.CONF / f"{name.lstrip('/')}.yaml") for name in names]
-    defaults = [entry for one in (*bases, content) for entry in one["defaults"]]
-    return {key: value for one in (*bases, content) for key, value in one.items()} | {"defaults": defaults}
+    parts = [*(_merged(compose.CONF / f"{name.lstrip('/')}.yaml") for name in names), content]
+    return reduce(_over, parts) | {"defaults": [entry for one in parts for entry in one["defaults"]]}
+
+
+def _over(base: Any, own: Any) -> Any:  # as Hydra puts one over another
+    both = isinstance(base, dict) and isinstance(own, dict)
+    return base | {key: _over(base.get(key), value) for key, value in own.items()} if both else own

@@ -29,7 +29,7 @@ from flame.round.seeding import generator
 from flame.round.types import Notes, Updates
 from flame.run.build import ConfigError, Parts, build, load
 
-UNTARGETED = {"ALIE", "Fang", "Gaussian", "IPM", "Mimic", "MinMax", "MinSum", "NoAttack", "ROP", "SignFlip"}
+UNTARGETED = {"ALIE", "Fang", "Gaussian", "IPM", "Mimic", "MinMax", "MinSum", "NoAttack", "ROP", "SignFlip", "Sparse"}
 APART = {"traffic_backdoor"}  # on data of their own: test_traffic_backdoor.py
 NAMES = sorted({path.stem for path in (Path(__file__).parents[2] / "conf/attack").glob("*.yaml")} - APART)
 

@@ -43,7 +43,7 @@ SAME = {
 }
 ON_UPDATES = {  # whatever the data
     *("none", "alie", "alie_optimal", "fang", "gaussian", "ipm", "ipm_optimal", "mimic", "min_max", "min_sum", "rop"),
-    "sign_flip",
+    *("sign_flip", "sparse"),  # sparse: with images=drawn, test_sparse.py
 }
 ON_IMAGES = {
     **dict.fromkeys(("badnets", "badnets_all_to_all", "badnets_longer", "badnets_slow", "retrained_badnets"), "Square"),

@@ -92,7 +92,7 @@ OURS = {
 APART = {"traffic_backdoor"}  # on data of their own: test_traffic_backdoor.py
 NO_TRAINING = {  # of their own: they send what they have made up, or train elsewhere (darkfed, on its own recipe)
     *("none", "alie", "fang", "gaussian", "ipm", "min_max", "min_sum", "sign_flip", "darkfed"),
-    *("alie_optimal", "ipm_optimal", "mimic", "rop"),
+    *("alie_optimal", "ipm_optimal", "mimic", "rop", "sparse"),
 }
 
 

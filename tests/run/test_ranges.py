@@ -108,6 +108,14 @@ PARTS: Mapping[str, Mapping[str, str]] = {  # what a YAML makes -> its numbers
     "attacks.sentence.Sentence": POISONING,
     "attacks.sentence_parts.SentenceParts": {**POISONING, "parts": "whole >= 1"},
     "attacks.sign_flip.SignFlip": {"factor": "> 0"},
+    "attacks.sparse.Sparse": {
+        "scale": "(0, inf)",
+        "z": "null or (0, inf)",
+        "keep": "(0, 1]",
+        "steps": "whole >= 1",
+        "batches": "whole >= 1",
+        "batch_size": "whole >= 2",
+    },
     "attacks.threedfed.ThreeDFed": {
         "alpha": "[0, 1]",
         "gain": ">= 1",
