@@ -85,11 +85,11 @@ def forecast(runs: int, at_once: int) -> str:
     """How long so many runs will take, from what those of the board took."""
     from flame.arena.lines import LINES, read
 
-    known = read(sorted(LINES.glob("*.csv")))["run_seconds"]
+    known = read(sorted(LINES.glob("*.csv")))
     if known.empty:
         return f"{runs} runs, {at_once} at a time; no row is on the board yet: --estimate measures what they cost"
-    processors = "where the board was made"
-    return f"{runs} runs, {at_once} at a time: about {duration(known.mean() * runs / at_once)} {processors}"
+    each = known.groupby("attack")["run_seconds"].median().mean()  # of a run that was halted in between, too
+    return f"{runs} runs, {at_once} at a time: about {duration(each * runs / at_once)} where the board was made"
 
 
 def finish(folders: Sequence[Path], keys: Sequence[str], place: Path, plan: dict[str, list[str]]) -> str:

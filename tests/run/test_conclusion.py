@@ -167,13 +167,14 @@ def test_every_figure_of_the_project_has_them() -> None:
         str(path.relative_to(ROOT)) for path in (ROOT / "flame").rglob("*.py") if ".savefig(" in path.read_text()
     )
     assert saving == [
+        "flame/arena/figure.py",
         "flame/data/sheet.py",
         "flame/partition/figure.py",
         "flame/report/curves.py",
         "flame/report/figures.py",
         "flame/run/figure.py",
     ]
-    for name in (*saving[2:], "flame/data/__main__.py", "flame/partition/__main__.py"):
+    for name in (saving[0], *saving[3:], "flame/data/__main__.py", "flame/partition/__main__.py"):
         assert "own_settings()" in (ROOT / name).read_text()
 
 
