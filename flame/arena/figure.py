@@ -38,7 +38,7 @@ def draw_heat(table: pd.DataFrame, path: Path) -> None:
     if PEACE in table.columns and columns > 1:
         ax.axvline(columns - 1.5, color="white", linewidth=4)
     bar = figure.colorbar(image, ax=ax, fraction=0.025, pad=0.01)
-    bar.set_label("damage %: BA or MA lost, the larger", fontsize=9)
+    bar.set_label("damage %", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
     figure.savefig(path)
