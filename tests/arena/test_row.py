@@ -57,6 +57,13 @@ def runs(train: Callable, tmp_path_factory: pytest.TempPathFactory) -> list[Path
     return find_runs([folder])
 
 
+@pytest.fixture
+def no_board(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no row had been published."""
+    monkeypatch.setattr("flame.arena.lines.LINES", tmp_path_factory.mktemp("lines"))
+
+
+@pytest.mark.usefixtures("no_board")
 def test_a_whole_row_becomes_a_file_and_is_on_the_board(runs: list[Path], tmp_path: Path) -> None:
     text = finish(runs, [], tmp_path, PLAN)
     lines = read(sorted(tmp_path.glob("*.csv")))
