@@ -6,296 +6,266 @@ what the head of flame/round/hardening.py names: triggers kept between rounds, a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from oracles.flip_search import Settings, combo, single
 from torch import Generator, Tensor, nn
 
-EPSILON, PATIENCE = 1e-7, 10
-Show = Callable[[Tensor], Tensor]
-
-
-@dataclass
-class Settings:
-    portion: float
-    rate: float
-    warm: int
-    steps: int
-    again: int
-    cost: float
-    cost_again: float
-    threshold: float
-    area: float
-    random: float
-
-
-def inward(value: Tensor) -> Tensor:
-    return torch.arctanh((torch.clip(value, 0.0, 1.0) - 0.5) * (2 - EPSILON))
-
-
-def outward(value: Tensor) -> Tensor:
-    return torch.tanh(value) / (2 - EPSILON) + 0.5
-
-
-def single(net: nn.Module, x: Tensor, y: Tensor, s: Settings, steps: int, cost: float, start: Any, g: Generator) -> Any:
-    """`Trigger.generate`: mask [1, H, W] and pattern [C, H, W] as arrays."""
-    net.eval()
-    c, h, w = x.shape[1:]
-    if start is None:
-        mask0 = torch.rand(h, w, generator=g, dtype=torch.float64)
-        pattern0 = torch.rand(c, h, w, generator=g, dtype=torch.float64)
-    else:
-        mask0, pattern0 = (torch.tensor(np.array(part)) for part in start)
-    m, p = inward(mask0).requires_grad_(), inward(pattern0).requires_grad_()
-    adam = torch.optim.Adam([m, p], lr=s.rate, betas=(0.5, 0.9))
-    best, reg_best = (torch.zeros(1, h, w).double(), torch.zeros(c, h, w).double()), float("inf")
-    up = down = 0
-    for _ in range(steps):
-        mask, pattern = outward(m).expand(1, h, w), outward(p)
-        out = net((1 - mask) * x + mask * pattern)
-        hit = (out.argmax(1) == y).double().mean().item()
-        reg = mask.abs().sum()
-        adam.zero_grad()
-        (F.cross_entropy(out, y) + cost * reg).backward()
-        adam.step()
-        if hit >= s.threshold and reg.item() < reg_best:
-            best, reg_best = (mask.detach().clone(), pattern.detach().clone()), reg.item()
-            noisy = [part + 0.01 * (2 * torch.rand(part.shape, generator=g, dtype=torch.float64) - 1) for part in best]
-            with torch.no_grad():
-                m.copy_(inward(noisy[0]).view(m.shape))
-                p.copy_(inward(noisy[1]))
-        up, down = (up + 1, 0) if hit >= s.threshold else (0, down + 1)
-        if up >= PATIENCE:
-            up, cost = 0, cost * 1.5
-        elif down >= PATIENCE:
-            down, cost = 0, cost / 1.5**1.5
-    net.train()
-    return tuple(part.numpy() for part in best)
-
-
-def combo(net: nn.Module, xs: Any, ys: Any, s: Settings, steps: int, cost0: float, start: Any, g: Generator) -> Any:
-    """`TriggerCombo.generate`: masks [2, 1, H, W] and patterns [2, C, H, W] as arrays."""
-    net.eval()
-    c, h, w = xs[0].shape[1:]
-    if start is None:
-        mask0 = torch.rand(2, 1, h, w, generator=g, dtype=torch.float64)
-        pattern0 = torch.rand(2, c, h, w, generator=g, dtype=torch.float64)
-    else:
-        mask0, pattern0 = (torch.tensor(np.array(part)) for part in start)
-    m, p = inward(mask0).requires_grad_(), inward(pattern0).requires_grad_()
-    adam = torch.optim.Adam([m, p], lr=s.rate, betas=(0.5, 0.9))
-    best_m, best_p = torch.zeros(2, 1, h, w).double(), torch.zeros(2, c, h, w).double()
-    reg_best, cost, up, down = [float("inf")] * 2, [cost0] * 2, [0, 0], [0, 0]
-    for _ in range(steps):
-        mask, pattern = outward(m), outward(p)
-        outs = [net((1 - mask[i]) * xs[i] + mask[i] * pattern[i]) for i in (0, 1)]
-        regs = mask.abs().sum(dim=(1, 2, 3))
-        total = sum(F.cross_entropy(outs[i], ys[i], reduction="sum") + regs[i] * cost[i] for i in (0, 1))
-        adam.zero_grad()
-        total.backward()  # type: ignore[union-attr]
-        adam.step()
-        now_m, now_p = mask.detach(), pattern.detach()
-        for i in (0, 1):
-            good = (outs[i].argmax(1) == ys[i]).double().mean().item() >= s.threshold
-            if good and regs[i].item() < reg_best[i]:
-                best_m[i], best_p[i], reg_best[i] = now_m[i], now_p[i], regs[i].item()
-                new_m, new_p = now_m.clone(), now_p.clone()
-                new_m[i] += 0.01 * (2 * torch.rand(1, h, w, generator=g, dtype=torch.float64) - 1)
-                new_p[i] += 0.01 * (2 * torch.rand(c, h, w, generator=g, dtype=torch.float64) - 1)
-                with torch.no_grad():
-                    m.copy_(inward(new_m))
-                    p.copy_(inward(new_p))
-            up[i], down[i] = (up[i] + 1, 0) if good else (0, down[i] + 1)
-            if up[i] >= PATIENCE:
-                up[i], cost[i] = 0, cost[i] * 1.5
-            elif down[i] >= PATIENCE:
-                down[i], cost[i] = 0, cost[i] / 1.5**1.5
-    net.train()
-    return best_m.numpy(), best_p.numpy()
+Array = Any  # of numpy
 
 
 def train(
     net: nn.Module, x: Tensor, y: Tensor, order: list[Tensor], s: Settings, adam: Any, classes: int, g: Generator
 ) -> dict[str, Any]:
     """`trigger_fast_train` over the batches in `order`, in place; what it knows at the end."""
-    warm_m, diff = np.zeros((classes, classes)), np.full((classes, classes), -np.inf)
-    masks, patterns = dict[str, Any](), dict[str, Any]()
-    counts = np.bincount(y.numpy(), minlength=classes)
-    rich = [k for k in range(classes) if counts[k] > 1]
-    extra = [int(np.where(y.numpy() == k)[0][0]) for k in rich]
-    x_extra, y_extra = x[extra], y[extra].numpy()
-    source, target, warmup, warmup_steps = 0, -1, True, 1
-    init_m = init_p = None
-    count, cost, steps, key, list_m = np.zeros(2), s.cost, s.steps, "", list[Any]()
-    seen = {"warm": 0, "both": 0, "one": 0, "skipped": 0, "large": 0}
-
-    def pick(indices: Any, length: int) -> Any:
-        return np.array(indices)[torch.randperm(len(indices), generator=g)[:length].numpy()]
-
-    def fit(xb: Tensor, yb: Any) -> None:
-        adam.zero_grad()
-        F.cross_entropy(net(xb), torch.tensor(yb)).backward()
-        adam.step()
-
+    walk = Walk(net, s, adam, classes, g, x, y.numpy())
     for step, batch in enumerate(order):
-        xb, yb = x[batch].clone(), y[batch].numpy()
-        labels = [k for k in range(classes) if (yb == k).sum() > 1]
+        walk.step(step, x[batch].clone(), y[batch].numpy())
+    return {
+        "sizes": walk.warm_m,
+        "growth": walk.diff,
+        "masks": walk.masks,
+        "patterns": walk.patterns,
+        "seen": walk.seen,
+    }
+
+
+@dataclass
+class Walk:
+    """The variables of its one long function, and that function's branches."""
+
+    net: nn.Module
+    s: Settings
+    adam: Any
+    classes: int
+    g: Generator
+    x: Tensor
+    y: Array
+    masks: dict[str, Any] = field(default_factory=dict)
+    patterns: dict[str, Any] = field(default_factory=dict)
+    init_m: Any = None
+    init_p: Any = None
+    source: int = 0
+    target: int = -1
+    warmup: bool = True
+    warmup_steps: int = 1
+    key: str = ""
+    list_m: list[Any] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.warm_m, self.diff = np.zeros((self.classes, self.classes)), np.full((self.classes, self.classes), -np.inf)
+        counts = np.bincount(self.y, minlength=self.classes)
+        extra = [int(np.where(self.y == k)[0][0]) for k in range(self.classes) if counts[k] > 1]
+        self.x_extra, self.y_extra = self.x[extra], self.y[extra]
+        self.count, self.cost, self.steps = np.zeros(2), self.s.cost, self.s.steps
+        self.seen = {"warm": 0, "both": 0, "one": 0, "skipped": 0, "large": 0}
+
+    @property
+    def init(self) -> Any:
+        return None if self.init_m is None else (self.init_m, self.init_p)
+
+    def pick(self, indices: Any, length: int) -> Any:
+        return np.array(indices)[torch.randperm(len(indices), generator=self.g)[:length].numpy()]
+
+    def stamp(self, xb: Tensor, choice: Any, mask: Array, pattern: Array) -> None:
+        xb[choice] = (1 - torch.tensor(mask)) * xb[choice] + torch.tensor(mask * pattern)
+
+    def fit(self, xb: Tensor, yb: Any) -> None:
+        self.adam.zero_grad()
+        F.cross_entropy(self.net(xb), torch.tensor(yb)).backward()
+        self.adam.step()
+
+    def step(self, step: int, xb: Tensor, yb: Array) -> None:
+        labels = [k for k in range(self.classes) if (yb == k).sum() > 1]
         if not labels:
-            seen["skipped"] += 1
-            continue
-        if step >= classes:
-            if warmup and np.max(diff) > 0:
-                diff /= np.max(diff)
-            warmup, warmup_steps = False, 2
-        phase = (step - classes) % warmup_steps
-        if warmup or phase == 0:
-            if warmup:
-                target, steps = target + 1, s.warm
-            elif torch.rand(1, generator=g).item() < s.random:
-                source = labels[int(torch.randint(len(labels), (1,), generator=g))]
-                rest = [k for k in range(classes) if k != source]
-                target = rest[int(torch.randint(len(rest), (1,), generator=g))]
-                steps = s.steps
-            else:
-                ranked = np.vstack(np.unravel_index(np.argsort(diff.ravel(), kind="stable")[::-1], diff.shape)).T
-                fits = [(int(a), int(b)) for a, b in ranked if a in labels and a != source]
-                if not fits:
-                    source = -1
-                    seen["skipped"] += 1
-                    continue
-                source, target = fits[0]
-                steps = s.steps
-            key = f"{min(source, target)}-{max(source, target)}"
-            init_m, init_p = masks.get(key), patterns.get(key)
-            cost, count, list_m = s.cost, np.zeros(2), []
-        if warmup:
-            seen["warm"] += 1
-            others = np.where(y_extra != target)[0]
-            if len(others) == 0:
-                fit(xb, yb)
-                continue
-            wanted = torch.full((len(others),), target)
-            mask, pattern = single(
-                net, x_extra[others], wanted, s, s.warm, s.cost, None if init_m is None else (init_m, init_p), g
-            )
-            size = np.abs(mask).sum()
-            around = np.where(yb != target)[0]
-            choice = pick(around, int(len(around) * s.portion))
-            xb[choice] = (1 - torch.tensor(mask)) * xb[choice] + torch.tensor(mask * pattern)
-            for k in range(classes):
-                if k == target:
-                    continue
-                if k not in y_extra[others]:
-                    warm_m[k, target] = diff[k, target] = 0
-                    continue
-                pair = f"{min(k, target)}-{max(k, target)}"
-                if pair not in masks:
-                    masks[pair], patterns[pair] = mask, pattern
-                else:
-                    old = (masks[pair], patterns[pair])
-                    both = ((mask, old[0]), (pattern, old[1])) if k < target else ((old[0], mask), (old[1], pattern))
-                    masks[pair], patterns[pair] = np.stack(both[0]), np.stack(both[1])
-                warm_m[k, target] = diff[k, target] = size
-            fit(xb, yb)
-        elif source in labels and target in labels:
-            seen["both"] += 1
-            at = [np.where(yb == source)[0], np.where(yb == target)[0]]
-            length = int(min(len(at[0]), len(at[1])) * s.portion)
-            if phase > 0:
-                if count[0] > 0 or count[1] > 0:
-                    steps, cost, count = s.steps, s.cost, np.zeros(2)
-                else:
-                    steps, cost = s.again, s.cost_again
-            if init_m is not None and init_m.ndim != 4:
-                init_m = init_p = None
-            ys = [torch.full((len(at[0]),), target), torch.full((len(at[1]),), source)]
-            xs = [xb[at[0]].clone(), xb[at[1]].clone()]
-            mask, pattern = combo(net, xs, ys, s, steps, cost, None if init_m is None else (init_m, init_p), g)
-            sizes = np.abs(mask).sum(axis=(1, 2, 3))
-            if np.max(sizes) > mask[0, 0].size * s.area:
-                seen["large"] += 1
-                continue
-            for i in (0, 1):
-                choice = pick(at[i], length)
-                xb[choice] = (1 - torch.tensor(mask[i])) * xb[choice] + torch.tensor(mask[i] * pattern[i])
-            for i in (0, 1):
-                if init_m is None or key not in masks:
-                    init_m, init_p = mask, pattern
-                    if key not in masks:
-                        masks[key], patterns[key] = init_m, init_p
-                elif np.sum(mask[i]) > 0 and len(masks[key]) > 1:
-                    init_m[i], init_p[i] = mask[i], pattern[i]  # type: ignore[index]
-                    if np.sum(init_m[i]) > np.sum(masks[key][i]):
-                        masks[key][i], patterns[key][i] = init_m[i], init_p[i]  # type: ignore[index]
-                else:
-                    count[i] += 1
-            list_m.append(list(np.sum(3 * np.abs(init_m), axis=(1, 2, 3))))
-            if phase == 1:
-                mean = np.mean([np.broadcast_to(entry, 2) for entry in list_m], axis=0)
-                ends = ((source, target), (target, source))
-                if warm_m[source, target] == 0:
-                    for i, end in enumerate(ends):
-                        warm_m[end], diff[end] = mean[i], 0
-                else:
-                    for i, end in enumerate(ends):
-                        if warm_m[end] != 0:
-                            diff[end] += (mean[i] - warm_m[end]) / warm_m[end]
-                        diff[end] /= 2
-                    for i, end in enumerate(ends):
-                        if mean[i] != 0:
-                            warm_m[end] = mean[i]
-            fit(xb, yb)
-        elif source in labels:
-            seen["one"] += 1
-            at_source = np.where(yb == source)[0]
-            if init_m is not None and init_m.ndim == 4:
-                side = 0 if source < target else 1
-                kept = np.sum(init_m[side]) > 0
-                init_m, init_p = (init_m[side], init_p[side]) if kept else (None, None)  # type: ignore[index]
-            wanted = torch.full((len(at_source),), target)
-            mask, pattern = single(
-                net, xb[at_source].clone(), wanted, s, steps, cost, None if init_m is None else (init_m, init_p), g
-            )
-            if np.abs(mask).sum() > mask.size * s.area:
-                seen["large"] += 1
-                continue
-            choice = pick(at_source, int(len(at_source) * s.portion))
-            xb[choice] = (1 - torch.tensor(mask)) * xb[choice] + torch.tensor(mask * pattern)
-            low = source < target
-            if init_m is None or key not in masks:
-                init_m, init_p = mask, pattern
-                if key not in masks:
-                    masks[key], patterns[key] = mask, pattern
-            elif masks[key].ndim == 3:
-                pair_m, pair_p = (mask, masks[key]), (pattern, patterns[key])
-                masks[key] = np.stack(pair_m if low else pair_m[::-1])
-                patterns[key] = np.stack(pair_p if low else pair_p[::-1])
-            elif np.sum(mask) > 0:
-                init_m, init_p = mask, pattern
-                if np.sum(mask) > np.sum(masks[key][0]) or np.sum(mask) > np.sum(masks[key][1]):
-                    if low:
-                        masks[key] = np.stack([mask, masks[key][0]])
-                        patterns[key] = np.stack([pattern, patterns[key][0]])
-                    else:
-                        masks[key] = np.stack([masks[key][1], mask])
-                        patterns[key] = np.stack([patterns[key][1], pattern])
-            list_m.append([np.sum(np.abs(init_m))] * 2)
-            if phase == 1:
-                mean = np.mean(list_m)
-                if warm_m[source, target] == 0:
-                    warm_m[source, target], warm_m[target, source] = mean, 0
-                    diff[source, target] = diff[target, source] = 0
-                else:
-                    diff[source, target] += (mean - warm_m[source, target]) / warm_m[source, target]
-                    diff[source, target] /= 2
-                    diff[target, source] = 0
-                    if mean != 0:
-                        warm_m[source, target], warm_m[target, source] = mean, 0
-            fit(xb, yb)
+            self.seen["skipped"] += 1
+            return
+        if step >= self.classes:
+            if self.warmup and np.max(self.diff) > 0:
+                self.diff /= np.max(self.diff)
+            self.warmup, self.warmup_steps = False, 2
+        phase = (step - self.classes) % self.warmup_steps
+        if (self.warmup or phase == 0) and not self.choose(labels):
+            trained = False
+        elif self.warmup:
+            trained = self.warm(xb, yb)
+        elif self.source in labels and self.target in labels:
+            trained = self.both(phase, xb, yb)
+        elif self.source in labels:
+            trained = self.one(phase, xb, yb)
         else:
-            seen["skipped"] += 1
-    return {"sizes": warm_m, "growth": diff, "masks": masks, "patterns": patterns, "seen": seen}
+            self.seen["skipped"] += 1
+            trained = False
+        if trained:
+            self.fit(xb, yb)
+
+    def choose(self, labels: list[int]) -> bool:
+        """Whom the next search is for; False if there is nobody."""
+        s, g = self.s, self.g
+        if self.warmup:
+            self.target, self.steps = self.target + 1, s.warm
+        elif torch.rand(1, generator=g).item() < s.random:
+            self.source = labels[int(torch.randint(len(labels), (1,), generator=g))]
+            rest = [k for k in range(self.classes) if k != self.source]
+            self.target, self.steps = rest[int(torch.randint(len(rest), (1,), generator=g))], s.steps
+        else:
+            diff = self.diff
+            ranked = np.vstack(np.unravel_index(np.argsort(diff.ravel(), kind="stable")[::-1], diff.shape)).T
+            fits = [(int(a), int(b)) for a, b in ranked if a in labels and a != self.source]
+            if not fits:
+                self.source = -1
+                self.seen["skipped"] += 1
+                return False
+            (self.source, self.target), self.steps = fits[0], s.steps
+        self.key = f"{min(self.source, self.target)}-{max(self.source, self.target)}"
+        self.init_m, self.init_p = self.masks.get(self.key), self.patterns.get(self.key)
+        self.cost, self.count, self.list_m = s.cost, np.zeros(2), []
+        return True
+
+    def warm(self, xb: Tensor, yb: Array) -> bool:
+        """One trigger from all classes to a target, kept for each pair."""
+        self.seen["warm"] += 1
+        target, y_extra = self.target, self.y_extra
+        others = np.where(y_extra != target)[0]
+        if len(others) == 0:
+            return True
+        wanted = torch.full((len(others),), target)
+        mask, pattern = single(
+            self.net, self.x_extra[others], wanted, self.s, self.s.warm, self.s.cost, self.init, self.g
+        )
+        size = np.abs(mask).sum()
+        around = np.where(yb != target)[0]
+        self.stamp(xb, self.pick(around, int(len(around) * self.s.portion)), mask, pattern)
+        for k in range(self.classes):
+            if k == target:
+                continue
+            if k not in y_extra[others]:
+                self.warm_m[k, target] = self.diff[k, target] = 0
+                continue
+            pair = f"{min(k, target)}-{max(k, target)}"
+            if pair not in self.masks:
+                self.masks[pair], self.patterns[pair] = mask, pattern
+            else:
+                self.stack(pair, mask, pattern, first=k < target)
+            self.warm_m[k, target] = self.diff[k, target] = size
+        return True
+
+    def stack(self, pair: str, mask: Array, pattern: Array, *, first: bool) -> None:
+        """Both directions of a pair: the new one and the one that is known."""
+        both_m, both_p = (mask, self.masks[pair]), (pattern, self.patterns[pair])
+        self.masks[pair] = np.stack(both_m if first else both_m[::-1])
+        self.patterns[pair] = np.stack(both_p if first else both_p[::-1])
+
+    def both(self, phase: int, xb: Tensor, yb: Array) -> bool:
+        """A trigger for each direction; False if one is too large."""
+        self.seen["both"] += 1
+        s, source, target = self.s, self.source, self.target
+        at = [np.where(yb == source)[0], np.where(yb == target)[0]]
+        length = int(min(len(at[0]), len(at[1])) * s.portion)
+        if phase > 0:
+            if self.count[0] > 0 or self.count[1] > 0:
+                self.steps, self.cost, self.count = s.steps, s.cost, np.zeros(2)
+            else:
+                self.steps, self.cost = s.again, s.cost_again
+        if self.init_m is not None and self.init_m.ndim != 4:
+            self.init_m = self.init_p = None
+        ys = [torch.full((len(at[0]),), target), torch.full((len(at[1]),), source)]
+        xs = [xb[at[0]].clone(), xb[at[1]].clone()]
+        mask, pattern = combo(self.net, xs, ys, s, self.steps, self.cost, self.init, self.g)
+        if np.max(np.abs(mask).sum(axis=(1, 2, 3))) > mask[0, 0].size * s.area:
+            self.seen["large"] += 1
+            return False
+        for i in (0, 1):
+            self.stamp(xb, self.pick(at[i], length), mask[i], pattern[i])
+        for i in (0, 1):
+            self.keep_of_both(i, mask, pattern)
+        self.list_m.append(list(np.sum(3 * np.abs(self.init_m), axis=(1, 2, 3))))
+        if phase == 1:
+            self.judge_both()
+        return True
+
+    def keep_of_both(self, i: int, mask: Array, pattern: Array) -> None:
+        key = self.key
+        if self.init_m is None or key not in self.masks:
+            self.init_m, self.init_p = mask, pattern
+            if key not in self.masks:
+                self.masks[key], self.patterns[key] = self.init_m, self.init_p
+        elif np.sum(mask[i]) > 0 and len(self.masks[key]) > 1:
+            self.init_m[i], self.init_p[i] = mask[i], pattern[i]
+            if np.sum(self.init_m[i]) > np.sum(self.masks[key][i]):
+                self.masks[key][i], self.patterns[key][i] = self.init_m[i], self.init_p[i]
+        else:
+            self.count[i] += 1
+
+    def judge_both(self) -> None:
+        """How much larger the triggers have become."""
+        warm_m, diff = self.warm_m, self.diff
+        mean = np.mean([np.broadcast_to(entry, 2) for entry in self.list_m], axis=0)
+        ends = ((self.source, self.target), (self.target, self.source))
+        if warm_m[ends[0]] == 0:
+            for i, end in enumerate(ends):
+                warm_m[end], diff[end] = mean[i], 0
+            return
+        for i, end in enumerate(ends):
+            if warm_m[end] != 0:
+                diff[end] += (mean[i] - warm_m[end]) / warm_m[end]
+            diff[end] /= 2
+        for i, end in enumerate(ends):
+            if mean[i] != 0:
+                warm_m[end] = mean[i]
+
+    def one(self, phase: int, xb: Tensor, yb: Array) -> bool:
+        """A trigger from the source alone; False if it is too large."""
+        self.seen["one"] += 1
+        s, source, target = self.s, self.source, self.target
+        at_source = np.where(yb == source)[0]
+        if self.init_m is not None and self.init_m.ndim == 4:
+            side = 0 if source < target else 1
+            kept = np.sum(self.init_m[side]) > 0
+            self.init_m, self.init_p = (self.init_m[side], self.init_p[side]) if kept else (None, None)
+        wanted = torch.full((len(at_source),), target)
+        mask, pattern = single(self.net, xb[at_source].clone(), wanted, s, self.steps, self.cost, self.init, self.g)
+        if np.abs(mask).sum() > mask.size * s.area:
+            self.seen["large"] += 1
+            return False
+        self.stamp(xb, self.pick(at_source, int(len(at_source) * s.portion)), mask, pattern)
+        self.keep_of_one(mask, pattern, low=source < target)
+        self.list_m.append([np.sum(np.abs(self.init_m))] * 2)
+        if phase == 1:
+            self.judge_one()
+        return True
+
+    def keep_of_one(self, mask: Array, pattern: Array, *, low: bool) -> None:
+        key, masks, patterns = self.key, self.masks, self.patterns
+        if self.init_m is None or key not in masks:
+            self.init_m, self.init_p = mask, pattern
+            if key not in masks:
+                masks[key], patterns[key] = mask, pattern
+        elif masks[key].ndim == 3:
+            self.stack(key, mask, pattern, first=low)
+        elif np.sum(mask) > 0:
+            self.init_m, self.init_p = mask, pattern
+            if np.sum(mask) > np.sum(masks[key][0]) or np.sum(mask) > np.sum(masks[key][1]):
+                if low:
+                    masks[key] = np.stack([mask, masks[key][0]])
+                    patterns[key] = np.stack([pattern, patterns[key][0]])
+                else:
+                    masks[key] = np.stack([masks[key][1], mask])
+                    patterns[key] = np.stack([patterns[key][1], pattern])
+
+    def judge_one(self) -> None:
+        there, back = (self.source, self.target), (self.target, self.source)
+        mean = np.mean(self.list_m)
+        if self.warm_m[there] == 0:
+            self.warm_m[there], self.warm_m[back] = mean, 0
+            self.diff[there] = self.diff[back] = 0
+            return
+        self.diff[there] += (mean - self.warm_m[there]) / self.warm_m[there]
+        self.diff[there] /= 2
+        self.diff[back] = 0
+        if mean != 0:
+            self.warm_m[there], self.warm_m[back] = mean, 0

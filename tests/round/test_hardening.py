@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from oracles import flip_recipe
+from oracles import flip_recipe, flip_search
 from rules import CONF, defense
 from torch import Generator, Tensor, nn
 
@@ -94,7 +94,7 @@ def hardeners(monkeypatch: pytest.MonkeyPatch) -> list[Hardener]:
 
 
 def test_the_authors_program_trains_the_same_model(hardeners: list[Hardener], monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (flip_recipe, inversion):
+    for module in (flip_search, inversion):
         monkeypatch.setattr(module, "PATIENCE", 2)  # the masks' costs change within a search of three steps
     seen = Counter[str]()
     for seed in range(20):
@@ -106,7 +106,7 @@ def test_the_authors_program_trains_the_same_model(hardeners: list[Hardener], mo
 
         again = Generator().manual_seed(seed)
         order = [batch for _ in range(3) for batch in batches(21, 6, again)][:10]
-        settings = flip_recipe.Settings(0.5, 0.3, 3, 3, 2, 0.05, 0.1, 0.4, how.largest, how.drawn)
+        settings = flip_search.Settings(0.5, 0.3, 3, 3, 2, 0.05, 0.1, 0.4, how.largest, how.drawn)
         adam = torch.optim.Adam(theirs.parameters(), lr=0.02, betas=(0.5, 0.9))
         draws = generator(seed, "hardening")
         wanted = flip_recipe.train(theirs, scaled(images.x), images.y, order, settings, adam, 3, draws)
