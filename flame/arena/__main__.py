@@ -19,6 +19,7 @@ import pandas as pd
 from flame.arena.board import board, heat, printed, shown
 from flame.arena.figure import draw_heat
 from flame.arena.lines import LINES, VERSION, read
+from flame.report.contrasts import MIXED
 from flame.report.markup import markdown
 from flame.round.checkpoint import write_atomically
 
@@ -56,7 +57,9 @@ def section(lines: pd.DataFrame) -> str:
     """What stands between the page's marks: the board, and whose runs it is of."""
     commits = ", ".join(sorted({commit[:7] + "+" * commit.endswith("+") for commit in lines["commit"]}))
     seeds = ", ".join(map(str, sorted(set(lines["seed"]))))
-    return f"{markdown(shown(board(lines)))}\nArena {VERSION}; {len(lines):,} runs; seed {seeds}; commit {commits}.\n"
+    text = markdown(shown(board(lines)))
+    mixed = f" {MIXED.strip()}: of other code, or another kind of processor, than averaging's runs." * (MIXED in text)
+    return f"{text}\nArena {VERSION}; {len(lines):,} runs; seed {seeds}; commit {commits}.{mixed}\n"
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from flame.arena.lines import CONTROL
-from flame.report.contrasts import TOO_SMALL
+from flame.report.contrasts import MIXED, TOO_SMALL
 from flame.report.statistics import half_width
 from flame.run.text import aligned, one_digit
 
@@ -55,9 +55,11 @@ def board(lines: pd.DataFrame) -> pd.DataFrame:
     """A line per defense, the smallest worst damage first: shares in [0, 1], seconds a round at the server.
 
     `worst`, its `half`, the `attack` and `partition` of that cell; `mean` damage of all attacked cells; `ba` and `ma`,
-    the worst of each; `price`, the most MA that is lost without attack; and `seconds`.
+    the worst of each; `price`, the most MA that is lost without attack; and `seconds`. `mixed`: its runs are of other
+    code than averaging's, or of another kind of processor.
     """
-    found = cells(lines)
+    found, origins = cells(lines), lines.groupby("defense")[["code", "processor"]]
+    origin = {defense: set(map(tuple, own.to_numpy())) for defense, own in origins}
     rows = []
     for defense, own in found.groupby("defense", sort=False):
         attacked = own[own["attack"] != PEACE]
@@ -73,6 +75,7 @@ def board(lines: pd.DataFrame) -> pd.DataFrame:
                 "ma": attacked["ma"].min(),
                 "price": own.loc[own["attack"] == PEACE, "lost"].max(),
                 "seconds": own["server_seconds"].mean(),
+                "mixed": origin[defense] != origin[REFERENCE],
             }
         )
     return pd.DataFrame(rows).sort_values(["worst", "defense"], kind="stable", ignore_index=True)
@@ -87,7 +90,7 @@ def shown(ranked: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "rank": [str(number) for number in range(1, len(ranked) + 1)],
-            "defense": ranked["defense"],
+            "defense": ranked["defense"] + np.where(ranked["mixed"], MIXED, ""),
             "worst damage %": [text + width for text, width in zip(per_cent["worst"], widths, strict=True)],
             "by": ranked["attack"] + ", " + ranked["partition"],
             "mean damage %": per_cent["mean"],

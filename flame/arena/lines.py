@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from flame.report.measures import mean
-from flame.report.records import written
+from flame.report.records import setting
 from flame.run.record import RunRecord
 
 VERSION = 1  # of the contest: all that conf/recipe/arena/row.yaml fixes
@@ -29,7 +29,7 @@ def line_of(run: RunRecord, keys: Sequence[str] = ()) -> dict[str, Any]:
     Shares in [0, 1]: of the last rounds `ma` and `ba`, NaN where the attack has none; of all rounds the recalls.
     Seconds: of the server in a round, mean; and of the run's rounds in all.
     """
-    settings = [f"{key}={written(value_at(run.config['defense'], key))}" for key in keys]
+    settings = [f"{key}={setting(run, f'defense.{key}')}" for key in keys]
     unpoisoned = run.config["attack"].get("poisoned_data_rate") == 0
     return {
         "version": VERSION,
@@ -47,13 +47,6 @@ def line_of(run: RunRecord, keys: Sequence[str] = ()) -> dict[str, Any]:
         "state_sha256": (run.summary or {}).get("state_sha256", ""),
         "identity": run.identity,
     }
-
-
-def value_at(tree: Any, key: str) -> Any:
-    """What stands under a dotted key."""
-    for part in key.split("."):
-        tree = tree[part]
-    return tree
 
 
 def csv_of(lines: pd.DataFrame) -> str:

@@ -40,6 +40,7 @@ class Row(Callback):
             log.warning("no row of the arena, as %s changes the contest: the runs are made, no board is shown", changed)
             return
         self._ledger = Path(config.hydra.sweep.dir).absolute() / f".arena-{os.getpid()}"
+        self._ledger.unlink(missing_ok=True)  # of a sweep that failed, and whose process had this number
         log.info("%s", forecast(len(jobs(config, words)), jobs_at_once(config.hydra.launcher, cores())))
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:

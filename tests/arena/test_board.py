@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from flame.arena.__main__ import main
-from flame.arena.board import board, cells, damages, heat, printed
+from flame.arena.board import board, cells, damages, heat, printed, shown
 from flame.arena.figure import draw_heat
 from flame.arena.lines import COLUMNS, CONTROL, VERSION, csv_of, lacking, read
 from flame.report.statistics import half_width
@@ -86,6 +86,13 @@ def test_the_board_ranks_by_the_worst_case_and_peace_is_no_attack() -> None:
     assert (krum["worst"], krum["attack"], krum["partition"]) == (pytest.approx(0.15), "alie", "iid")
     assert krum["price"] == pytest.approx(0.1) and krum["mean"] == pytest.approx((0.11 + 0.15) / 2)
     assert (krum["ba"], krum["ma"], krum["seconds"]) == (0.05, 0.75, 0.5)
+
+
+def test_a_row_of_other_code_or_another_processor_is_marked() -> None:
+    for column in ("code", "processor"):
+        other = LINES.assign(**{column: ["a", "a", "a", "b", "b", "b"]})
+        assert [name.endswith("‡") for name in shown(board(other))["defense"]] == [True, False]
+    assert not shown(board(LINES))["defense"].str.contains("‡").any()
 
 
 def test_the_map_is_of_the_worse_partition_in_the_board_s_order() -> None:
