@@ -88,6 +88,15 @@ def test_the_board_ranks_by_the_worst_case_and_peace_is_no_attack() -> None:
     assert (krum["ba"], krum["ma"], krum["seconds"]) == (0.05, 0.75, 0.5)
 
 
+def test_one_bad_case_outweighs_a_better_mean() -> None:
+    once = [line("krum", "badnets", 0.9, 0.8), line("krum", "dba", 0.9, 0.0)]
+    always = [line("afa", attack, 0.9, 0.5) for attack in ("badnets", "dba")]
+    averaging = [line("fedavg", attack, 0.9, 1.0) for attack in ("badnets", "dba")]
+    ranked = board(table(PEACE, *once, *always, *averaging))
+    assert ranked["defense"].tolist() == ["afa", "krum", "fedavg"]
+    assert ranked["mean"].tolist() == pytest.approx([0.5, 0.4, 1.0])
+
+
 def test_a_row_of_other_code_or_another_processor_is_marked() -> None:
     for column in ("code", "processor"):
         other = LINES.assign(**{column: ["a", "a", "a", "b", "b", "b"]})
