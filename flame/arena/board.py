@@ -22,7 +22,7 @@ REFERENCE, PEACE = "fedavg", "none"  # the defense and the attack that MA is los
 
 
 def damages(lines: pd.DataFrame) -> pd.DataFrame:
-    """The lines of defenses with `lost` and `damage`, both in [0, 1].
+    """The lines of defenses with `gained`, the BA that counts, `lost`, the MA, and `damage`, all in [0, 1].
 
     Raises:
         ValueError: averaging without attack is missing for a partition and seed.
@@ -35,8 +35,9 @@ def damages(lines: pd.DataFrame) -> pd.DataFrame:
     if np.isnan(reference).any():
         raise ValueError(f"{REFERENCE} without attack lacks a partition or seed: run its row first")
     free = control.reindex(pd.MultiIndex.from_frame(found[["attack", *where]])).fillna(0.0).to_numpy()
+    found["gained"] = (found["ba"] - free).clip(lower=0)  # NaN where the attack wants no answer
     found["lost"] = (reference - found["ma"]).clip(lower=0)
-    found["damage"] = np.maximum((found["ba"] - free).clip(lower=0).fillna(0.0), found["lost"])
+    found["damage"] = np.maximum(found["gained"].fillna(0.0), found["lost"])
     return found
 
 
@@ -46,7 +47,7 @@ def cells(lines: pd.DataFrame) -> pd.DataFrame:
     `half` is half the width of Student's 95 % interval, NaN for a single seed.
     """
     grouped = damages(lines).groupby(["defense", "attack", "partition"], sort=False)
-    means = grouped[["ma", "ba", "lost", "damage", "server_seconds"]].mean()
+    means = grouped[["ma", "gained", "lost", "damage", "server_seconds"]].mean()
     means["half"] = grouped["damage"].agg(lambda damage: half_width(damage.to_numpy()) if len(damage) > 1 else np.nan)
     return means.reset_index()
 
@@ -54,9 +55,9 @@ def cells(lines: pd.DataFrame) -> pd.DataFrame:
 def board(lines: pd.DataFrame) -> pd.DataFrame:
     """A line per defense, the smallest worst damage first: shares in [0, 1], seconds a round at the server.
 
-    `worst`, its `half`, the `attack` and `partition` of that cell; `mean` damage of all attacked cells; `ba` and `ma`,
-    the worst of each; `price`, the most MA that is lost without attack; and `seconds`. `mixed`: its runs are of other
-    code than averaging's, or of another kind of processor.
+    `worst`, its `half`, the `attack` and `partition` of that cell; `mean` damage of all attacked cells; `ba`, as it
+    counts, and `ma`, the worst of each; `price`, the most MA that is lost without attack; and `seconds`. `mixed`: its
+    runs are of other code than averaging's, or of another kind of processor.
     """
     found, origins = cells(lines), lines.groupby("defense")[["code", "processor"]]
     origin = {defense: set(map(tuple, own.to_numpy())) for defense, own in origins}
@@ -71,7 +72,7 @@ def board(lines: pd.DataFrame) -> pd.DataFrame:
                 "defense": defense,
                 **worst[["damage", "half", "attack", "partition"]].rename({"damage": "worst"}).to_dict(),
                 "mean": attacked["damage"].mean(),
-                "ba": attacked["ba"].max(),
+                "ba": attacked["gained"].max(),
                 "ma": attacked["ma"].min(),
                 "price": own.loc[own["attack"] == PEACE, "lost"].max(),
                 "seconds": own["server_seconds"].mean(),

@@ -60,6 +60,8 @@ def test_a_learned_trigger_counts_above_what_it_does_to_a_model_that_nobody_pois
     control = line(CONTROL, "a3fl", 0.9, 0.6)
     found = damages(table(PEACE, control, line("krum", "a3fl", 0.9, 0.85), line("rfa", "a3fl", 0.9, 0.5)))
     assert found.set_index("defense")["damage"].to_dict() == {"fedavg": 0, "krum": pytest.approx(0.25), "rfa": 0}
+    ranked = board(table(PEACE, control, line("krum", "a3fl", 0.9, 0.85)))
+    assert ranked["ba"].tolist() == pytest.approx([0.25])  # as it counts
 
 
 def test_the_reference_is_of_the_same_partition_and_seed() -> None:
