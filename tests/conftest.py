@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import torch
 from hydra import initialize_config_dir
 from omegaconf import DictConfig
 from oracles.rounds import random_round
-from remember import remember
+from remember import remember, remember_checks
 from warm import Warm, preheating
 
 from flame.engine.workbench import prepare_process
@@ -39,12 +40,19 @@ Start = Callable[[DictConfig], AbstractContextManager[tuple[Federation, ServerSt
 Train = Callable[..., subprocess.CompletedProcess[str]]
 
 remember()
+remember_checks()
 preheating()  # a process has one fork server: whoever starts it, workers and commands are forked from it
 
 # The suite draws the same examples everywhere, so that what passed here passes there; `make explore` draws new ones.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)  # a busy machine is not a failure
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000, print_blob=True)
 hypothesis.settings.load_profile("suite")
+
+
+def pytest_collection_finish() -> None:
+    """What is there for the whole session is not looked through at each collection of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

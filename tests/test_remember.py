@@ -8,14 +8,20 @@ from typing import Any
 
 import hydra
 import pytest
+from conftest import Compose
 from hydra import initialize_config_dir
 from hydra._internal import defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
+from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from remember import remember
+from remember import remember, remember_checks
 
+import flame.run.build as run
+from flame.engine.workbench import Task
+from flame.round.types import ServerState
+from flame.run.build import ConfigError
 from flame.run.compose import CONF, Conf, composed
 from flame.run.config import register
 
@@ -43,6 +49,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., DictCon
             for owner, method in LIBRARY:
                 patched.setattr(owner, method, getattr(owner, method).__wrapped__)
             patched.setattr(defaults_list, "_create_interpolation_map", choices)
+            patched.delattr(ConfigStore, "__deepcopy__")
             return from_memory(name, words)
 
     (choices,) = (c.cell_contents for c in defaults_list._create_interpolation_map.__closure__)  # type: ignore[union-attr]
@@ -91,3 +98,23 @@ def test_an_edited_file_is_read_anew(tmp_path: Path) -> None:
     chosen = "defaults:\n  - /config\n  - override /dataset: digits\n  - override /defense: ${dataset}\n"
     (tmp_path / "own.yaml").write_text(chosen)
     assert composed([], "own", conf).defense == {"_target_": "x.Y", "a": 22, "b": 3}
+
+
+def test_a_check_that_was_passed_is_not_made_again(tiny: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same model, state, recipe and images; and a failure is no pass."""
+    made: list[int] = []
+
+    def check(task: Task, state: ServerState) -> None:
+        made.append(task.seed)
+        if task.seed == 1:
+            raise ValueError("model=resnet8 gives other numbers")
+
+    monkeypatch.setattr(run, "check_repeatable", check)
+    remember_checks()
+    for words in ([], [], ["defense=flame_all_state"], ["client.lr=0.01"], ["model=cnn"], ["dataset.mean=[0.5]"], []):
+        run.build(tiny(*words))
+    assert len(made) == 4
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="other numbers"):
+            run.build(tiny("seed=1"))
+    assert made[4:] == [1, 1]

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from flame.data.fetch import torchvision_mirror
 from flame.data.idx import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, IdxSource, locate
@@ -105,17 +106,23 @@ def digits(mean: Sequence[float], std: Sequence[float], classes: int, channels: 
     The test set is the last fifth of each class (rounded down) in the order of the file: 1,442 and 355 images, the
     same in every run. Grey levels 0..16 become 0..255.
     """
-    from sklearn.datasets import load_digits  # here, because it takes seconds to import
-
-    bunch = load_digits()
-    levels, y = torch.from_numpy(bunch.images).long(), torch.from_numpy(bunch.target).long()  # [N, 8, 8], [N]
-    x = ((levels * 255 + 8) // 16).to(torch.uint8).unsqueeze(1)  # + 8 rounds to the nearest
+    x, y = _digits()
     held_out = torch.zeros(len(y), dtype=torch.bool)
     for label in y.unique():
         members = (y == label).nonzero().flatten()
         held_out[members[len(members) - len(members) // 5 :]] = True
     train, test = Samples(x[~held_out], y[~held_out]), Samples(x[held_out], y[held_out])
     return Dataset("digits", train, test, tuple(mean), tuple(std), classes)
+
+
+@cache
+def _digits() -> tuple[Tensor, Tensor]:
+    """[N, 1, 8, 8] uint8 and [N], parsed once in a process."""
+    from sklearn.datasets import load_digits  # here, because it takes seconds to import
+
+    bunch = load_digits()
+    levels, y = torch.from_numpy(bunch.images).long(), torch.from_numpy(bunch.target).long()  # [N, 8, 8], [N]
+    return ((levels * 255 + 8) // 16).to(torch.uint8).unsqueeze(1), y  # + 8 rounds to the nearest
 
 
 def _load_idx(source: IdxSource, root: str, download: bool) -> tuple[Samples, Samples]:

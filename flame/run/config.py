@@ -131,7 +131,8 @@ class RunConfig:
 
 def register() -> None:
     """Make the schema and the resolvers known to Hydra; harmless when called again."""
-    ConfigStore.instance().store(name="schema", node=RunConfig)
+    if "schema.yaml" not in ConfigStore.instance().repo:  # made anew, it takes as long as a YAML
+        ConfigStore.instance().store(name="schema", node=RunConfig)
     OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
     OmegaConf.register_new_resolver("home", os.path.expanduser, replace=True)  # ~/runs
     OmegaConf.register_new_resolver("times", lambda share, benign: share * benign, replace=True)
