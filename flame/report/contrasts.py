@@ -51,8 +51,8 @@ class Unit:
         return Text(plain, TOO_SMALL if self.factor * (high - low) > 2 * self.scale else plain)
 
     def signed(self, value: float) -> str:
-        """With its sign; a dash for NaN."""
-        return "-" if np.isnan(value) else f"{self.factor * value:+z.{self.digits}f}"
+        """With its sign, which what rounds to 0 keeps: whether an interval holds 0 hangs on it; a dash for NaN."""
+        return "-" if np.isnan(value) else f"{round(self.factor * value, 9) + 0.0:+.{self.digits}f}"
 
     def estimate(self, values: Values, mixed: bool = False) -> Text:
         """Mean and half the width of Student's 95 % interval over the seeds that have a value; how many, if not all."""

@@ -106,13 +106,13 @@ def wilson_interval(successes: int, trials: int) -> Interval:
 def hedges_g(differences: Array) -> float:
     """Mean over standard deviation of the paired differences [n], d_z, without its small-sample bias.
 
-    The factor of Hedges (J. Educ. Statist. 1981) for n - 1 degrees of freedom: 0.84 at n = 6. NaN for n < 3 and where
-    all differences are equal.
+    The factor of Hedges (J. Educ. Statist. 1981) for n - 1 degrees of freedom: 0.84 at n = 6. NaN for n < 6, where
+    its own interval spans a factor of ten, and where all differences are equal.
     """
     from scipy.special import gammaln
 
     free = len(differences) - 1
-    if free < 2 or np.ptp(differences) <= 1e-12 * np.abs(differences).max():
+    if free + 1 < LEAST or np.ptp(differences) <= 1e-12 * np.abs(differences).max():
         return np.nan
     unbiased = np.exp(gammaln(free / 2) - gammaln((free - 1) / 2)) / np.sqrt(free / 2)
     return float(unbiased * differences.mean() / differences.std(ddof=1))
