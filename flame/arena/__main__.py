@@ -73,9 +73,7 @@ def section(lines: pd.DataFrame) -> str:
     commits = ", ".join(sorted({commit[:7] + "+" * commit.endswith("+") for commit in lines["commit"]}))
     seeds = ", ".join(map(str, sorted(set(lines["seed"]))))
     text = markdown(shown(board(lines)))
-    mixed = f" {MIXED.strip()}: of other code, or another kind of processor, than what they are compared with." * (
-        MIXED in text
-    )
+    mixed = f" {MIXED.strip()}: of other code or processors than what it is compared with." * (MIXED in text)
     return f"{text}\nArena {VERSION}; {len(lines):,} runs; seed {seeds}; commit {commits}.{mixed}\n"
 
 

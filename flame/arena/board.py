@@ -80,25 +80,15 @@ def board(lines: pd.DataFrame) -> pd.DataFrame:
     `worst`, its `half`, the `attack` and `partition` of that cell; `mean` damage of all attacked cells; `gained` BA and
     `ma`, the worst of each; `price`, the damage without attack; `seconds`; and `mixed`, if a cell is.
     """
-    rows = []
-    for defense, own in cells(lines).groupby("defense", sort=False):
-        attacked = own[own["attack"] != PEACE]
-        if attacked.empty:  # as of averaging, while nothing but what MA is lost against has been run
-            continue
-        worst = attacked.loc[attacked["damage"].idxmax()]
-        rows.append(
-            {
-                "defense": defense,
-                **worst[["damage", "half", "attack", "partition"]].rename({"damage": "worst"}).to_dict(),
-                "mean": attacked["damage"].mean(),
-                "gained": attacked["gained"].max(),
-                "ma": attacked["ma"].min(),
-                "price": own.loc[own["attack"] == PEACE, "damage"].max(),
-                "seconds": own["server_seconds"].mean(),
-                "mixed": own["mixed"].any(),
-            }
-        )
-    return pd.DataFrame(rows).sort_values(["worst", "defense"], kind="stable", ignore_index=True)
+    found = cells(lines)
+    attacked, peace = found[found["attack"] != PEACE], found[found["attack"] == PEACE]
+    whole, under = found.groupby("defense"), attacked.groupby("defense")
+    worst = attacked.loc[under["damage"].idxmax(), ["defense", "damage", "half", "attack", "partition"]]
+    ranked = worst.rename(columns={"damage": "worst"}).set_index("defense")
+    ranked = ranked.assign(mean=under["damage"].mean(), gained=under["gained"].max(), ma=under["ma"].min())
+    ranked["price"] = peace.groupby("defense")["damage"].max()
+    ranked["seconds"], ranked["mixed"] = whole["server_seconds"].mean(), whole["mixed"].any()
+    return ranked.reset_index().sort_values(["worst", "defense"], kind="stable", ignore_index=True)
 
 
 def shown(ranked: pd.DataFrame) -> pd.DataFrame:

@@ -38,42 +38,40 @@ def fixed(config: str, attack: str, partition: str) -> Any:
     return composed([f"attack={attack}", f"partition={partition}"], config)
 
 
-def key_of(word: Any) -> str:
-    """Of an override: `defense.f`, or `defense@defense.rule` where it chooses an option for that place."""
-    return str(word.get_key_element()).lstrip("+~")
+def keyed(words: Iterable[str]) -> list[tuple[str, Any]]:
+    """Overrides with their keys: `defense.keep`, or `defense@defense.rule` that chooses an option for that place."""
+    return [(str(word.get_key_element()).lstrip("+~"), word) for word in parsed([*words])]
 
 
 def own(words: Iterable[str]) -> dict[str, str]:
     """Key -> override, of those that set keys of the defense or choose its parts."""
-    keys = {key_of(word): str(word.input_line) for word in parsed([*words])}
-    return {key: word for key, word in keys.items() if re.match(r"defense[.@]", key)}
+    return {key: str(word.input_line) for key, word in keyed(words) if re.match(r"defense[.@]", key)}
 
 
 def other_contest(words: Iterable[str]) -> str | None:
     """The first override that changes results and is neither of the defense nor one of the row's own runs."""
     plan = recipe().plan
-    for word in parsed([*words]):
-        head = re.split(r"[./@]", key := key_of(word))[0]
+    for key, word in keyed(words):
         swept = key in SWEPT and word.get_value_element_as_str() in plan[key]
-        if not swept and head not in (*INCIDENTAL, "defense"):
+        if not swept and re.split(r"[./@]", key)[0] not in (*INCIDENTAL, "defense"):
             return str(word.input_line)
     return None
 
 
-def changed(run: RunRecord, defense: Mapping[str, Any]) -> list[str]:
-    """In words, the settings in which a run is not of the contest.
+def changed(run: RunRecord, defense: Mapping[str, Any]) -> str | None:
+    """In words, the first setting in which a run is not of the contest.
 
     `defense` is what its defense and the keys in its name make, interpolations as written.
     """
     ours, choices = recipe(CONTROL if unpoisoned(run) else ""), {key: run.choices[key] for key in SWEPT[:2]}
-    if strange := [f"{key} is {choice}" for key, choice in choices.items() if choice not in ours.plan[key]]:
-        return strange
+    if strange := [key for key, choice in choices.items() if choice not in ours.plan[key]]:
+        return f"{strange[0]} is {choices[strange[0]]}"
     config = copy.deepcopy(fixed(ours.config, **choices))
     config.defense, config.seed = defense, run.config["seed"]
     wanted, found = (one.settings for one in (replace(run, config=plain(config)), run))
-    differing = [key for key in wanted.keys() | found.keys() if wanted.get(key, "-") != found.get(key, "-")]
-    by_depth = sorted(differing, key=lambda key: (key.count("."), key))  # what others follow from comes first
-    return [f"{key} is {found.get(key, '-')}, not {wanted.get(key, '-')}" for key in by_depth]
+    keys = sorted(wanted.keys() | found.keys(), key=lambda key: (key.count("."), key))  # what others follow from first
+    pairs = ((key, found.get(key, "-"), wanted.get(key, "-")) for key in keys)
+    return next((f"{key} is {one}, not {other}" for key, one, other in pairs if one != other), None)
 
 
 def amiss(row: pd.DataFrame, plan: Mapping[str, Sequence[str]]) -> str:

@@ -30,7 +30,7 @@ def entries(notes: Iterable[Mapping[str, Any]], chosen: Chosen) -> tuple[pd.Data
             if not run.summary:
                 raise ValueError(f"{folder} has not finished: the same command goes on")
             if differing := changed(run, chosen(f"defense={run.choices['defense']}", *keys.values())):
-                raise ValueError(f"{folder} is no run of the arena: {differing[0]}")
+                raise ValueError(f"{folder} is no run of the arena: {differing}")
             lines.append(line_of(run, [*keys]))
         except (ValueError, ConfigError) as error:
             refused.append(str(error))

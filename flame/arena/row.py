@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -18,7 +19,6 @@ from flame.run.cores import cores, jobs_at_once
 from flame.run.sweep import SweepReport, jobs, read_ledger
 
 log = logging.getLogger(__name__)
-SHOWN = 3  # refusals in full
 
 
 class Row(SweepReport):
@@ -46,30 +46,30 @@ class Row(SweepReport):
 
         Exits with 1 if a job failed, a run is not of the arena, or a published file is wrong.
         """
-        refused = list[str]()
+        well = True
         try:
             if self._row and self._ledger and self._ledger.exists():
-                refused = self._conclude(config)
+                well = conclude(read_ledger(self._ledger), config)
         finally:
             super().on_multirun_end(config)
-        if refused:
+        if not well:
             sys.exit(1)
 
-    def _conclude(self, config: DictConfig) -> list[str]:
-        """Files and board; what is refused, in sentences."""
-        from flame.arena.entry import beside, entries, written
 
-        assert self._ledger is not None
-        lines, refused = entries(read_ledger(self._ledger), chosen(config))
+def conclude(notes: Sequence[Mapping[str, Any]], config: DictConfig) -> bool:
+    """Files and board of a sweep's runs; whether none was refused and there is nothing against a board."""
+    from flame.arena.entry import beside, entries, written
+
+    lines, refused = entries(notes, chosen(config))
+    try:
         files, said = written(lines, Path(config.hydra.sweep.dir))
-        print("\n".join(said))
-        try:
-            print(beside(files) if files else "")
-        except (OSError, ValueError) as error:
-            refused.append(f"no board: {error}")
-        for sentence in [*refused[:SHOWN], *[f"and {len(refused) - SHOWN} more"] * (len(refused) > SHOWN)]:
-            log.error("%s", sentence)
-        return refused
+        print("\n".join([*refused, *said]))
+        if files:
+            print(beside(files))
+    except (OSError, ValueError) as error:
+        log.error("no board: %s", error)
+        return False
+    return not refused
 
 
 def chosen(config: DictConfig) -> Any:
