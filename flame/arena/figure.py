@@ -55,11 +55,8 @@ def source(table: pd.DataFrame) -> str:
 
 
 def drawn(path: Path) -> str | None:
-    """The hash that a picture carries; None if there is no such picture."""
-    from PIL import Image, UnidentifiedImageError
+    """The hash that a picture carries, if it does; an OSError if it is none."""
+    from PIL import Image
 
-    try:
-        with Image.open(path) as image:
-            return image.info.get("Source")
-    except (FileNotFoundError, UnidentifiedImageError):
-        return None
+    with Image.open(path) as image:
+        return image.info.get("Source")
