@@ -17,15 +17,17 @@ from pathlib import Path
 import pandas as pd
 
 from flame.arena.board import board, heat, printed, shown
-from flame.arena.figure import draw_heat
-from flame.arena.lines import LINES, VERSION, read
+from flame.arena.contest import published
+from flame.arena.figure import draw_heat, drawn, source
+from flame.arena.lines import LINES, VERSION
 from flame.report.contrasts import MIXED
 from flame.report.markup import markdown
 from flame.round.checkpoint import write_atomically
 
 ROOT = LINES.parents[1]
 PAGE, FIGURE = Path("docs", "leaderboard.md"), Path("docs", "figures", "arena.png")
-MARKS = re.compile(r"(?<=^<!-- board -->\n).*?(?=^<!-- end: board -->$)", re.DOTALL | re.MULTILINE)
+ENDS = "<!-- board -->", "<!-- end: board -->"
+MARKS = re.compile(rf"(?<=^{ENDS[0]}\n).*?(?=^{ENDS[1]}$)", re.DOTALL | re.MULTILINE)
 
 
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
@@ -36,16 +38,14 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if the page is not of the lines")
     given = parser.parse_args(arguments)
     try:
-        lines = read(sorted((root / "results" / "arena").glob("*.csv")))
+        lines = published(root / "results" / "arena")
         if lines.empty:
             raise ValueError("results/arena holds no row: python train.py --config-name recipe/arena/row")
-        before = (root / PAGE).read_text()
-        after = MARKS.sub(lambda _: section(lines), before)
+        page, table = renewed((root / PAGE).read_text(), lines), heat(lines)
         if given.check:
-            print("the board is that of results/arena" if after == before else f"{PAGE} is not: python -m flame.arena")
-            return int(after != before)
-        write_atomically(root / PAGE, after.encode())
-        draw_heat(heat(lines), root / FIGURE)
+            return check(root, page, source(table))
+        write_atomically(root / PAGE, page.encode())
+        draw_heat(table, root / FIGURE)
         print(printed(board(lines)))
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
@@ -53,12 +53,27 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     return 0
 
 
+def check(root: Path, page: str, figure: str) -> int:
+    """Whether the page's text and what its figure draws (`source`) are those there; in words, and as an exit code."""
+    left = [PAGE] * ((root / PAGE).read_text() != page) + [FIGURE] * (drawn(root / FIGURE) != figure)
+    print(f"not of results/arena: {', '.join(map(str, left))}" if left else "page and figure are of results/arena")
+    return int(bool(left))
+
+
+def renewed(page: str, lines: pd.DataFrame) -> str:
+    """The page with the board of `lines` between its marks; a ValueError if it has no such place, or two."""
+    text, places = MARKS.subn(lambda _: section(lines), page)
+    if places != 1:
+        raise ValueError(f"{PAGE} has {places} boards; it must have the lines {' and '.join(ENDS)} once")
+    return text
+
+
 def section(lines: pd.DataFrame) -> str:
     """What stands between the page's marks: the board, and whose runs it is of."""
     commits = ", ".join(sorted({commit[:7] + "+" * commit.endswith("+") for commit in lines["commit"]}))
     seeds = ", ".join(map(str, sorted(set(lines["seed"]))))
     text = markdown(shown(board(lines)))
-    mixed = f" {MIXED.strip()}: of other code, or another kind of processor, than averaging's runs." * (MIXED in text)
+    mixed = f" {MIXED.strip()}: of other code or processors than what it is compared with." * (MIXED in text)
     return f"{text}\nArena {VERSION}; {len(lines):,} runs; seed {seeds}; commit {commits}.{mixed}\n"
 
 

@@ -1,92 +1,101 @@
 """What each attack did in the arena's lines, and the board that ranks defenses by their worst case.
 
-A line is a run. Its **damage** is what the attack gained or the defense lost, whichever is more, as a share of the
-answers: BA, above that of the control where the trigger is learned; or MA below that of averaging without attack, of
-the same partition and seed. A **cell** is a defense under an attack on a partition, over all seeds. The cell of the
-largest mean damage is the defense's worst case.
+A line is a run. In it the attack **gained** BA, above that of the control where the trigger is learned, and the defense
+**lost** MA, below that of averaging without attack; both are against lines of the same partition and seed, and may be
+below 0. A **cell** is a defense under an attack on a partition, over all seeds. Its **damage** is the larger of both
+means, at least 0. The cell of the largest damage is the defense's worst case.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from flame.arena.lines import CONTROL
+from flame.arena.contest import recipe
+from flame.arena.lines import CONTROL, REFERENCE
 from flame.report.contrasts import MIXED, TOO_SMALL
 from flame.report.statistics import half_width
 from flame.run.text import aligned, one_digit
 
-REFERENCE, PEACE = "fedavg", "none"  # the defense and the attack that MA is lost against
+PEACE = "none"  # the attack without which MA is lost
+WHERE = ["partition", "seed"]
+ORIGIN = ["code", "processor"]
 
 
-def damages(lines: pd.DataFrame) -> pd.DataFrame:
-    """The lines of defenses with `gained`, the BA that counts, `lost`, the MA, and `damage`, all in [0, 1].
+def compared(lines: pd.DataFrame) -> pd.DataFrame:
+    """The lines of defenses with `gained` and `lost`, in [-1, 1], and `mixed`.
+
+    `gained` is NaN where the attack wants no answer. `mixed`: a line that it is compared with is of other code or of
+    another kind of processor; of averaging, its own lines are.
 
     Raises:
-        ValueError: averaging without attack is missing for a partition and seed.
+        ValueError: a line that others are compared with is missing.
     """
-    where = ["partition", "seed"]
-    peaceful = lines[(lines["defense"] == REFERENCE) & (lines["attack"] == PEACE)].set_index(where)["ma"]
-    control = lines[lines["defense"] == CONTROL].set_index(["attack", *where])["ba"]
     found = lines[lines["defense"] != CONTROL].copy()
-    reference = peaceful.reindex(pd.MultiIndex.from_frame(found[where])).to_numpy()
-    if np.isnan(reference).any():
+    peace = partners(found, lines[(lines["defense"] == REFERENCE) & (lines["attack"] == PEACE)], WHERE)
+    control = partners(found, lines[lines["defense"] == CONTROL], ["attack", *WHERE])
+    learned = found["attack"].isin(recipe(CONTROL).plan["attack"])
+    if found.empty or peace["ma"].isna().any():
         raise ValueError(f"{REFERENCE} without attack lacks a partition or seed: run its row first")
-    free = control.reindex(pd.MultiIndex.from_frame(found[["attack", *where]])).fillna(0.0).to_numpy()
-    found["gained"] = (found["ba"] - free).clip(lower=0)  # NaN where the attack wants no answer
-    found["lost"] = (reference - found["ma"]).clip(lower=0)
-    found["damage"] = np.maximum(found["gained"].fillna(0.0), found["lost"])
+    if control.loc[learned, "ba"].isna().any():
+        raise ValueError(f"the control lacks an attack, partition or seed: run {recipe(CONTROL).config} first")
+    found["gained"] = found["ba"] - control["ba"].where(learned, 0.0)
+    found["lost"] = peace["ma"] - found["ma"]
+    other, of_control = ((found[ORIGIN] != line[ORIGIN]).any(axis=1) for line in (peace, control))
+    averaging = found["defense"] == REFERENCE
+    several = len(found.loc[averaging, ORIGIN].drop_duplicates()) > 1
+    found["mixed"] = other | (learned & of_control) | (averaging & several)
     return found
 
 
+def partners(lines: pd.DataFrame, others: pd.DataFrame, on: Sequence[str]) -> pd.DataFrame:
+    """Of each line that one of `others` which has the same `on`; NaN where there is none."""
+    return lines[[*on]].merge(others, how="left", on=[*on]).set_axis(lines.index)
+
+
 def cells(lines: pd.DataFrame) -> pd.DataFrame:
-    """Each defense, attack and partition: the mean over seeds of what `damages` gives, and `half`, of its damage.
+    """Each defense, attack and partition: means over the seeds, `damage`, its `half`, and whether a line is `mixed`.
 
     `half` is half the width of Student's 95 % interval, NaN for a single seed.
     """
-    grouped = damages(lines).groupby(["defense", "attack", "partition"], sort=False)
-    means = grouped[["ma", "gained", "lost", "damage", "server_seconds"]].mean()
-    means["half"] = grouped["damage"].agg(lambda damage: half_width(damage.to_numpy()) if len(damage) > 1 else np.nan)
-    return means.reset_index()
+    place = ["defense", "attack", "partition"]
+    grouped = compared(lines).groupby(place, sort=False)
+    return pd.DataFrame([dict(zip(place, name, strict=True)) | cell(own) for name, own in grouped])
+
+
+def cell(own: pd.DataFrame) -> dict[str, Any]:
+    """What `cells` says of one, from its lines."""
+    means = own[["ma", "gained", "lost", "server_seconds"]].mean()
+    larger = "gained" if means["gained"] > means["lost"] else "lost"  # of NaN and a number the number
+    half = half_width(own[larger].to_numpy()) if len(own) > 1 else np.nan
+    return {**means, "damage": max(means[larger], 0.0), "half": half, "mixed": own["mixed"].any()}
 
 
 def board(lines: pd.DataFrame) -> pd.DataFrame:
     """A line per defense, the smallest worst damage first: shares in [0, 1], seconds a round at the server.
 
-    `worst`, its `half`, the `attack` and `partition` of that cell; `mean` damage of all attacked cells; `ba`, as it
-    counts, and `ma`, the worst of each; `price`, the most MA that is lost without attack; and `seconds`. `mixed`: its
-    runs are of other code than averaging's, or of another kind of processor.
+    `worst`, its `half`, the `attack` and `partition` of that cell; `mean` damage of all attacked cells; `gained` BA and
+    `ma`, the worst of each; `price`, the damage without attack; `seconds`; and `mixed`, if a cell is.
     """
-    found, origins = cells(lines), lines.groupby("defense")[["code", "processor"]]
-    origin = {defense: set(map(tuple, own.to_numpy())) for defense, own in origins}
-    rows = []
-    for defense, own in found.groupby("defense", sort=False):
-        attacked = own[own["attack"] != PEACE]
-        if attacked.empty:  # as of averaging, while nothing but what MA is lost against has been run
-            continue
-        worst = attacked.loc[attacked["damage"].idxmax()]
-        rows.append(
-            {
-                "defense": defense,
-                **worst[["damage", "half", "attack", "partition"]].rename({"damage": "worst"}).to_dict(),
-                "mean": attacked["damage"].mean(),
-                "ba": attacked["gained"].max(),
-                "ma": attacked["ma"].min(),
-                "price": own.loc[own["attack"] == PEACE, "lost"].max(),
-                "seconds": own["server_seconds"].mean(),
-                "mixed": origin[defense] != origin[REFERENCE],
-            }
-        )
-    return pd.DataFrame(rows).sort_values(["worst", "defense"], kind="stable", ignore_index=True)
+    found = cells(lines)
+    attacked, peace = found[found["attack"] != PEACE], found[found["attack"] == PEACE]
+    whole, under = found.groupby("defense"), attacked.groupby("defense")
+    worst = attacked.loc[under["damage"].idxmax(), ["defense", "damage", "half", "attack", "partition"]]
+    ranked = worst.rename(columns={"damage": "worst"}).set_index("defense")
+    ranked = ranked.assign(mean=under["damage"].mean(), gained=under["gained"].max(), ma=under["ma"].min())
+    ranked["price"] = peace.groupby("defense")["damage"].max()
+    ranked["seconds"], ranked["mixed"] = whole["server_seconds"].mean(), whole["mixed"].any()
+    return ranked.reset_index().sort_values(["worst", "defense"], kind="stable", ignore_index=True)
 
 
 def shown(ranked: pd.DataFrame) -> pd.DataFrame:
     """The board as text: in per cent, and the server's seconds a round."""
     widths = [f" ({TOO_SMALL})" if h > 0.5 else f" ± {one_digit(100 * h)}" if h == h else "" for h in ranked["half"]]
     per_cent = {
-        name: [one_digit(100 * value) for value in ranked[name]] for name in ("worst", "ba", "ma", "mean", "price")
+        name: [one_digit(100 * value) for value in ranked[name]] for name in ("worst", "gained", "ma", "mean", "price")
     }
     return pd.DataFrame(
         {
@@ -95,7 +104,7 @@ def shown(ranked: pd.DataFrame) -> pd.DataFrame:
             "worst damage %": [text + width for text, width in zip(per_cent["worst"], widths, strict=True)],
             "by": ranked["attack"] + ", " + ranked["partition"],
             "mean damage %": per_cent["mean"],
-            "worst BA %": per_cent["ba"],
+            "worst BA gained %": per_cent["gained"],
             "worst MA %": per_cent["ma"],
             "price %": per_cent["price"],
             "server s": [f"{value:.3f}" for value in ranked["seconds"]],

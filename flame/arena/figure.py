@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from flame.arena.board import PEACE
+from flame.round.checkpoint import write_atomically
 from flame.run.figure import DPI, own_settings
 
 CELL = 0.62, 0.3  # inches of a cell, across and down
@@ -41,4 +44,19 @@ def draw_heat(table: pd.DataFrame, path: Path) -> None:
     bar.set_label("damage %", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
-    figure.savefig(path)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", metadata={"Source": source(table)})
+    write_atomically(path, picture.getvalue())
+
+
+def source(table: pd.DataFrame) -> str:
+    """Hash of what `draw_heat` draws; its picture carries it."""
+    return hashlib.sha256(table.to_csv(float_format="%.4f").encode()).hexdigest()
+
+
+def drawn(path: Path) -> str | None:
+    """The hash that a picture carries, if it does; an OSError if it is none."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.info.get("Source")

@@ -2,51 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from flame.report.measures import mean
-from flame.report.records import setting
+from flame.report.records import PROVENANCE, line, setting
 from flame.run.record import RunRecord
 
 VERSION = 1  # of the contest: all that conf/recipe/arena/row.yaml fixes
 PLACE = ["defense", "attack", "partition", "seed"]  # no two lines share it
 NUMBERS = ["ma", "ba", "benign_recall", "malicious_recall", "server_seconds", "run_seconds"]
-COLUMNS = ["version", *PLACE, *NUMBERS, "commit", "code", "processor", "state_sha256", "identity"]
+COLUMNS = ["version", *PLACE, *NUMBERS, *PROVENANCE]
+TYPES = dict.fromkeys(COLUMNS, str) | dict.fromkeys(NUMBERS, float) | {"version": int, "seed": int}
 LINES = Path(__file__).resolve().parents[2] / "results" / "arena"
+REFERENCE = "fedavg"  # the defense that MA is lost against
 CONTROL = "control"  # stands for a defense in lines of conf/recipe/arena/control.yaml, where nobody poisons
 TIMES = ("time/train", "time/aggregate", "time/shadow", "time/evaluate")
 
 
 def line_of(run: RunRecord, keys: Sequence[str] = ()) -> dict[str, Any]:
-    """A finished run's values of `COLUMNS`; the defense's name is followed by its settings of `keys`, as in `krum f=3`.
-
-    Where nobody poisons, the defense is the control.
+    """A finished run's values of `COLUMNS`, `keys` as in `name_of`.
 
     Shares in [0, 1]: of the last rounds `ma` and `ba`, NaN where the attack has none; of all rounds the recalls.
     Seconds: of the server in a round, mean; and of the run's rounds in all.
     """
-    settings = [f"{key}={setting(run, f'defense.{key}')}" for key in keys]
-    unpoisoned = run.config["attack"].get("poisoned_data_rate") == 0
+    known, device = line(run, ()), run.environment.get("device", "cpu")
     return {
+        **{name: known[name] for name in ("attack", "partition", "seed", "ma", "ba", *PROVENANCE)},
         "version": VERSION,
-        "defense": CONTROL if unpoisoned else " ".join([run.choices["defense"], *settings]),
-        **{key: run.choices[key] for key in ("attack", "partition")},
-        "seed": run.config["seed"],
-        "ma": run.reported("eval/ma"),
-        "ba": run.reported("eval/ba"),
+        "defense": name_of(run, keys),
         **{name: mean(run.metric(f"filter/{name}")) for name in ("benign_recall", "malicious_recall")},
         "server_seconds": mean(run.metric("time/aggregate")),
         "run_seconds": sum(mean(run.metric(name)) * run.rounds for name in TIMES if name in run.metrics),
-        "commit": run.commit,
-        "code": run.environment.get("code") or "",
-        "processor": run.environment.get("processor", ""),
-        "state_sha256": (run.summary or {}).get("state_sha256", ""),
-        "identity": run.identity,
+        "processor": known["processor"] + (device != "cpu") * f"; {device}",
     }
+
+
+def name_of(run: RunRecord, keys: Sequence[str]) -> str:
+    """The defense and its settings of `keys`, as in `krum f=3`; the control where nobody poisons.
+
+    Raises:
+        ValueError: nobody poisons and the defense is not averaging, or a defense has the control's name.
+    """
+    settings = [f"{key.replace('defense@', '').replace('defense.', '', 1)}={setting(run, key)}" for key in keys]
+    name = " ".join([run.choices["defense"], *settings])
+    if name == CONTROL:
+        raise ValueError(
+            f"defense={CONTROL}: the arena calls the runs so in which nobody poisons; give it another name"
+        )
+    if not unpoisoned(run):
+        return name
+    if name != REFERENCE:
+        raise ValueError(f"{run.folder}: nobody poisons, and the defense is {name}; the control's is {REFERENCE}")
+    return CONTROL
+
+
+def unpoisoned(run: RunRecord) -> bool:
+    """Whether there is an attack, and it has no poisoned samples, as in the control."""
+    return bool(run.config["attack"].get("poisoned_data_rate") == 0)
 
 
 def csv_of(lines: pd.DataFrame) -> str:
@@ -61,26 +77,31 @@ def read(paths: Iterable[Path]) -> pd.DataFrame:
     """The lines of all files.
 
     Raises:
-        ValueError: a file has other columns or is of another version of the contest, or two lines have one place.
+        ValueError: a file is no table of these columns, or of another version of the contest; a line has no MA; or two
+            lines have one place.
     """
-    texts = dict.fromkeys(set(COLUMNS) - {"version", "seed", *NUMBERS}, str)
-    found = [pd.DataFrame(columns=COLUMNS)]
-    for path in paths:
-        lines = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values={name: [""] for name in NUMBERS})
-        if list(lines.columns) != COLUMNS:
-            raise ValueError(f"{path}: its columns are not {', '.join(COLUMNS)}")
-        if strange := set(lines["version"]) - {VERSION}:
-            raise ValueError(f"{path} is of version {min(strange)} of the arena, and this is {VERSION}: run it again")
-        found.append(lines)
-    whole = pd.concat(found[1:] or found, ignore_index=True)
-    twice = whole[whole.duplicated(PLACE)]
-    if len(twice):
-        raise ValueError(f"two lines of {' '.join(map(str, twice.iloc[0][PLACE]))}: leave one of them out")
+    none = pd.DataFrame(columns=COLUMNS).astype(TYPES)
+    whole = pd.concat([none, *(read_one(path) for path in paths)], ignore_index=True)
+    if len(twice := whole[whole.duplicated(PLACE)]):
+        raise ValueError(f"two lines of {place_of(twice)}: leave one of them out")
     return whole
 
 
-def lacking(lines: pd.DataFrame, plan: Mapping[str, Sequence[str]]) -> list[str]:
-    """The runs, as overrides, that the lines of one defense lack of all attacks, partitions and seeds of `plan`."""
-    there = set(zip(lines["attack"], lines["partition"], lines["seed"].astype(str), strict=True))
-    wanted = ((a, p, s) for s in plan["seed"] for p in plan["partition"] for a in plan["attack"])
-    return [f"attack={a} partition={p} seed={s}" for a, p, s in wanted if (a, p, s) not in there]
+def read_one(path: Path) -> pd.DataFrame:
+    """The lines of a file."""
+    try:
+        lines = pd.read_csv(path, dtype=TYPES, keep_default_na=False, na_values={name: [""] for name in NUMBERS})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if list(lines.columns) != COLUMNS:
+        raise ValueError(f"{path}: its columns are not {', '.join(COLUMNS)}")
+    if strange := set(lines["version"]) - {VERSION}:
+        raise ValueError(f"{path} is of version {min(strange)} of the arena, and this is {VERSION}: run it again")
+    if lines["ma"].isna().any():
+        raise ValueError(f"{path} has no MA of {place_of(lines[lines['ma'].isna()])}: run it again")
+    return lines
+
+
+def place_of(lines: pd.DataFrame) -> str:
+    """Of the first line, in words."""
+    return " ".join(map(str, lines.iloc[0][PLACE]))

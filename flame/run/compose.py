@@ -56,7 +56,7 @@ PROJECT = Conf()
 def started(conf: Conf = PROJECT) -> Iterator[ConfigLoader]:
     """Hydra, as `train.py` starts it; afterwards what was before."""
     register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with aside(), initialize_config_dir(str(CONF), version_base="1.3"):
         if conf != PROJECT:
             primary = conf.path or str(CONF)
             search = create_config_search_path(primary if primary.startswith("pkg://") else str(ROOT / primary))
@@ -70,6 +70,16 @@ def started(conf: Conf = PROJECT) -> Iterator[ConfigLoader]:
             GlobalHydra.instance().clear()
             Hydra.create_main_hydra2("app", search)
         yield GlobalHydra.instance().config_loader()
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Without the Hydra of a command that is under way, if one is."""
+    before, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = before
 
 
 def unread(folder: Path) -> str | None:

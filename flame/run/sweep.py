@@ -84,7 +84,8 @@ class SweepReport(Callback):
             if job_return.status == JobStatus.FAILED and folder.is_dir():
                 clear(folder, self._found, isinstance(job_return._return_value, CompactHydraException))
             return
-        note = {"folder": str(folder), "error": None, "ran": not older(folder, self._began)}
+        note: dict[str, Any] = {"folder": str(folder), "words": list(config.hydra.overrides.task)}
+        note |= {"error": None, "ran": not older(folder, self._began)}
         if job_return.status == JobStatus.FAILED:
             error = job_return._return_value
             in_words = isinstance(error, CompactHydraException)
