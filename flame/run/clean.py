@@ -84,7 +84,8 @@ class Clean:
         return replace(
             task,
             shards=dealt(self.cfg, self.parts.dataset, 0)[1] if rooted else task.shards,
-            eval_sets={"clean": task.eval_sets["clean"]},
+            eval_sets={"clean": self.parts.dataset.test},  # judged plainly, as whoever shares it would have it
+            truth={},
             attack=Attack(),
             training=replace(task.training, schedule=Constant(warmup=0, rounds=self.parts.start.rounds)),
             seed=generator(self.cfg.seed, "start").initial_seed(),
@@ -109,7 +110,7 @@ class Clean:
     @property
     def folder(self) -> Path:
         """Where they are kept."""
-        return Path(self.cfg.paths.runs) / STORE / self.identity
+        return Path(self.cfg.paths.runs).expanduser() / STORE / self.identity
 
     def federation(self, engine: Engine) -> Federation:
         """Clean averaging."""

@@ -22,6 +22,7 @@ from flame.round.seeding import generator
 from flame.round.server import OWN, statistics_span
 from flame.round.types import ServerState, digest
 from flame.run.build import build
+from flame.run.classes import CLASSES
 from flame.run.clean import STORE, Clean, begun
 from flame.run.config import fingerprint as config_hash
 from flame.run.config import plain
@@ -106,6 +107,27 @@ def test_a_client_s_schedule_begins_with_the_run(small: Tiny, whole: ServerState
     finish = Counted()
     state = play(small(f"paths.runs={tmp_path}", "client/schedule=cosine", "rounds=2"), finish)
     assert digest(state) == digest(whole) and finish.calls == [3]
+
+
+def test_what_is_recorded_of_it_follows_from_no_defense(small: Tiny, tmp_path: Path) -> None:
+    """Whoever comes first: neither how its defense wants answers to count nor what it asks of them is in the record."""
+    found = []
+    for name, words in (
+        ("flip", ("defense=flip", "defense.answer_confidence=0.9", "evaluate.per_class=true")),
+        ("fedavg", ("defense=fedavg",)),
+    ):
+        cfg = small(f"paths.runs={tmp_path / name}", "start.rounds=1", *words)
+        play(cfg)
+        (folder,) = (tmp_path / name / STORE).iterdir()
+        kept = {key: value for key, value in read_metrics(folder)[0].items() if not key.startswith("time/")}
+        found.append((folder.name, kept, (folder / CLASSES).exists()))
+    assert found[0] == found[1] and not found[0][2]
+
+
+def test_it_lies_beside_the_runs(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/here")
+    cfg = tiny(*SMALL, "paths.runs='~/runs'")
+    assert Clean(cfg, build(cfg)).folder.parent == Path("/here/runs") / STORE
 
 
 @pytest.mark.parametrize("words", OTHERS)
