@@ -38,8 +38,8 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError("flame.flower needs the extra `flower`: pip install 'flwr>=1.30'") from error
 
 from flame.defenses.base import Defense
-from flame.library import Aggregator, Outcome
-from flame.round.plain import State, check_fit
+from flame.library import Aggregator, Outcome, hashed
+from flame.round.plain import State, check_fit, listed
 
 log = logging.getLogger(f"flwr.{__name__}")  # below Flower's own, so that it speaks where Flower does
 
@@ -78,7 +78,7 @@ class RobustStrategy(Strategy, FitStrategy):
         if not isinstance(inner, (Strategy, FitStrategy)):
             raise TypeError(f"inner={inner!r} is no Flower strategy: must be one, such as FedAvg()")
         self.inner, self.root = inner, root
-        self.keys = None if keys is None else [*keys]
+        self.keys = listed("keys", keys)
         self.aggregator = Aggregator(defense, **options)
         self.outcomes: dict[int, Outcome] = {}  # of each round, from 1; ids are node ids
         self._global: State = {}
@@ -185,11 +185,12 @@ class RobustStrategy(Strategy, FitStrategy):
                 found.append(read(reply))
             except UNREADABLE as error:
                 log.warning("a reply is left out: %s", error)
+        found.sort(key=lambda reply: reply.node)  # of two forms that as many have, the first in this order
         usual = Counter(reply.form for reply in found).most_common(1)
         for reply in found:
             if reply.form != usual[0][0]:
                 log.warning("a reply is left out: node %d has other metrics than most, %s", reply.node, reply.form)
-        return sorted((r for r in found if r.form == usual[0][0]), key=lambda reply: reply.node)
+        return [reply for reply in found if reply.form == usual[0][0]]
 
     def _of_message(self, message: Message, weight: str) -> Reply:
         node = message.metadata.src_node_id
@@ -205,7 +206,7 @@ class RobustStrategy(Strategy, FitStrategy):
 
     def _of_result(self, result: tuple[Any, FitRes]) -> Reply:
         client, fitted = result
-        node = int(client.cid) if client.cid.isdigit() else int.from_bytes(client.cid.encode(), "little") % 2**63
+        node = int(client.cid) if client.cid.isdecimal() else hashed(client.cid.encode())
         arrays = parameters_to_ndarrays(fitted.parameters)
         state = self._named(arrays, numbers(len(arrays)))
         return self._reply(node, state, fitted.num_examples, tuple(sorted(fitted.metrics)), result)

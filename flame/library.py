@@ -20,7 +20,7 @@ from torch import Tensor
 
 from flame.defenses.base import Defense, defend
 from flame.geometry.layout import StateLayout
-from flame.round.plain import State, as_round, as_state_dict, check_finite, check_fit, check_tensors, layout_of
+from flame.round.plain import State, as_round, as_state_dict, check_finite, check_fit, check_tensors, layout_of, listed
 from flame.round.seeding import generator
 from flame.round.types import ServerState, Updates
 from flame.run.named import named_defense
@@ -96,7 +96,7 @@ class Aggregator:
         self.name = defense if isinstance(defense, str) else type(defense).__name__
         self.defense = named_defense(defense, options) if isinstance(defense, str) else _object(defense, options)
         self.seed = seed
-        self.parameters = None if parameters is None else tuple(parameters)
+        self.parameters = listed("parameters", parameters)
         self.round = 0  # rounds finished
         self.memory: Mapping[str, Tensor] = {}
         self._model: Tensor | None = None  # digest of keys and shapes that the memory belongs to
@@ -147,7 +147,7 @@ class Aggregator:
 
     def _layout(self, global_state: State) -> StateLayout:
         layout = layout_of(global_state, self.parameters)
-        model = torch.tensor(_digest(repr(layout).encode()))
+        model = torch.tensor(hashed(repr(layout).encode()))
         if self._model is not None and self.memory and not torch.equal(model, self._model):
             raise ValueError("global_state has other keys or shapes than in the rounds before: make a new Aggregator")
         self._model = model
@@ -183,7 +183,7 @@ def _round(
 def _check(before: State, clients: Sequence[State], root_state: State | None, needs_root: bool, name: str) -> None:
     """A ValueError unless all state_dicts are such, and fit the global one."""
     check_tensors("global_state", before)
-    check_finite(before)
+    check_finite("global_state", before)
     if not clients:
         raise ValueError("client_states is empty: must hold the state_dict of one client at least")
     if needs_root and root_state is None:
@@ -195,7 +195,7 @@ def _check(before: State, clients: Sequence[State], root_state: State | None, ne
         check_fit(f"client_states[{i}]", before, client)
     if root_state is not None:
         check_fit("root_state", before, root_state)
-        check_finite(root_state)
+        check_finite("root_state", root_state)
 
 
 def _object(defense: Any, options: Mapping[str, Any]) -> Defense:
@@ -234,10 +234,10 @@ def _address(seed: int, state: State) -> int:
     """A seed for one call, from the caller's and the bits of the global model."""
     check_tensors("global_state", state)
     bits = (value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes() for value in state.values())
-    return _digest(str(seed).encode(), *bits)
+    return hashed(str(seed).encode(), *bits)
 
 
-def _digest(*parts: bytes) -> int:
+def hashed(*parts: bytes) -> int:
     """63 bits of a hash."""
     found = hashlib.sha256()
     for part in parts:

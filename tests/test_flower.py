@@ -135,6 +135,22 @@ def test_lists_of_numpy_arrays_in_the_older_interface(played: tuple[Round, State
     assert strategy.aggregate_fit(2, [], [ValueError()])[0] is None
 
 
+def test_clients_are_told_apart_by_whole_names_and_ties_by_their_order() -> None:
+    """Names that begin alike; two and two have other metrics: whoever answers first, the same two are left out."""
+    named = {f"client_{i:02}": ndarrays_to_parameters([torch.full((2,), float(i)).numpy()]) for i in range(4)}
+    results = [
+        (Client(cid), FitRes(Status(Code.OK, ""), sent, 1, {"loss": 1.0} if cid < "client_02" else {}))
+        for cid, sent in named.items()
+    ]
+    found = []
+    for arrived in (results, results[::-1]):
+        strategy = RobustStrategy("median", FitFedAvg(), keys=["w"])
+        strategy.configure_fit(1, named["client_00"], Manager())
+        parameters, _ = strategy.aggregate_fit(1, arrived, [])
+        found.append((parameters_to_ndarrays(parameters)[0].tolist(), strategy.outcomes[1].ids))
+    assert found[0] == found[1] and len({*found[0][1]}) == 2
+
+
 def linear(value: float) -> State:
     return {"w": torch.full((2,), float(value)), "b": torch.zeros(())}
 
@@ -195,6 +211,8 @@ def test_what_is_wrong_is_said_before_the_run() -> None:
         RobustStrategy("krum", "FedAvg")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="give root, a function"):
         RobustStrategy("fltrust", FedAvg())
+    with pytest.raises(ValueError, match="keys='w' is no list of keys"):
+        RobustStrategy("krum", FedAvg(), keys="w")
     with pytest.raises(ValueError, match="tries models on samples"):
         RobustStrategy("deepsight", FedAvg())
     with pytest.raises(ValueError, match="2 arrays came, where 1 have a name"):

@@ -235,7 +235,10 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
         r"client_states\[0\] is a int: must be a state_dict",
     ),
     "nobody": (lambda: aggregate("krum", LINEAR, []), "client_states is empty"),
-    "nan": (lambda: aggregate("krum", {**LINEAR, "bias": torch.full((3,), torch.nan)}, [LINEAR]), "is not finite"),
+    "nan": (
+        lambda: aggregate("krum", {**LINEAR, "bias": torch.full((3,), torch.nan)}, [LINEAR]),
+        r"^global_state\['bias'\] is not finite",
+    ),
     "complex": (
         lambda: aggregate("krum", {"w": torch.ones(2, dtype=torch.complex64)}, [{}]),
         r"global_state\['w'\] is torch.complex64",
@@ -250,6 +253,18 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
         r"\['a'\] and \['b'\] share their memory",
     ),
     "parameters": (lambda: aggregate("krum", LINEAR, [LINEAR], parameters=["w"]), r"parameters=\['w'\] are no float"),
+    "one parameter": (
+        lambda: aggregate("krum", LINEAR, [LINEAR], parameters="bias"),
+        "parameters='bias' is no list of",
+    ),
+    "parameters themselves": (
+        lambda: aggregate("krum", LINEAR, [LINEAR], parameters=LINEAR.values()),  # type: ignore[arg-type]
+        r"is no list of keys: must be keys of the state_dict",
+    ),
+    "root not finite": (
+        lambda: aggregate("fltrust", LINEAR, [LINEAR], root_state={**LINEAR, "bias": torch.full((3,), torch.nan)}),
+        r"^root_state\['bias'\] is not finite",
+    ),
     "samples": (lambda: aggregate("krum", LINEAR, [LINEAR], samples=[0]), r"samples=\[0\] is out of range"),
     "half samples": (lambda: aggregate("krum", LINEAR, [LINEAR], samples=[0.5]), "must be whole numbers"),  # type: ignore[list-item]
     "fewer samples": (lambda: aggregate("krum", LINEAR, [LINEAR] * 2, samples=[1]), "must be 2 whole numbers"),

@@ -43,8 +43,8 @@ class Vocabulary:
         return torch.tensor([number for number in found if number >= 0], dtype=torch.int64)
 
     def decode(self, numbers: Tensor) -> str:
-        """Text to look at, of token numbers [M]."""
-        return ("" if self.task == "character" else " ").join(self.tokens[i] for i in numbers.tolist())
+        """Text to look at, of token numbers [M]; what is below 0 (`UNASKED`) stands for no token and is left out."""
+        return ("" if self.task == "character" else " ").join(self.tokens[i] for i in numbers.tolist() if i >= 0)
 
     def require(self, text: str, key: str) -> Tensor:
         """As `encode`.

@@ -39,7 +39,7 @@ class CRFL:
     bound: float  # rho_0, > 0, L2 norm of a model
     growth: float  # >= 0, added to the bound in each round
     noise_std: float  # sigma, >= 0, per coordinate
-    randomized_smoothing: Smoothing  # how the model is evaluated
+    randomized_smoothing: Smoothing | None  # how the model is evaluated; None: as any other
 
     def __post_init__(self) -> None:
         if not 0 < self.bound < math.inf:

@@ -23,6 +23,16 @@ STATISTICS = ("running_mean", "running_var")
 LISTED = 5  # keys that a message names
 
 
+def listed(name: str, keys: Iterable[str] | None) -> list[str] | None:
+    """The argument `name` as a list; a ValueError unless it holds keys, which the letters of a single one are not."""
+    found = None if keys is None else [*keys]
+    if isinstance(keys, str) or not all(isinstance(key, str) for key in found or ()):
+        raise ValueError(
+            f"{name}={keys!r:.60} is no list of keys: must be keys of the state_dict, such as ['weight', 'bias']"
+        )
+    return found
+
+
 def layout_of(state: State, parameters: Iterable[str] | None) -> StateLayout:
     """The layout of a global state_dict whose `parameters` are named, or recognised as the module's head says.
 
@@ -59,11 +69,11 @@ def check_tensors(name: str, state: State) -> None:
             )
 
 
-def check_finite(state: State) -> None:
-    """A ValueError if a global model holds NaN, or what float32 does not."""
+def check_finite(name: str, state: State) -> None:
+    """A ValueError if a model of the server's, the state_dict `name`, holds NaN, or what float32 does not."""
     for key, value in state.items():
         if not bool(value.float().isfinite().all()):
-            raise ValueError(f"global_state[{key!r}] is not finite in float32: no defense can mend the global model")
+            raise ValueError(f"{name}[{key!r}] is not finite in float32: must be, for no defense can mend it")
 
 
 def check_fit(name: str, before: State, client: State) -> None:

@@ -164,7 +164,7 @@ def pooled(updates: Updates, verdict: Verdict) -> Tensor:
     share = (verdict.weights[kept] / verdict.weights[kept].sum())[:, None]  # [k, 1] float64
     means, variances = (updates.base[span] + updates.rows[kept, span]).double().chunk(2, dim=1)  # [k, b / 2]
     mean = (share * means).sum(0)
-    variance = (share * (variances + (means - mean).square())).sum(0)
+    variance = (share * (variances + (means - mean).square())).sum(0).clamp_min(0)  # as the guard floors all others
     return torch.cat([mean, variance]).float()
 
 

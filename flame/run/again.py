@@ -66,7 +66,8 @@ def repeat(folder: Path, keys: Collection[str] = ()) -> None:
         sys.exit(f"--again {folder}: {reason}; must be the folder of a run, which has {' and '.join(RECORDED)}")
     paths = config.pop("paths", {})
     parts = [key for key in keys if key in config and (CONF / key).is_dir()]
-    found = {"data": paths["data"]} if Path(paths.get("data", "")).is_dir() else {}
+    data = paths.get("data")
+    found = {"data": data} if data and Path(data).expanduser().is_dir() else {}
     kept = {key: value if key == "tracker" else portable(value, paths) for key, value in config.items()}
     node = {
         "defaults": ["schema", {"paths": "default"}, *({part: choices.get(part)} for part in parts), "_self_"],

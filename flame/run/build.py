@@ -31,7 +31,6 @@ from flame.partition.deal import deal
 from flame.round.code import code, short
 from flame.round.cohort import EvaluatedRounds, Population, Schedule
 from flame.round.device import check_device, check_precision
-from flame.round.evaluate import judged
 from flame.round.seeding import addressed, generator
 from flame.round.server import Server
 from flame.round.types import ServerState
@@ -40,7 +39,7 @@ from flame.run.compose import PROJECT, Conf, ConfigError, composed
 from flame.run.config import filled, plain_node
 from flame.run.cores import engine_workers
 from flame.run.engines import check_engine
-from flame.run.fit import check_defense, check_fit, check_memo, check_repeatable, fitting, prepared
+from flame.run.fit import check_defense, check_fit, check_memo, check_repeatable, fitting, judged_by, prepared
 from flame.run.overrides import nested, placed
 from flame.run.signature import check_signature, type_error
 from flame.run.trial import check_module
@@ -108,7 +107,7 @@ def _build(cfg: DictConfig) -> Parts:
         layout=layout,
         train=train,
         shards=shards,
-        eval_sets={name: judged(part, getattr(defense, "answer_confidence", 0.0)) for name, part in asked.sets.items()},
+        eval_sets=judged_by(defense, dataset, asked.sets),
         truth=asked.truth,
         normalise=reader(dataset),
         noise=noise(dataset),

@@ -91,8 +91,8 @@ def cut_classes(path: Path, first_round: int) -> None:
     if first_round == 0:
         path.unlink()
         return
-    header, *lines = path.read_text(errors="replace").splitlines(keepends=True) or [""]
-    whole = [line for line in lines if line.endswith("\n")]  # the last may be torn
+    lines = path.read_text(errors="replace").splitlines(keepends=True)
+    header, *whole = [line for line in lines if line.endswith("\n")] or [""]  # the last may be torn, the header, too
     try:
         kept = [line for line in whole if int(line.split(",")[0]) < first_round]
     except ValueError as error:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -33,7 +34,7 @@ from flame.engine.base import Engine
 from flame.engine.memo import key
 from flame.engine.workbench import Task
 from flame.federation import Federation
-from flame.round.checkpoint import latest_checkpoint
+from flame.round.checkpoint import RunFolderError, latest_checkpoint
 from flame.round.cohort import Population, Schedule
 from flame.round.rates import Constant
 from flame.round.seeding import generator
@@ -45,9 +46,10 @@ from flame.run.engines import own_bits
 from flame.run.folder import CHECKPOINTS, waited
 from flame.run.progress import headline
 from flame.run.trackers.base import NoView, RunInfo, Tracker
-from flame.run.trackers.files import RunFiles, read_metrics
+from flame.run.trackers.files import METRICS, RunFiles, read_metrics
 
 STORE = ".starts"  # under paths.runs
+ADVICE = re.compile(r"[;:] (?:resume=false|choose another) ")  # of a run's folder, in what is said of its files
 EVALUATED = 10  # MA is logged every so many rounds, and after the last
 Finish = Callable[[DictConfig, RunInfo, Federation, ServerState, RunFiles, Tracker], ServerState]
 log = logging.getLogger(__name__)
@@ -64,8 +66,11 @@ def begun(cfg: DictConfig, parts: Parts, finish: Finish) -> ServerState:
     start = Clean(cfg, parts)
     start.folder.mkdir(parents=True, exist_ok=True)
     with waited(start.folder):
-        state = start.finished(finish)
-    (last,) = read_metrics(start.folder)[-1:]
+        try:
+            state = start.finished(finish)
+            last = read_metrics(start.folder)[parts.start.rounds - 1]
+        except (RunFolderError, IndexError) as error:
+            raise RunFolderError(start.damaged(error)) from error
     log.info("start: %d clean rounds in %s, %s", parts.start.rounds, start.folder, headline(last).split("  BA")[0])
     return parts.server.prepared(replace(state, round=0, memory={}), parts.task.layout, cfg.clients)
 
@@ -84,7 +89,8 @@ class Clean:
         return replace(
             task,
             shards=dealt(self.cfg, self.parts.dataset, 0)[1] if rooted else task.shards,
-            eval_sets={"clean": task.eval_sets["clean"]},
+            eval_sets={"clean": self.parts.dataset.test},  # judged plainly, as whoever shares it would have it
+            truth={},
             attack=Attack(),
             training=replace(task.training, schedule=Constant(warmup=0, rounds=self.parts.start.rounds)),
             seed=generator(self.cfg.seed, "start").initial_seed(),
@@ -109,7 +115,7 @@ class Clean:
     @property
     def folder(self) -> Path:
         """Where they are kept."""
-        return Path(self.cfg.paths.runs) / STORE / self.identity
+        return Path(self.cfg.paths.runs).expanduser() / STORE / self.identity
 
     def federation(self, engine: Engine) -> Federation:
         """Clean averaging."""
@@ -125,6 +131,11 @@ class Clean:
             seed=seed,
             evaluate_at={rounds - 1, *range(EVALUATED - 1, rounds, EVALUATED)},
         )
+
+    def damaged(self, error: Exception) -> str:
+        """What is wrong with the folder, and the remedy: it is the same one under `resume=false`."""
+        said = ADVICE.split(str(error))[0] if isinstance(error, RunFolderError) else f"{METRICS} lacks rounds"
+        return f"the start in {self.folder} is damaged: {said}; delete that folder, and its rounds are played anew"
 
     def finished(self, finish: Finish) -> ServerState:
         """The state after the last round; what is not on disk yet is played."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -10,19 +11,24 @@ from torch import Generator
 from attacks.base import Attack
 from flame.data.reading import reader
 from flame.data.samples import Dataset, Samples, Shards
-from flame.data.watched import Watched
 from flame.defenses.base import Defense
+from flame.defenses.mixing import PreAggregation
 from flame.engine.laboratory import Laboratory
 from flame.engine.workbench import Task, Workbench
 from flame.round.augment import UNCHANGED, Augment
 from flame.round.client import LocalTraining
 from flame.round.device import one_thread
+from flame.round.evaluate import judged
 from flame.round.seeding import generator
 from flame.round.server import Server
 from flame.round.types import Cohort, ServerState, Updates
 from flame.run.trial import check_samples
 
 TRIED = 4  # images of the job that is done twice
+JUDGING = {  # how a defense may have its model judged -> what it does then, and the value for nothing
+    "randomized_smoothing": ("votes on classes", "null"),
+    "answer_confidence": ("counts the answers that the model is sure of", "0"),
+}
 
 
 def check_fit(model: torch.nn.Module, dataset: Dataset, smallest_batch: int) -> None:
@@ -119,6 +125,24 @@ def prepared(attack: Attack, dataset: Dataset, stream: Generator) -> tuple[Attac
     return attack.prepare(dataset, stream)
 
 
+def judged_by(defense: Defense, dataset: Dataset, sets: Mapping[str, Samples]) -> dict[str, Samples]:
+    """The evaluation sets as the defense wants answers to count.
+
+    ValueError if it has a say in that, and a set says by itself what is right (traffic, by alarms).
+    """
+    least = getattr(defense, "answer_confidence", 0.0)
+    own = any(type(samples).right is not Samples.right for samples in sets.values())
+    if own and (key := next((key for key in JUDGING if getattr(defense, key, None)), None)):
+        place, inner = "defense", defense
+        while isinstance(inner, PreAggregation):
+            place, inner = f"{place}.rule", inner.rule
+        raise ValueError(
+            f"{place}.{key} {JUDGING[key][0]}, and dataset={dataset.name} says by itself what is right (traffic, by"
+            f" alarms): say {place}.{key}={JUDGING[key][1]}, or take another defense"
+        )
+    return {name: judged(samples, least) for name, samples in sets.items()}
+
+
 def check_clients(defense: Defense, clients: int) -> None:
     """ValueError if the defense says that it cannot filter rounds of so many clients."""
     check = getattr(defense, "check_clients", None)
@@ -132,11 +156,6 @@ def check_defense(defense: Defense, clients: int, state: ServerState, task: Task
     Tried on one client that sends nothing.
     """
     check_clients(defense, clients)
-    if task.smoothing is not None and any(isinstance(samples, Watched) for samples in task.eval_sets.values()):
-        raise ValueError(
-            "defense.randomized_smoothing votes on classes, and devices' traffic is judged by alarms: say"
-            " defense.randomized_smoothing=null"
-        )
     rows, _ = task.layout.zeros(1)
     first, one, none = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64), torch.zeros(1).double()
     silent = Updates(task.layout, state.row, state.counters, first, rows, state.counters[None], one, none, root=rows[0])

@@ -6,10 +6,11 @@ import errno
 import fcntl
 import json
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from flame.round.checkpoint import RunFolderError
 from flame.run.trackers.files import METRICS, SUMMARY
@@ -40,13 +41,9 @@ def claimed(folder: Path, identity: str) -> Iterator[None]:
         RunFolderError: the folder holds another run, or another process is writing this one. Nothing was written then.
     """
     path = folder / IDENTITY
-    owner = read_json(path).get("identity") if path.exists() and path.stat().st_size else None
-    if owner is not None and owner != identity:
-        raise RunFolderError(f"{folder} holds the run {owner}, not {identity}: choose another hydra.run.dir")
-    if owner is None and any((folder / name).exists() for name in (METRICS, SUMMARY, CHECKPOINTS)):
-        raise RunFolderError(f"{folder} holds a run without {IDENTITY}: choose another hydra.run.dir")
-    with open(path, "a+") as file:
-        _lock(file.fileno(), folder)
+    _check_owner(folder, identity)
+    with _held(path) as file:
+        _check_owner(folder, identity)  # again: before the lock, another run may have begun here
         if not path.stat().st_size:
             file.write(json.dumps({"identity": identity}) + "\n")
             file.flush()
@@ -55,6 +52,28 @@ def claimed(folder: Path, identity: str) -> Iterator[None]:
         finally:
             if {each.name for each in folder.iterdir()} <= {IDENTITY, LOG}:
                 path.unlink()  # the run was refused before it wrote anything; its log is for `SweepReport`
+
+
+def _check_owner(folder: Path, identity: str) -> None:
+    """RunFolderError if the folder holds another run, or one that does not say which it is."""
+    path = folder / IDENTITY
+    owner = read_json(path).get("identity") if path.exists() and path.stat().st_size else None
+    if owner is not None and owner != identity:
+        raise RunFolderError(f"{folder} holds the run {owner}, not {identity}: choose another hydra.run.dir")
+    if owner is None and any((folder / name).exists() for name in (METRICS, SUMMARY, CHECKPOINTS)):
+        raise RunFolderError(f"{folder} holds a run without {IDENTITY}: choose another hydra.run.dir")
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[TextIO]:
+    """The file, locked; opened anew if whoever held it has taken it away, so that two never hold two of one name."""
+    with open(path, "a+") as file:
+        _lock(file.fileno(), path.parent)
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            yield file
+            return
+    with _held(path) as file:
+        yield file
 
 
 @contextmanager

@@ -196,11 +196,11 @@ def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
 
 
 def read_acceptance(path: Path) -> NDArray[np.void]:
-    """acceptance.csv as a structured array; whole numbers stay whole. A ValueError if it is damaged."""
-    if path.stat().st_size == 0:
-        return NO_ROUNDS
+    """acceptance.csv as a structured array, without a last line that is not whole. A ValueError if it is damaged."""
     try:
-        found = np.genfromtxt(path, delimiter=",", names=True, dtype=None, ndmin=1, converters={"name": str})
+        if len(lines := path.read_text().split("\n")[:-1]) < 2:  # nothing under the header
+            return NO_ROUNDS
+        found = np.genfromtxt(lines, delimiter=",", names=True, dtype=None, ndmin=1, converters={"name": str})
     except ValueError as error:
         raise ValueError(f"{path.name}: {' '.join(str(error).split())}") from error
     if lacking := set(NO_ROUNDS.dtype.names or ()) - set(found.dtype.names or ()):

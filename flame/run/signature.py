@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from pkgutil import resolve_name
-from typing import Any, TypeGuard, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, TypeGuard, Union, get_args, get_origin, get_type_hints
 
 PLAIN_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 PLAIN = {*PLAIN_NAMES, type(None)}
@@ -109,14 +110,22 @@ def located(key: str, name: str) -> Any:
     return target
 
 
+def _is_ours(kind: Any) -> bool:
+    """Whether a type is one of the project's, which only a node makes."""
+    return getattr(kind, "__module__", "").startswith(("attacks.", "flame."))
+
+
 def _check_type(key: str, value: Any, hint: Any) -> None:
     """A plain value where a plain type is wanted must have it; a whole number will do for a float."""
     several = isinstance(value, Sequence) and not isinstance(value, str)
     if get_origin(hint) is Sequence and not several:
         raise ValueError(f"{key}={value!r} has the wrong type: must be a list, such as [1, 2]")
-    if getattr(hint, "__module__", "").startswith(("attacks.", "flame.")) and not is_node(value):
-        raise ValueError(f"{key}={value!r} has the wrong type: must be a part; its YAML says how to choose another")
     wanted = set(get_args(hint)) or {hint}
+    choices = wanted if get_origin(hint) in (Union, UnionType) else {hint}  # Thing | None: either
+    made = any(_is_ours(kind) or (kind is not hint and get_origin(kind) is Callable) for kind in choices)
+    if made and not is_node(value) and type(value) not in choices:
+        part = "a part or null" if type(None) in choices else "a part"
+        raise ValueError(f"{key}={value!r} has the wrong type: must be {part}; its YAML says how to choose another")
     if not wanted <= PLAIN or several or is_node(value) or (key == "engine.workers" and value == "auto"):
         return
     if type(value) not in (wanted | {int} if float in wanted else wanted):

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import save
 
 from flame.geometry.layout import StateLayout
-from flame.round.checkpoint import PATTERN, RunFolderError, read_checkpoint, write_atomically
+from flame.round.checkpoint import RunFolderError, checkpoints, read_checkpoint, write_atomically
 from flame.round.types import ServerState, digest
 from flame.run.build import make
 from flame.run.config import OWN
@@ -73,7 +73,7 @@ def _read_run(folder: Path) -> tuple[Weights, Facts | None]:
 
 def _newest(folder: Path) -> tuple[ServerState, StateLayout, Facts]:
     """The newest checkpoint of a run, its model's layout and its data set's settings; RunFolderError if it has none."""
-    found = sorted((folder / CHECKPOINTS).glob(PATTERN))
+    found = checkpoints(folder / CHECKPOINTS)
     if not found or not (folder / CONFIG).is_file():
         raise RunFolderError(f"it has no {CONFIG} with {CHECKPOINTS}")
     config = read_config(folder / CONFIG)

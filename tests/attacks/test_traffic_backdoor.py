@@ -90,8 +90,26 @@ def test_without_traffic_of_its_own_it_says_so(tiny: Callable, words: tuple[str,
         )
     with pytest.raises(ConfigError, match=r"attack: TrafficBackdoor changes tokens, and dataset=digits has images"):
         build(tiny("attack=traffic_backdoor"))
-    with pytest.raises(ConfigError, match=r"defense\.randomized_smoothing votes on classes, and devices' traffic is"):
-        build(tiny(*words, "defense=crfl"))
+
+
+@pytest.mark.parametrize(
+    ("rule", "key", "nothing"), [("crfl", "randomized_smoothing", "null"), ("flip", "answer_confidence", "0")]
+)
+def test_a_defense_does_not_say_what_an_alarm_is(
+    rule: str, key: str, nothing: str, tiny: Callable, words: tuple[str, ...]
+) -> None:
+    """By itself, or in another one; without that key it will do."""
+    for chosen, place in (
+        ((f"defense={rule}",), "defense"),
+        (("defense=nnm", f"defense@defense.rule={rule}"), "defense.rule"),
+    ):
+        with pytest.raises(ConfigError) as refused:
+            build(tiny(*words, *chosen))
+        said = str(refused.value)
+        assert said.startswith(f"{place}.{key} ") and "dataset=traffic says by itself what is right" in said
+        assert f"say {place}.{key}={nothing}, or take" in said
+    parts = build(tiny(*words, f"defense={rule}", f"defense.{key}={nothing}"))
+    assert all(isinstance(samples, Watched) for samples in parts.task.eval_sets.values())
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,7 @@ def test_what_models_read() -> None:
 
 def test_text_and_its_tokens() -> None:
     assert VOCABULARY.encode("To BE, or what?").tolist() == [1, 2, 0, 3, 0, 0]
-    assert VOCABULARY.decode(torch.tensor([1, 2])) == "to be"
+    assert VOCABULARY.decode(torch.tensor([1, UNASKED, 2])) == "to be"
     letters = Vocabulary(("a", "b", " "), "character")
     assert letters.encode("b az").tolist() == [1, 2, 0] and letters.decode(torch.tensor([1, 2, 0])) == "b a"
     with pytest.raises(ValueError, match=r"attack\.text='to bee': 'bee' is none of the 5 tokens .* nearest are 'be'"):

@@ -14,9 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from flame.defenses.base import defend
+from flame.defenses.fedavg import FedAvg
 from flame.federation import rounds
 from flame.geometry.layout import StateLayout
 from flame.round.checkpoint import read_checkpoint, write_checkpoint
+from flame.round.seeding import generator
 from flame.round.server import OWN, Adaptive, Momentum, Server, pooled, statistics_span, told, with_own_statistics
 from flame.round.types import ServerState, Updates, Verdict, digest
 from flame.run.build import ConfigError, build
@@ -121,6 +124,19 @@ def test_pooled_forgets_the_rejected(updates: Callable[..., tuple[ServerState, U
     changed = sent.rows.clone()
     changed[1] += 7
     assert torch.equal(pooled(sent, asked), pooled(replace(sent, rows=changed), asked))
+
+
+def test_no_client_makes_a_pooled_variance_negative(updates: Callable[..., tuple[ServerState, Updates]]) -> None:
+    """The guard leaves a negative variance to the defense, and floors the mean; the union's is floored, too."""
+    state, sent = updates(0, 3)
+    rows, span = sent.rows.clone(), sent.layout.spans["running_var"]
+    rows[2, span] = -1e4
+    sent = replace(sent, rows=rows)
+    verdict = defend(FedAvg("uniform"), state, sent, generator(0, "defense"))
+    assert bool(verdict.accepted.all()) and verdict.info["guard/implausible"] == 1
+    for statistics in ("mean", "pooled"):
+        after = Server(None, 1.0, statistics)(state, sent, verdict)
+        assert bool((after.row[span] == 0).all()), statistics
 
 
 def test_local_clients_go_on_with_their_own(tiny: Compose, start: Start) -> None:

@@ -99,6 +99,22 @@ def test_data_are_looked_for_where_they_are(tmp_path: Path, compose: Compose, mo
     assert identity(found) == identity(again(there)) == identity(cfg)
 
 
+@pytest.mark.parametrize("kept", ["nothing", "home"])
+def test_data_at_home_or_without_a_place(
+    kept: str, tmp_path: Path, compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A config without `paths` has its data where any run looks; ~ is the home of whoever repeats it."""
+    monkeypatch.setenv("FLAME_DATA", "/elsewhere")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    run = recorded(tmp_path / "run", compose("dataset=mnist"), data="~/mine", runs="/r")
+    if kept == "nothing":
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        del config["paths"]
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert again(run).paths.data == {"nothing": "/elsewhere", "home": "~/mine"}[kept]
+
+
 def test_only_paths_are_taken_for_paths() -> None:
     settings = {"a": ["d", "d/x.npz", "d2", "xd/", 3, None], "b": {"c": "r"}}
     found = portable(settings, {"data": "d", "runs": "r"})

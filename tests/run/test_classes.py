@@ -15,7 +15,7 @@ from flame.federation import Round
 from flame.round.breakdown import class_rows
 from flame.round.checkpoint import RunFolderError
 from flame.round.evaluate import Evaluation
-from flame.run.classes import CLASSES, read_confusions
+from flame.run.classes import CLASSES, cut_classes, read_confusions
 from flame.run.figure import classes_png
 from flame.run.trackers.files import RunFiles
 
@@ -87,6 +87,16 @@ def test_what_an_interrupted_run_left_is_cut_back(tmp_path: Path, asked: list[Ro
     assert (tmp_path / CLASSES).read_bytes() == whole
     RunFiles(tmp_path, 0)
     assert not (tmp_path / CLASSES).exists()
+
+
+def test_a_torn_header_is_written_again(tmp_path: Path, asked: list[Round]) -> None:
+    """A crash amid the first line of all: the next round begins with it, as in a file that was not there."""
+    whole, torn = (RunFiles(tmp_path / name, 0) for name in ("whole", "torn") if not (tmp_path / name).mkdir())
+    (torn.folder / CLASSES).write_text("round,set,cla")
+    cut_classes(torn.folder / CLASSES, 1)
+    for files in (whole, torn):
+        files.log(asked[0])
+    assert (torn.folder / CLASSES).read_text() == (whole.folder / CLASSES).read_text()
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path, asked: list[Round]) -> None:

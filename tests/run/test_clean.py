@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -17,18 +18,20 @@ from omegaconf import DictConfig
 from torture import fingerprint, killed_and_resumed, run_folder, succeed
 
 from flame.federation import rounds
+from flame.round.checkpoint import RunFolderError
 from flame.round.code import LENGTH
 from flame.round.seeding import generator
 from flame.round.server import OWN, statistics_span
 from flame.round.types import ServerState, digest
 from flame.run.build import build
+from flame.run.classes import CLASSES
 from flame.run.clean import STORE, Clean, begun
 from flame.run.config import fingerprint as config_hash
 from flame.run.config import plain
 from flame.run.experiment import loop
 from flame.run.folder import CHECKPOINTS, waited
 from flame.run.stop import Stop
-from flame.run.trackers.files import read_metrics
+from flame.run.trackers.files import METRICS, read_metrics
 from flame.run.weights import MODEL
 
 Tiny = Callable[..., DictConfig]
@@ -108,6 +111,27 @@ def test_a_client_s_schedule_begins_with_the_run(small: Tiny, whole: ServerState
     assert digest(state) == digest(whole) and finish.calls == [3]
 
 
+def test_what_is_recorded_of_it_follows_from_no_defense(small: Tiny, tmp_path: Path) -> None:
+    """Whoever comes first: neither how its defense wants answers to count nor what it asks of them is in the record."""
+    found = []
+    for name, words in (
+        ("flip", ("defense=flip", "defense.answer_confidence=0.9", "evaluate.per_class=true")),
+        ("fedavg", ("defense=fedavg",)),
+    ):
+        cfg = small(f"paths.runs={tmp_path / name}", "start.rounds=1", *words)
+        play(cfg)
+        (folder,) = (tmp_path / name / STORE).iterdir()
+        kept = {key: value for key, value in read_metrics(folder)[0].items() if not key.startswith("time/")}
+        found.append((folder.name, kept, (folder / CLASSES).exists()))
+    assert found[0] == found[1] and not found[0][2]
+
+
+def test_it_lies_beside_the_runs(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/here")
+    cfg = tiny(*SMALL, "paths.runs='~/runs'")
+    assert Clean(cfg, build(cfg)).folder.parent == Path("/here/runs") / STORE
+
+
 @pytest.mark.parametrize("words", OTHERS)
 def test_what_it_depends_on_is_in_its_identity(small: Tiny, words: str) -> None:
     one, other = (Clean(cfg, build(cfg)).identity for cfg in (small(), small(words)))
@@ -123,6 +147,32 @@ def test_killed_it_goes_on_from_its_own_checkpoints(small: Tiny, whole: ServerSt
     finish = Counted()
     assert digest(play(cfg, finish)) == digest(whole)
     assert finish.calls == [1] and [line["round"] for line in read_metrics(folder)] == [0, 1, 2] and len(lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("rounds", "content", "said"),
+    [
+        (3, "", r"metrics\.jsonl lacks rounds; delete that folder"),
+        (3, "{}\n", r"line 1 is damaged: .*; delete that folder"),
+        (2, "{}\n", r"line 1 is damaged: [^;]*; delete that folder"),
+    ],
+)
+def test_a_damaged_record_is_told_with_what_helps(
+    rounds: int, content: str, said: str, small: Tiny, whole: ServerState, tmp_path: Path
+) -> None:
+    """Finished, or amid its rounds. `resume=false` would look into the same folder."""
+    cfg = small(f"paths.runs={tmp_path}")
+    shutil.copytree(Path(small().paths.runs) / STORE, tmp_path / STORE)
+    (folder,) = [path for path in (tmp_path / STORE).iterdir() if path.name == Clean(cfg, build(cfg)).identity]
+    (folder / METRICS).write_text(content)
+    if rounds == 2:
+        max((folder / CHECKPOINTS).iterdir()).unlink()
+    with pytest.raises(
+        RunFolderError, match=rf"^the start in {folder} is damaged: .*{said}, and its rounds are played"
+    ):
+        play(cfg)
+    shutil.rmtree(folder)
+    assert digest(play(cfg)) == digest(whole)
 
 
 def test_of_two_at_once_one_computes_and_one_waits(

@@ -48,6 +48,14 @@ def test_a_finished_run_whose_acceptance_is_cut_off_is_refused(tmp_path: Path, k
     assert read_run(write_run(tmp_path / "b", rows=[{}, {}], clients=cut)).summary is None
 
 
+@pytest.mark.parametrize(("torn", "rows"), [(len(HEADER) - 3, 0), (len(HEADER) + 1, 0), (-1, 3), (-6, 3), (-18, 2)])
+def test_of_an_unfinished_run_a_torn_line_is_left_out(tmp_path: Path, torn: int, rows: int) -> None:
+    """It is being written, or its process has died: what metrics.jsonl is forgiven."""
+    path = write_run(tmp_path, rows=[{}, {}], clients=TWO_ROUNDS) / ACCEPTANCE
+    path.write_bytes(path.read_bytes()[:torn])
+    assert read_run(tmp_path).acceptance["client"].tolist() == [1, 2, 1][:rows]
+
+
 @pytest.mark.parametrize("share", [0.2, 0.4, 0.6, 0.8])
 @pytest.mark.parametrize("name", [CHOICES, CONFIG, SUMMARY])
 def test_a_file_that_is_cut_off_is_named(tmp_path: Path, name: str, share: float) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_resume import files_under
 
 from flame.round.checkpoint import RunFolderError
+from flame.run import folder
 from flame.run.experiment import record_environment
 from flame.run.folder import claimed
 from flame.run.sweep import clear
@@ -45,6 +47,28 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         pass
     with claimed(tmp_path, "a"):
         assert json.loads((tmp_path / "identity.json").read_text()) == {"identity": "a"}
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_who_claims_while_another_ends_holds_the_folder_or_is_told(
+    refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first ends after the second has opened the file: refused, it takes the file away; begun, it leaves it."""
+    first, lock = claimed(tmp_path, "a"), folder._lock
+    first.__enter__()
+
+    def late(*arguments: Any) -> None:
+        monkeypatch.setattr(folder, "_lock", lock)
+        if not refused:
+            (tmp_path / "metrics.jsonl").write_text("")
+        first.__exit__(None, None, None)
+        lock(*arguments)
+
+    monkeypatch.setattr(folder, "_lock", late)
+    with claimed(tmp_path, "a"):
+        assert json.loads((tmp_path / "identity.json").read_text()) == {"identity": "a"}
+        with pytest.raises(RunFolderError, match="being written by another process"), claimed(tmp_path, "a"):
+            pass
 
 
 def test_claim_survives_a_kill_before_the_identity_was_written(tmp_path: Path) -> None:

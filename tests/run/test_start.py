@@ -193,6 +193,13 @@ def test_a_run_folder_gives_its_newest_model_or_its_export(tiny: Tiny, tmp_path:
         load(newest.with_name("round_000000.safetensors"), net())
 
 
+def test_the_newest_of_a_million_rounds_is_that_of_the_largest_number(tiny: Tiny, tmp_path: Path) -> None:
+    cfg = tiny("model=cnn")
+    states = [after(cfg, rounds) for rounds in (999_999, 1_000_000)]
+    run_folder(tmp_path, cfg, *states)
+    assert digest(first(tiny("model=cnn", "start=file", f"start.path={tmp_path}"))) == digest(states[1])
+
+
 def test_the_export_loads_in_plain_torch(tiny: Tiny, tmp_path: Path) -> None:
     cfg = tiny()
     state = after(cfg, 2)
