@@ -90,24 +90,24 @@ def test_the_larger_mean_is_the_damage() -> None:
 
 
 def test_a_learned_trigger_counts_above_what_it_does_to_a_model_that_nobody_poisoned() -> None:
-    control = line(CONTROL, "a3fl", 0.9, 0.6)
-    found = damages(PEACE, control, line("krum", "a3fl", 0.9, 0.85), line("rfa", "a3fl", 0.9, 0.5))
-    assert found["krum", "a3fl"] == pytest.approx(0.25) and found["rfa", "a3fl"] == 0
-    ranked = board(table(PEACE, control, line("krum", "a3fl", 0.9, 0.85)))
+    control = line(CONTROL, "cerp", 0.9, 0.6)
+    found = damages(PEACE, control, line("krum", "cerp", 0.9, 0.85), line("rfa", "cerp", 0.9, 0.5))
+    assert found["krum", "cerp"] == pytest.approx(0.25) and found["rfa", "cerp"] == 0
+    ranked = board(table(PEACE, control, line("krum", "cerp", 0.9, 0.85)))
     assert shown(ranked)["worst BA gained %"].tolist() == ["25.0"]
 
 
-@pytest.mark.parametrize("there", [[], [line(CONTROL, "iba", 0.9, 0.6)], [line(CONTROL, "a3fl", 0.9, 0.6, seed=1)]])
+@pytest.mark.parametrize("there", [[], [line(CONTROL, "iba", 0.9, 0.6)], [line(CONTROL, "cerp", 0.9, 0.6, seed=1)]])
 def test_a_learned_trigger_without_its_control_is_no_gain_to_count(there: list[dict[str, Any]]) -> None:
     with pytest.raises(ValueError, match=r"the control lacks .*: run recipe/arena/control first"):
-        board(table(PEACE, line("krum", "a3fl", 0.9, 0.85), *there))
+        board(table(PEACE, line("krum", "cerp", 0.9, 0.85), *there))
 
 
 def test_the_reference_is_of_the_same_partition_and_seed() -> None:
     other = line("fedavg", "none", 0.5, seed=1)
     found = compared(table(PEACE, other, line("krum", "alie", 0.4), line("krum", "alie", 0.4, seed=1)))
     assert found["lost"].tolist() == pytest.approx([0, 0, 0.5, 0.1])
-    for lines in ([PEACE, line("krum", "alie", 0.4, partition="dirichlet_03")], [line(CONTROL, "a3fl", 0.9, 0.6)]):
+    for lines in ([PEACE, line("krum", "alie", 0.4, partition="dirichlet_03")], [line(CONTROL, "cerp", 0.9, 0.6)]):
         with pytest.raises(ValueError, match="fedavg without attack lacks a partition or seed"):
             board(table(*lines))
 
@@ -159,7 +159,7 @@ def swapped(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_marks_of_the_control_and_of_averaging() -> None:
-    learned, control = line("krum", "a3fl", 0.9, 0.8, code="a"), line(CONTROL, "a3fl", 0.9, 0.6, code="b")
+    learned, control = line("krum", "cerp", 0.9, 0.8, code="a"), line(CONTROL, "cerp", 0.9, 0.6, code="b")
     peace = line("fedavg", "none", 0.9, code="a")
     assert marked(peace, learned, control) == ["krum"] and marked(peace, learned, control | {"code": "a"}) == []
     assert marked(peace, line("fedavg", "badnets", 0.9, 0.1, code="a"), learned, control | {"code": "a"}) == []
@@ -233,7 +233,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "docs" / "leaderboard.md").write_text(PAGE)
     plan = {"seed": ("0",), "partition": ("iid",), "attack": ("none", "badnets", "alie")}
-    control = {**plan, "attack": ("a3fl",)}
+    control = {**plan, "attack": ("cerp",)}
     of = {CONTROL: SimpleNamespace(plan=control)}
     monkeypatch.setattr("flame.arena.contest.recipe", lambda defense: of.get(defense, SimpleNamespace(plan=plan)))
     return tmp_path
@@ -283,8 +283,8 @@ def test_only_whole_rows_are_ranked(place: Path, capsys: pytest.CaptureFixture[s
     for lines, said in (
         (whole[:-1], "krum has no whole row .*lacks 1 runs, first attack=alie partition=iid seed=0"),
         ([*whole, line("krum", "dba", 0.9, 0.0)], "krum .*has 1 runs too many, first attack=dba"),
-        ([*whole, line(CONTROL, "iba", 0.9, 0.0)], "control .*lacks 1 runs, first attack=a3fl .*1 runs too many"),
-        ([line(CONTROL, "a3fl", 0.9, 0.0)], "fedavg without attack lacks a partition or seed"),
+        ([*whole, line(CONTROL, "iba", 0.9, 0.0)], "control .*lacks 1 runs, first attack=cerp .*1 runs too many"),
+        ([line(CONTROL, "cerp", 0.9, 0.0)], "fedavg without attack lacks a partition or seed"),
     ):
         fill(place, *lines)
         assert main([], place) == 1 and re.search(said, capsys.readouterr().err), said

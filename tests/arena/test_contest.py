@@ -87,9 +87,9 @@ def test_a_changed_run_is_not(compose: Compose, word: str, said: str) -> None:
 
 def test_the_control_is_of_its_own_recipe(compose: Compose) -> None:
     averaging = node(compose, "defense=fedavg")
-    run = recorded(compose, "attack=a3fl", "defense=fedavg", recipe="recipe/arena/control")
+    run = recorded(compose, "attack=cerp", "defense=fedavg", recipe="recipe/arena/control")
     assert run.config["attack"]["poisoned_data_rate"] == 0 and changed(run, averaging) is None
-    again = recorded(compose, "attack=a3fl", "defense=fedavg", "client.lr=0.5", recipe="recipe/arena/control")
+    again = recorded(compose, "attack=cerp", "defense=fedavg", "client.lr=0.5", recipe="recipe/arena/control")
     assert changed(again, averaging) == "client.lr is 0.5, not 0.05"
 
 
