@@ -1,4 +1,4 @@
-"""The figure of the front page, drawn from the table of RESULTS.md, which a test holds against `results/*.csv`.
+"""The figure of RESULTS.md, drawn from the table of RESULTS.md, which a test holds against `results/*.csv`.
 
 python docs/answer.py
 """
