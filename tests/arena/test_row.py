@@ -25,7 +25,10 @@ from flame.run.config import identity
 from flame.run.record import RunRecord, find_runs, read_run
 
 ROW = "recipe/arena/row"
-CONTESTS = {1: "58ce90969bc5", 2: "4f0aac874cb2"}  # version -> of what is fixed, the attacks' and partitions' settings and the control's
+CONTESTS = {
+    1: "58ce90969bc5",
+    2: "4f0aac874cb2",
+}  # version -> of what is fixed, the attacks' and partitions' settings and the control's
 PLAN = {"seed": ("0",), "partition": ("iid",), "attack": ("none", "badnets")}
 TINY = ("experiment=smoke", "train_samples=300", "engine=sequential", "tracker=files", "rounds=1", "clients=10")
 TINY += ("dataset=digits", "start.rounds=1")
