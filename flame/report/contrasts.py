@@ -52,7 +52,8 @@ class Unit:
 
     def signed(self, value: float) -> str:
         """With its sign, which what rounds to 0 keeps: whether an interval holds 0 hangs on it; a dash for NaN."""
-        return "-" if np.isnan(value) else f"{round(self.factor * value, 9) + 0.0:+.{self.digits}f}"
+        shown = 0.0 if abs(value) < 1e-12 else self.factor * value  # rounding alone has no sign
+        return "-" if np.isnan(value) else f"{shown:+.{self.digits}f}"
 
     def estimate(self, values: Values, mixed: bool = False) -> Text:
         """Mean and half the width of Student's 95 % interval over the seeds that have a value; how many, if not all."""
@@ -121,7 +122,6 @@ def contrast_rows(contrasts: Sequence[Contrast], pooled: bool = False) -> list[l
 def contrast_row(contrast: Contrast, p: float, adjusted: float) -> list[str]:
     """The text of a row; dashes where nothing can be said."""
     unit, values, n = contrast.unit, contrast.differences, len(contrast.differences)
-    effect = hedges_g(values)
     return [
         *contrast.labels,
         *(unit.estimate(side, mark) for side, mark in zip(contrast.sides, contrast.mixed[:-1], strict=True)),
@@ -130,7 +130,7 @@ def contrast_row(contrast: Contrast, p: float, adjusted: float) -> list[str]:
         unit.interval(*bootstrap_interval(values)),
         f"n = {n}: no test" if n and np.isnan(p) else chance(p),
         chance(adjusted),
-        "-" if np.isnan(effect) else f"{effect:+z.2f}",
+        PLAIN.signed(hedges_g(values)),
         extent(n, contrast.lacking),
     ]
 
