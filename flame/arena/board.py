@@ -75,7 +75,7 @@ def cell(own: pd.DataFrame) -> dict[str, Any]:
 
 
 def board(lines: pd.DataFrame) -> pd.DataFrame:
-    """A line per defense, the smallest worst damage first: shares in [0, 1], seconds a round at the server.
+    """A line per defense, the smallest worst damage first, then the smallest mean: shares in [0, 1], seconds a round.
 
     `worst`, its `half`, the `attack` and `partition` of that cell; `mean` damage of all attacked cells; `gained` BA and
     `ma`, the worst of each; `price`, the damage without attack; `seconds`; and `mixed`, if a cell is.
@@ -88,7 +88,7 @@ def board(lines: pd.DataFrame) -> pd.DataFrame:
     ranked = ranked.assign(mean=under["damage"].mean(), gained=under["gained"].max(), ma=under["ma"].min())
     ranked["price"] = peace.groupby("defense")["damage"].max()
     ranked["seconds"], ranked["mixed"] = whole["server_seconds"].mean(), whole["mixed"].any()
-    return ranked.reset_index().sort_values(["worst", "defense"], kind="stable", ignore_index=True)
+    return ranked.reset_index().sort_values(["worst", "mean", "defense"], kind="stable", ignore_index=True)
 
 
 def shown(ranked: pd.DataFrame) -> pd.DataFrame:

@@ -130,6 +130,12 @@ def test_the_board_ranks_by_the_worst_case_and_peace_is_no_attack() -> None:
     assert (krum["gained"], krum["ma"], krum["seconds"]) == (0.05, 0.75, 0.5)
 
 
+def test_of_two_that_are_broken_the_one_that_is_broken_less_often_is_first() -> None:
+    averaging = [line("fedavg", attack, 0.9, 1.0) for attack in ("badnets", "dba")]
+    ranked = board(table(PEACE, *averaging, line("krum", "badnets", 0.9, 1.0), line("krum", "dba", 0.9, 0.0)))
+    assert ranked["defense"].tolist() == ["krum", "fedavg"] and ranked["worst"].tolist() == [1.0, 1.0]
+
+
 def test_one_bad_case_outweighs_a_better_mean() -> None:
     once = [line("krum", "badnets", 0.9, 0.8), line("krum", "dba", 0.9, 0.0)]
     always = [line("afa", attack, 0.9, 0.5) for attack in ("badnets", "dba")]

@@ -114,6 +114,8 @@ def test_an_interval_wider_than_the_scale_says_so_where_people_read_it() -> None
     text = PER_CENT.estimate(side({0: 0.0, 1: 0.8}))
     assert text == "40.0 ± 508.2" and text.read == "40.0 (n too small)"
     assert PER_CENT.interval(-0.9, 1.2).read == "n too small" and PER_CENT.interval(-0.9, 1.0).read == "[-90.0, +100.0]"
+    assert PER_CENT.interval(-0.0004, 0.0115) == "[-0.0, +1.1]"  # holds 0, which "+0.0" would hide
+    assert PER_CENT.interval(0.0004, 0.004) == "[+0.0, +0.4]" and PER_CENT.signed(-1e-17) == "+0.0"
     assert PER_CENT.estimate(side({0: 0.5, 1: 0.54})).read == "52.0 ± 25.4"
 
 
