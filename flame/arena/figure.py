@@ -13,7 +13,7 @@ from flame.arena.board import PEACE
 from flame.round.checkpoint import write_atomically
 from flame.run.figure import DPI, own_settings
 
-CELL = 0.62, 0.3  # inches of a cell, across and down
+CELL = 0.4, 0.3  # inches of a cell, across and down
 MARGIN = 2.6, 1.9  # inches for the names
 DARK = 55  # per cent from which on a cell's number is white
 
