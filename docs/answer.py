@@ -1,4 +1,4 @@
-"""The figure of RESULTS.md, drawn from the table of RESULTS.md, which a test holds against `results/*.csv`.
+"""The figures of who gets in, drawn from two tables written by hand, which a test holds against `results/`.
 
 python docs/answer.py
 """
@@ -7,36 +7,49 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[1]
-FIGURE = ROOT / "docs/figures/answer.png"
 MANY = 6  # seeds, from which on a difference can be called significant
 CHANCE = 60  # %, of clients that a draw of n//2 + 1 = 6 of 10 admits
 SIDES = (("weights_only", "tab:orange", "o"), ("all_state", "tab:blue", "s"))
 
 
-def rows() -> list[tuple[str, float, float, int]]:
-    """What the table says: attacker and data, per cent admitted by either vector, seeds."""
-    found = []
-    table = (ROOT / "RESULTS.md").read_text().partition("| kind of attacker |")[2].partition("\n\n")[0]
-    for line in table.splitlines():
-        cells = [re.sub(r"\[([^\]]*)\]\([^)]*\)|\*\*", r"\1", cell).strip() for cell in line.strip("| ").split("|")]
-        if len(cells) >= 4 and re.fullmatch(r"[\d.]+", cells[2]):
-            found.append((f"{cells[0]} ({cells[1]})", float(cells[2]), float(cells[3]), int(cells[-1])))
-    return found
+@dataclass(frozen=True)
+class Answer:
+    """A page with a table "Who gets in", and its figure."""
+
+    page: str
+    figure: str
+    title: str
+
+    def rows(self) -> list[tuple[str, float, float, int]]:
+        """What the table says: attacker and data, per cent admitted by either vector, seeds."""
+        found = []
+        table = (ROOT / self.page).read_text().partition("| kind of attacker |")[2].partition("\n\n")[0]
+        for line in table.splitlines():
+            cells = [re.sub(r"\[([^\]]*)\]\([^)]*\)|\*\*", r"\1", cell).strip() for cell in line.strip("| ").split("|")]
+            if len(cells) >= 4 and re.fullmatch(r"[\d.]+", cells[2]):
+                found.append((f"{cells[0]} ({cells[1]})", float(cells[2]), float(cells[3]), int(cells[-1])))
+        return found
+
+    def source(self) -> str:
+        """Hash of what is drawn; the PNG carries it, so that a test sees a figure that was left behind."""
+        return hashlib.sha256(repr(self.rows()).encode()).hexdigest()
 
 
-def source() -> str:
-    """Hash of what is drawn; the PNG carries it, so that a test sees a figure that was left behind."""
-    return hashlib.sha256(repr(rows()).encode()).hexdigest()
+ANSWERS = (
+    Answer("RESULTS.md", "docs/figures/answer.png", "Models that have learned"),
+    Answer("docs/evidence/young_models.md", "docs/figures/young.png", "Young models"),
+)
 
 
-def draw(path: Path = FIGURE) -> None:
+def draw(answer: Answer) -> None:
     """A line for each attacker, with a mark where each vector stands."""
-    table = rows()
+    table = answer.rows()
     figure = Figure(figsize=(10, 0.36 * len(table) + 1.5), dpi=110, layout="constrained")
     axes = figure.subplots()
     heights = range(len(table), 0, -1)
@@ -58,10 +71,11 @@ def draw(path: Path = FIGURE) -> None:
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="0.92")
     axes.set_axisbelow(True)
-    figure.suptitle("Young models: who gets in, by clustering vector", x=0.01, ha="left", fontweight="bold")
+    figure.suptitle(f"{answer.title}: who gets in, by clustering vector", x=0.01, ha="left", fontweight="bold")
     figure.legend(loc="upper right", ncols=2, frameon=False)
-    figure.savefig(path, metadata={"Source": source()})
+    figure.savefig(ROOT / answer.figure, metadata={"Source": answer.source()})
 
 
 if __name__ == "__main__":
-    draw()
+    for one in ANSWERS:
+        draw(one)
