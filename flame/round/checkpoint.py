@@ -29,7 +29,10 @@ NAME = re.compile(r"round_(\d+)\.safetensors")
 
 
 class RunFolderError(ValueError):
-    """A file of a run folder is damaged or belongs to something else; the message says which and what to do."""
+    """A file of a run folder is damaged or belongs to something else: `args` are which and why, then what to do."""
+
+    def __str__(self) -> str:
+        return "; ".join(self.args)
 
 
 def write_checkpoint(folder: Path, state: ServerState, identity: str) -> Path:
@@ -58,11 +61,11 @@ def latest_checkpoint(folder: Path, layout: StateLayout, identity: str) -> Serve
             damaged.append(str(error))
             continue
         if owner != identity:
-            raise RunFolderError(f"{path} belongs to the config {owner}, not to {identity}: choose another folder")
+            raise RunFolderError(f"{path} belongs to the config {owner}, not to {identity}", "choose another folder")
         if state.row.shape != (layout.size,) or state.counters.shape != (layout.counter_size,):
             raise RunFolderError(
-                f"{path} does not fit the model: {tuple(state.row.shape)} instead of ({layout.size},); "
-                "resume=false starts in a new folder"
+                f"{path} does not fit the model: {tuple(state.row.shape)} instead of ({layout.size},)",
+                "resume=false starts in a new folder",
             )
         return state
     if damaged:
