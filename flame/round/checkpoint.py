@@ -123,9 +123,13 @@ def seal(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
     return h.hexdigest()
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` in one step: written beside it, flushed to disk, renamed."""
-    temporary = path.with_name(f".{path.name}.tmp")
+def write_atomically(path: Path, content: bytes, own: str = "") -> None:
+    """Replace `path` in one step: written beside it, flushed to disk, renamed.
+
+    A killed process leaves the file beside it, which the next one writes anew. Where several processes may write `path`
+    at once, `own` tells their files apart.
+    """
+    temporary = path.with_name(f".{path.name}{own}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(content)
