@@ -1,7 +1,6 @@
 """Any of our defenses in anyone's Flower app: a strategy around the one that the app has.
 
-    from flame.flower import RobustStrategy
-    strategy = RobustStrategy(defense="flame_weights_only", inner=FedAvg(fraction_train=0.5))
+    strategy = flame.flower.RobustStrategy(defense="flame_weights_only", inner=FedAvg(fraction_train=0.5))
 
 The inner strategy chooses clients, writes messages and evaluates as ever. In `aggregate_train` (`aggregate_fit`) it
 gets one reply in the place of all: the model that the defense has made. FedAvg hands it on to the bit; FedAvgM or
@@ -12,8 +11,8 @@ have a state_dict's names or numbers only, and lists of numpy arrays (`flwr.serv
 names, `keys=model.state_dict()` gives them; without, all floats count as parameters, BatchNorm's statistics, too.
 
 A reply is left out, with a warning, if it cannot be read, does not fit the global model, has no number of examples or
-other metrics than most: FedAvg by itself gives up the run. Clients are taken in the order of their node ids, not of
-arrival. Tried with flwr 1.42.0 (and ray 2.55.1) and 1.30.0.
+other metrics than most (FedAvg gives up the run), or is not its node's first (FedAvg counts it). Clients are taken in
+the order of their node ids, not of arrival. Tried with flwr 1.42.0 (and ray 2.55.1) and 1.30.0.
 """
 
 from __future__ import annotations
@@ -45,7 +44,6 @@ log = logging.getLogger(f"flwr.{__name__}")  # below Flower's own, so that it sp
 
 EXAMPLES = "num-examples"  # Flower's name, unless the inner strategy has another
 UNREADABLE = (TypeError, ValueError, EOFError, OSError, MemoryError, BadZipFile)  # what numpy says of foreign bytes
-Root = Callable[[State], State]
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class RobustStrategy(Strategy, FitStrategy):
         inner: Strategy | FitStrategy,
         *,
         keys: Iterable[str] | None = None,
-        root: Root | None = None,
+        root: Callable[[State], State] | None = None,
         **options: Any,
     ) -> None:
         """`keys` names arrays that come without names; `root` trains a global state_dict on the server's own data.
@@ -179,13 +177,15 @@ class RobustStrategy(Strategy, FitStrategy):
 
     def _usable(self, replies: Iterable[Any], read: Callable[[Any], Reply]) -> list[Reply]:
         """What can be read and fits, by node; the rest is named in the log."""
-        found = list[Reply]()
-        for reply in replies:
+        first = dict[int, Reply]()
+        for source in replies:
             try:
-                found.append(read(reply))
+                reply = read(source)
+                if first.setdefault(reply.node, reply) is not reply:
+                    raise ValueError(f"node {reply.node} has replied already in this round")
             except UNREADABLE as error:
                 log.warning("a reply is left out: %s", error)
-        found.sort(key=lambda reply: reply.node)  # of two forms that as many have, the first in this order
+        found = [first[node] for node in sorted(first)]  # of two forms that as many have, the first in this order
         usual = Counter(reply.form for reply in found).most_common(1)
         for reply in found:
             if reply.form != usual[0][0]:

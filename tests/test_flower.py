@@ -149,6 +149,8 @@ def test_clients_are_told_apart_by_whole_names_and_ties_by_their_order() -> None
         parameters, _ = strategy.aggregate_fit(1, arrived, [])
         found.append((parameters_to_ndarrays(parameters)[0].tolist(), strategy.outcomes[1].ids))
     assert found[0] == found[1] and len({*found[0][1]}) == 2
+    strategy.aggregate_fit(2, [*results, results[0]], [])
+    assert strategy.outcomes[2].ids == found[0][1]
 
 
 def linear(value: float) -> State:
@@ -196,6 +198,24 @@ def test_replies_that_do_not_fit_are_left_out(caplog: pytest.LogCaptureFixture) 
     assert arrays["w"].numpy().tolist() == [6, 6] and caplog.text.count("left out") == 7
     assert "misshapen: w (3,) instead of (2,)" in caplog.text and "no memory" in caplog.text
     assert strategy.aggregate_train(2, []) == (None, None)
+
+
+def test_a_node_has_one_reply_a_round(caplog: pytest.LogCaptureFixture) -> None:
+    """The first that can be read; more of them have no vote on which metrics are usual, either."""
+    strategy = RobustStrategy("fedavg", FedAvg())
+    messages = list(strategy.configure_train(1, ArrayRecord(linear(0)), ConfigRecord(), Grid()))
+    replies = [
+        Message(Error(0, "no memory"), reply_to=messages[0]),
+        reply(messages[0], linear(1)),
+        reply(messages[1], linear(5)),
+        *[reply(messages[2], linear(8), extra=1.0) for _ in range(3)],
+        reply(messages[0], linear(9)),
+    ]
+    with caplog.at_level("WARNING"):
+        arrays, _ = strategy.aggregate_train(1, replies)
+    node, other = (m.metadata.dst_node_id for m in messages[:2])
+    assert arrays["w"].numpy().tolist() == [3, 3] and {*strategy.outcomes[1].ids} == {node, other}
+    assert f"node {node} has replied already" in caplog.text and caplog.text.count("left out") == 5
 
 
 def test_a_hostile_client_does_not_break_the_round() -> None:
