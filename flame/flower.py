@@ -1,7 +1,6 @@
 """Any of our defenses in anyone's Flower app: a strategy around the one that the app has.
 
-    from flame.flower import RobustStrategy
-    strategy = RobustStrategy(defense="flame_weights_only", inner=FedAvg(fraction_train=0.5))
+    strategy = flame.flower.RobustStrategy(defense="flame_weights_only", inner=FedAvg(fraction_train=0.5))
 
 The inner strategy chooses clients, writes messages and evaluates as ever. In `aggregate_train` (`aggregate_fit`) it
 gets one reply in the place of all: the model that the defense has made. FedAvg hands it on to the bit; FedAvgM or
@@ -12,8 +11,8 @@ have a state_dict's names or numbers only, and lists of numpy arrays (`flwr.serv
 names, `keys=model.state_dict()` gives them; without, all floats count as parameters, BatchNorm's statistics, too.
 
 A reply is left out, with a warning, if it cannot be read, does not fit the global model, has no number of examples or
-other metrics than most: FedAvg by itself gives up the run. Clients are taken in the order of their node ids, not of
-arrival. Tried with flwr 1.42.0 (and ray 2.55.1) and 1.30.0.
+other metrics than most (FedAvg gives up the run), or is not its node's first (FedAvg counts it). Clients are taken in
+the order of their node ids, not of arrival. Tried with flwr 1.42.0 (and ray 2.55.1) and 1.30.0.
 """
 
 from __future__ import annotations
@@ -24,10 +23,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
-import torch
+from torch import Tensor
 
 try:
     from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
@@ -39,13 +37,11 @@ except ModuleNotFoundError as error:
 
 from flame.defenses.base import Defense
 from flame.library import Aggregator, Outcome, hashed
-from flame.round.plain import State, check_fit, listed
+from flame.round.plain import State, as_tensors, check_fit, listed
 
 log = logging.getLogger(f"flwr.{__name__}")  # below Flower's own, so that it speaks where Flower does
 
 EXAMPLES = "num-examples"  # Flower's name, unless the inner strategy has another
-UNREADABLE = (TypeError, ValueError, EOFError, OSError, MemoryError, BadZipFile)  # what numpy says of foreign bytes
-Root = Callable[[State], State]
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ class RobustStrategy(Strategy, FitStrategy):
         inner: Strategy | FitStrategy,
         *,
         keys: Iterable[str] | None = None,
-        root: Root | None = None,
+        root: Callable[[State], State] | None = None,
         **options: Any,
     ) -> None:
         """`keys` names arrays that come without names; `root` trains a global state_dict on the server's own data.
@@ -162,7 +158,7 @@ class RobustStrategy(Strategy, FitStrategy):
         """The global model of a round."""
         if not self._names and names == numbers(len(names)) and not (self.keys or self.aggregator.parameters):
             log.warning("arrays have no names, so all floats count as parameters: keys=model.state_dict() names them")
-        self._names, self._global = names, self._named(arrays, names)
+        self._names, self._global = names, self._named(as_tensors("the global model", lambda: arrays), names)
 
     def _defended(self, server_round: int, sent: Sequence[Reply]) -> tuple[State, Outcome, Sequence[Reply]]:
         """The defended model, the outcome, and whom of the senders to ask for metrics: all if nobody is accepted."""
@@ -179,13 +175,15 @@ class RobustStrategy(Strategy, FitStrategy):
 
     def _usable(self, replies: Iterable[Any], read: Callable[[Any], Reply]) -> list[Reply]:
         """What can be read and fits, by node; the rest is named in the log."""
-        found = list[Reply]()
-        for reply in replies:
+        first = dict[int, Reply]()
+        for source in replies:
             try:
-                found.append(read(reply))
-            except UNREADABLE as error:
+                reply = read(source)
+                if first.setdefault(reply.node, reply) is not reply:
+                    raise ValueError(f"node {reply.node} has replied already in this round")
+            except (TypeError, ValueError) as error:
                 log.warning("a reply is left out: %s", error)
-        found.sort(key=lambda reply: reply.node)  # of two forms that as many have, the first in this order
+        found = [first[node] for node in sorted(first)]  # of two forms that as many have, the first in this order
         usual = Counter(reply.form for reply in found).most_common(1)
         for reply in found:
             if reply.form != usual[0][0]:
@@ -201,14 +199,14 @@ class RobustStrategy(Strategy, FitStrategy):
             told = f"{len(arrays)} ArrayRecords and {len(metrics)} MetricRecords"
             raise ValueError(f"node {node} sent {told}: must be one of each")
         form = tuple(sorted((key, len(v) if isinstance(v, list) else 0) for key, v in metrics[0].items()))
-        state = self._named(arrays[0].to_numpy_ndarrays(), [*arrays[0]])
+        state = self._named(as_tensors(f"what node {node} sent", arrays[0].to_numpy_ndarrays), [*arrays[0]])
         return self._reply(node, state, metrics[0].get(weight), form, message)
 
     def _of_result(self, result: tuple[Any, FitRes]) -> Reply:
         client, fitted = result
         node = int(client.cid) if client.cid.isdecimal() else hashed(client.cid.encode())
-        arrays = parameters_to_ndarrays(fitted.parameters)
-        state = self._named(arrays, numbers(len(arrays)))
+        tensors = as_tensors(f"what node {node} sent", lambda: parameters_to_ndarrays(fitted.parameters))
+        state = self._named(tensors, numbers(len(tensors)))
         return self._reply(node, state, fitted.num_examples, tuple(sorted(fitted.metrics)), result)
 
     def _reply(self, node: int, state: State, samples: Any, form: tuple[object, ...], source: Any) -> Reply:
@@ -217,13 +215,13 @@ class RobustStrategy(Strategy, FitStrategy):
             raise ValueError(f"node {node} trained on {samples} examples: must be a number >= 1")
         return Reply(node, state, int(samples), form, source)
 
-    def _named(self, arrays: Sequence[np.ndarray], names: Sequence[str]) -> State:
-        """Arrays as a state_dict; where names are numbers, which say nothing, by `keys` or as the global model's."""
+    def _named(self, tensors: Sequence[Tensor], names: Sequence[str]) -> State:
+        """Tensors as a state_dict; where names are numbers, which say nothing, by `keys` or as the global model's."""
         if [*names] == numbers(len(names)):
             names = self.keys or [*self._global] or names
-        if len(names) != len(arrays):
-            raise ValueError(f"{len(arrays)} arrays came, where {len(names)} have a name (keys)")
-        return dict(zip(names, map(torch.from_numpy, map(np.array, arrays)), strict=True))
+        if len(names) != len(tensors):
+            raise ValueError(f"{len(tensors)} arrays came, where {len(names)} have a name (keys)")
+        return dict(zip(names, tensors, strict=True))
 
     def _as_before(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Arrays in the dtypes of the global model: an average makes whole numbers floats."""

@@ -15,7 +15,7 @@ from torch import Tensor
 flwr = pytest.importorskip("flwr.serverapp.strategy", reason="no Flower: pip install 'flwr[simulation]'")
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict  # noqa: E402
-from flwr.common import Code, FitRes, Status, ndarrays_to_parameters, parameters_to_ndarrays  # noqa: E402
+from flwr.common import Code, FitRes, Parameters, Status, ndarrays_to_parameters, parameters_to_ndarrays  # noqa: E402
 from flwr.server.strategy import FedAvg as FitFedAvg  # noqa: E402
 from flwr.serverapp.strategy import FedAvg, FedAvgM, FedMedian  # noqa: E402
 
@@ -149,6 +149,8 @@ def test_clients_are_told_apart_by_whole_names_and_ties_by_their_order() -> None
         parameters, _ = strategy.aggregate_fit(1, arrived, [])
         found.append((parameters_to_ndarrays(parameters)[0].tolist(), strategy.outcomes[1].ids))
     assert found[0] == found[1] and len({*found[0][1]}) == 2
+    strategy.aggregate_fit(2, [*results, results[0]], [])
+    assert strategy.outcomes[2].ids == found[0][1]
 
 
 def linear(value: float) -> State:
@@ -196,6 +198,56 @@ def test_replies_that_do_not_fit_are_left_out(caplog: pytest.LogCaptureFixture) 
     assert arrays["w"].numpy().tolist() == [6, 6] and caplog.text.count("left out") == 7
     assert "misshapen: w (3,) instead of (2,)" in caplog.text and "no memory" in caplog.text
     assert strategy.aggregate_train(2, []) == (None, None)
+
+
+HEADERS = (  # of arrays: numpy meets them with a TokenError, an IndentationError, an IndexError, an OverflowError, ...
+    "{'descr': (",
+    "  1\n 2",
+    "{'descr': (), 'fortran_order': False, 'shape': (2,)}",
+    f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({10**30},)}}",
+    "-" * 9000 + "1",
+    "{'descr': '|S4', 'fortran_order': False, 'shape': (2,)}",
+)
+
+
+@pytest.mark.parametrize("header", HEADERS, ids=range(len(HEADERS)))
+def test_bytes_that_are_no_arrays_end_no_round(header: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Through both interfaces; the other client's model is the next one."""
+    sent = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header.encode() + bytes(8)
+    strategy = RobustStrategy("fedavg", FedAvg())
+    first, second, *_ = strategy.configure_train(1, ArrayRecord(linear(0)), ConfigRecord(), Grid())
+    broken = reply(first, linear(1))
+    broken.content["arrays"]["w"] = Array("float32", (2,), "numpy.ndarray", sent)
+    arrays, _ = strategy.aggregate_train(1, [broken, reply(second, linear(5))])
+    assert arrays["w"].numpy().tolist() == [5, 5]
+    whole = ndarrays_to_parameters([torch.full((2,), 5.0).numpy()])
+    strategy = RobustStrategy("fedavg", FitFedAvg(), keys=["w"])
+    strategy.configure_fit(1, whole, Manager())
+    pairs = ("1", whole), ("2", Parameters([sent], ""))
+    results = [(Client(cid), FitRes(Status(Code.OK, ""), given, 1, {})) for cid, given in pairs]
+    parameters, _ = strategy.aggregate_fit(1, results, [])
+    assert parameters_to_ndarrays(parameters)[0].tolist() == [5, 5]
+    for node in (first.metadata.dst_node_id, 2):
+        assert f"a reply is left out: what node {node} sent cannot be read (" in caplog.text
+    assert max(map(len, caplog.messages)) < 400
+
+
+def test_a_node_has_one_reply_a_round(caplog: pytest.LogCaptureFixture) -> None:
+    """The first that can be read; more of them have no vote on which metrics are usual, either."""
+    strategy = RobustStrategy("fedavg", FedAvg())
+    messages = list(strategy.configure_train(1, ArrayRecord(linear(0)), ConfigRecord(), Grid()))
+    replies = [
+        Message(Error(0, "no memory"), reply_to=messages[0]),
+        reply(messages[0], linear(1)),
+        reply(messages[1], linear(5)),
+        *[reply(messages[2], linear(8), extra=1.0) for _ in range(3)],
+        reply(messages[0], linear(9)),
+    ]
+    with caplog.at_level("WARNING"):
+        arrays, _ = strategy.aggregate_train(1, replies)
+    node, other = (m.metadata.dst_node_id for m in messages[:2])
+    assert arrays["w"].numpy().tolist() == [3, 3] and {*strategy.outcomes[1].ids} == {node, other}
+    assert f"node {node} has replied already" in caplog.text and caplog.text.count("left out") == 5
 
 
 def test_a_hostile_client_does_not_break_the_round() -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from flame.round.types import Cohort, Notes, ServerState, Updates, digest
 
 log = logging.getLogger(__name__)
 GB = 1e9
+STALE = 3600.0  # seconds without a write, after which nobody writes a file any more
 KEPT = ("rows", "counters", "losses")  # fields of Updates
 
 
@@ -54,6 +56,7 @@ class Memo:
         folder = Path(self.dir).expanduser()
         try:
             folder.mkdir(parents=True, exist_ok=True)  # now, before the run writes anything
+            tidy(folder)
         except OSError as error:
             raise ValueError(f"memo.dir={folder}: {error.strerror}; must be a folder, or null for none") from error
         return lambda task: Remembering(start(task), task, folder, self.gb, code)
@@ -104,15 +107,14 @@ class Remembering:
         return self._task.updates(state, ids, rows, counters, losses), notes
 
     def _keep(self, path: Path, updates: Updates, benign: Tensor) -> None:
-        """Write them under a name that no other run has, then rename: runs side by side keep the same round at once."""
+        """Write them by way of a name that no other run has: runs side by side keep the same round at once."""
         content = sealed({"ids": updates.ids[benign], **{name: getattr(updates, name)[benign] for name in KEPT}}, {})
-        folder, own = path.parent, path.with_suffix(f".{secrets.token_hex(8)}")
+        folder = path.parent
         try:
             folder.mkdir(parents=True, exist_ok=True)  # it may have been deleted
             used = sum(file.stat().st_size for file in folder.glob("*.safetensors"))  # the other runs' files too
             if used + len(content) <= self._room:
-                write_atomically(own, content)
-                own.replace(path)
+                write_atomically(path, content, own=f".{secrets.token_hex(8)}")
         except FileNotFoundError:
             log.debug("memo: %s was deleted while this round was being kept", folder)
         except OSError as error:  # a full disk, say: the run itself may write elsewhere
@@ -126,6 +128,16 @@ class Remembering:
     def close(self) -> None:
         """See `Engine.close`."""
         self._engine.close()
+
+
+def tidy(folder: Path) -> None:
+    """Remove what killed runs left half written; a run that still writes there after all keeps one round less."""
+    for path in folder.glob(f".{'[0-9a-f]' * 64}.*.tmp"):
+        try:
+            if time.time() - path.stat().st_mtime > STALE:
+                path.unlink()
+        except OSError as error:  # another run has, or it is somebody else's, or nothing can be written here
+            log.debug("memo: %s stays: %s", path, error.strerror)
 
 
 def recall(path: Path) -> dict[str, Tensor]:

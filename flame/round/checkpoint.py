@@ -29,7 +29,10 @@ NAME = re.compile(r"round_(\d+)\.safetensors")
 
 
 class RunFolderError(ValueError):
-    """A file of a run folder is damaged or belongs to something else; the message says which and what to do."""
+    """A file of a run folder is damaged or belongs to something else: `args` are which and why, then what to do."""
+
+    def __str__(self) -> str:
+        return "; ".join(self.args)
 
 
 def write_checkpoint(folder: Path, state: ServerState, identity: str) -> Path:
@@ -58,11 +61,11 @@ def latest_checkpoint(folder: Path, layout: StateLayout, identity: str) -> Serve
             damaged.append(str(error))
             continue
         if owner != identity:
-            raise RunFolderError(f"{path} belongs to the config {owner}, not to {identity}: choose another folder")
+            raise RunFolderError(f"{path} belongs to the config {owner}, not to {identity}", "choose another folder")
         if state.row.shape != (layout.size,) or state.counters.shape != (layout.counter_size,):
             raise RunFolderError(
-                f"{path} does not fit the model: {tuple(state.row.shape)} instead of ({layout.size},); "
-                "resume=false starts in a new folder"
+                f"{path} does not fit the model: {tuple(state.row.shape)} instead of ({layout.size},)",
+                "resume=false starts in a new folder",
             )
         return state
     if damaged:
@@ -120,9 +123,13 @@ def seal(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
     return h.hexdigest()
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` in one step: written beside it, flushed to disk, renamed."""
-    temporary = path.with_name(f".{path.name}.tmp")
+def write_atomically(path: Path, content: bytes, own: str = "") -> None:
+    """Replace `path` in one step: written beside it, flushed to disk, renamed.
+
+    A killed process leaves the file beside it, which the next one writes anew. Where several processes may write `path`
+    at once, `own` tells their files apart.
+    """
+    temporary = path.with_name(f".{path.name}{own}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(content)

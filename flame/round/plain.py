@@ -8,8 +8,9 @@ some, or take the state by `model.state_dict(keep_vars=True)`, which tells them 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -53,6 +54,15 @@ def recognised(state: State) -> list[str]:
     marked = [key for key, value in state.items() if isinstance(value, nn.Parameter)]
     floats = (key for key, value in state.items() if not is_counter(key, value))
     return marked or [key for key in floats if key.rpartition(".")[2] not in STATISTICS]
+
+
+def as_tensors(name: str, decode: Callable[[], Iterable[np.ndarray]]) -> list[Tensor]:
+    """The arrays that `decode` makes of `name`, somebody's bytes; a ValueError if they are not arrays of numbers."""
+    try:
+        return [torch.from_numpy(np.array(array)) for array in decode()]
+    except Exception as error:  # foreign bytes make numpy's parser raise nearly anything, such as a TokenError
+        said = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"  # it may repeat what was sent
+        raise ValueError(f"{name} cannot be read ({said}): must be arrays of numbers") from error
 
 
 def check_tensors(name: str, state: State) -> None:

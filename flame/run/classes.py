@@ -96,7 +96,7 @@ def cut_classes(path: Path, first_round: int) -> None:
     try:
         kept = [line for line in whole if int(line.split(",")[0]) < first_round]
     except ValueError as error:
-        raise RunFolderError(f"{path} is damaged: {error}; resume=false starts in a new folder") from error
+        raise RunFolderError(f"{path} is damaged: {error}", "resume=false starts in a new folder") from error
     write_atomically(path, "".join([header, *kept]).encode())
 
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -49,7 +48,6 @@ from flame.run.trackers.base import NoView, RunInfo, Tracker
 from flame.run.trackers.files import METRICS, RunFiles, read_metrics
 
 STORE = ".starts"  # under paths.runs
-ADVICE = re.compile(r"[;:] (?:resume=false|choose another) ")  # of a run's folder, in what is said of its files
 EVALUATED = 10  # MA is logged every so many rounds, and after the last
 Finish = Callable[[DictConfig, RunInfo, Federation, ServerState, RunFiles, Tracker], ServerState]
 log = logging.getLogger(__name__)
@@ -68,10 +66,14 @@ def begun(cfg: DictConfig, parts: Parts, finish: Finish) -> ServerState:
     with waited(start.folder):
         try:
             state = start.finished(finish)
-            last = read_metrics(start.folder)[parts.start.rounds - 1]
-        except (RunFolderError, IndexError) as error:
-            raise RunFolderError(start.damaged(error)) from error
-    log.info("start: %d clean rounds in %s, %s", parts.start.rounds, start.folder, headline(last).split("  BA")[0])
+            played = read_metrics(start.folder)
+            if len(played) < state.round:
+                raise RunFolderError(f"{start.folder / METRICS} lacks rounds")
+        except RunFolderError as error:  # what helps a run's own folder does not help: it is the same in a new run
+            wrong = f"the start in {start.folder} is damaged: {error.args[0]}"
+            raise RunFolderError(wrong, "delete that folder, and its rounds are played anew") from error
+    ma = headline(played[state.round - 1]).split("  BA")[0]
+    log.info("start: %d clean rounds in %s, %s", state.round, start.folder, ma)
     return parts.server.prepared(replace(state, round=0, memory={}), parts.task.layout, cfg.clients)
 
 
@@ -131,11 +133,6 @@ class Clean:
             seed=seed,
             evaluate_at={rounds - 1, *range(EVALUATED - 1, rounds, EVALUATED)},
         )
-
-    def damaged(self, error: Exception) -> str:
-        """What is wrong with the folder, and the remedy: it is the same one under `resume=false`."""
-        said = ADVICE.split(str(error))[0] if isinstance(error, RunFolderError) else f"{METRICS} lacks rounds"
-        return f"the start in {self.folder} is damaged: {said}; delete that folder, and its rounds are played anew"
 
     def finished(self, finish: Finish) -> ServerState:
         """The state after the last round; what is not on disk yet is played."""

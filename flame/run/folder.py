@@ -59,9 +59,9 @@ def _check_owner(folder: Path, identity: str) -> None:
     path = folder / IDENTITY
     owner = read_json(path).get("identity") if path.exists() and path.stat().st_size else None
     if owner is not None and owner != identity:
-        raise RunFolderError(f"{folder} holds the run {owner}, not {identity}: choose another hydra.run.dir")
+        raise RunFolderError(f"{folder} holds the run {owner}, not {identity}", "choose another hydra.run.dir")
     if owner is None and any((folder / name).exists() for name in (METRICS, SUMMARY, CHECKPOINTS)):
-        raise RunFolderError(f"{folder} holds a run without {IDENTITY}: choose another hydra.run.dir")
+        raise RunFolderError(f"{folder} holds a run without {IDENTITY}", "choose another hydra.run.dir")
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def read_json(path: Path) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise ValueError("it is not a JSON object")
     except (ValueError, RecursionError) as error:
-        raise RunFolderError(f"{path} is damaged: {error}; move the folder away, or resume=false") from error
+        raise RunFolderError(f"{path} is damaged: {error}", "move the folder away, or resume=false") from error
     return content
 
 
@@ -125,7 +125,7 @@ def _lock(descriptor: int, folder: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise RunFolderError(
-            f"{folder} is being written by another process: wait for it, stop it, or use resume=false"
+            f"{folder} is being written by another process", "wait for it, stop it, or use resume=false"
         ) from None
     except OSError as error:  # some network file systems have no locks
         log.debug("%s cannot be locked: %s", folder, error)

@@ -128,7 +128,7 @@ def going_on(folder: Path, before: Mapping[str, Any], now: Mapping[str, str], re
     """The origin of a run that goes on in this folder; RunFolderError unless it is what it was, or is forced to."""
     if resume != "force" and (changed := differences(before, now)):
         commit = f" (commit {before['commit']})" if before.get("commit") else ""
-        raise RunFolderError(f"{folder} was begun with other files{commit}: {changed}; {REMEDY}")
+        raise RunFolderError(f"{folder} was begun with other files{commit}: {changed}", REMEDY)
     return joined(before, now)
 
 

@@ -91,9 +91,10 @@ class SweepReport(Callback):
             in_words = isinstance(error, CompactHydraException)
             log.error("%s", error if in_words else "".join(traceback.format_exception(error)))
             note |= {"error": f"{type(error).__name__}: {error}".split("\n")[0], "ran": False}
-            job_return.status, job_return.return_value = JobStatus.COMPLETED, None
         with open(self._ledger, "a") as file:
-            file.write(json.dumps(note) + "\n")
+            file.write(f"\n{json.dumps(note)}\n")  # a line of its own, even if a full disk has cut the one before
+        if note["error"]:  # only now: a failure that could not be noted stays one, and Hydra tells it
+            job_return.status, job_return.return_value = JobStatus.COMPLETED, None
         log.info("%s", standing(read_ledger(self._ledger), self._jobs, time.time() - self._began))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
@@ -142,8 +143,17 @@ def standing(notes: Sequence[Mapping[str, Any]], jobs: int, seconds: float) -> s
 
 
 def read_ledger(path: Path) -> list[dict[str, Any]]:
-    """A note for each job that has ended."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """A note for each job that has ended; one that was cut off counts as a failure."""
+    return [noted(line) for line in path.read_text().splitlines() if line]
+
+
+def noted(line: str) -> dict[str, Any]:
+    """The note in a line."""
+    try:
+        note: dict[str, Any] = json.loads(line)
+    except ValueError:
+        note = {"folder": "?", "words": [], "error": "how it ended is not known, its note was cut off", "ran": False}
+    return note
 
 
 def older(folder: Path, moment: float) -> bool:

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 from attackers import CORNER, job, model_row, moved, normed_job, recipe, scene
+from conftest import Compose, Start
 from torch import Tensor
 
 from attacks.darkfed import KEY, SMOOTH, DarkFed, diverse, forecast, head, smoothed
 from attacks.snapshot import Snapshot
+from flame.federation import rounds
 from flame.geometry.layout import StateLayout
 from flame.round.evaluate import evaluate
 from flame.round.seeding import generator
@@ -115,6 +117,17 @@ def test_what_colluders_sent_and_the_model_seen_are_remembered() -> None:
     assert torch.equal(told.rows, rows) and torch.equal(told.memory[f"{KEY}/sent"], rows[:, span])
     assert told.memory[f"{KEY}/clients"].tolist() == [4, 9]
     assert all(torch.equal(told.memory[key], around.state.row[span]) for key in SMOOTH)
+
+
+def test_at_its_rate_it_does_not_diverge_from_a_model_that_has_learned(tiny: Compose, start: Start) -> None:
+    """A wrong one shows as an update that is not finite, or as one far longer than a benign one: here 2.8 times."""
+    words = ("attack_rounds.start=16", "evaluate_every=16", "rounds=17", "defense=fedavg")
+    with start(tiny("attack=darkfed", *words)) as (fed, state):
+        *_, clean, attacked = rounds(fed, state, 17)
+    assert clean.metrics["eval/ma"] > 0.8
+    assert attacked.metrics["guard/nonfinite"] == attacked.metrics["attack/idle"] == 0
+    lengths, hostile = attacked.updates.geometry.norms("weights_only"), attacked.cohort.compromised
+    assert float(lengths[hostile].max()) < 5 * float(lengths[~hostile].mean())
 
 
 @pytest.mark.parametrize(

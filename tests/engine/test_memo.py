@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -15,7 +19,7 @@ import torch
 from omegaconf import DictConfig
 
 from flame.engine.base import Engine
-from flame.engine.memo import Memo, Remembering, key, recall
+from flame.engine.memo import STALE, Memo, Remembering, key, recall
 from flame.engine.pool import Pool
 from flame.engine.sequential import Sequential
 from flame.engine.workbench import Task
@@ -195,6 +199,29 @@ def test_runs_side_by_side_keep_the_same_round(tiny: Compose, tmp_path: Path) ->
     assert [file.name for file in tmp_path.iterdir()] == ["round.safetensors"]
 
 
+def test_half_a_file_of_a_killed_run_is_removed_once_nobody_can_be_writing_it(tiny: Compose, tmp_path: Path) -> None:
+    parts = build(tiny())
+
+    def killed() -> None:
+        os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+        remembered(parts, tmp_path)
+
+    run = get_context("fork").Process(target=killed)
+    run.start()
+    run.join()
+    assert run.exitcode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    mine, older = tmp_path / ".notes.tmp", tmp_path / f".{'a' * 64}.0123456789abcdef.tmp"  # a user's; as named before
+    for path in (mine, older):
+        path.touch()
+    remembered(parts, tmp_path)
+    assert {left, mine, older} < {*tmp_path.iterdir()}
+    for path in (left, mine, older):
+        os.utime(path, (time.time() - STALE - 1,) * 2)
+    assert remembered(parts, tmp_path)[1] == [1, 1, 1]
+    assert [path for path in tmp_path.iterdir() if path.suffix != ".safetensors"] == [mine]
+
+
 def test_a_folder_that_is_deleted_under_a_run_is_made_again(tiny: Compose, tmp_path: Path) -> None:
     parts = build(tiny())
     with closing(Memo(str(tmp_path / "memo"), 1.0).around(Sequential, CODE)(parts.task)) as engine:
@@ -222,7 +249,7 @@ def test_what_cannot_be_written_does_not_end_a_run(
     """A deleted folder is made anew in the next round; of a full disk the run says so once and tries no more."""
     attempts: list[Path] = []
 
-    def fail(path: Path, content: bytes) -> None:
+    def fail(path: Path, content: bytes, own: str) -> None:
         attempts.append(path)
         raise error
 

@@ -148,7 +148,7 @@ def _cut(path: Path, header: int, first_round: int, round_of: Callable[[str], in
                 raise ValueError(f"round {found} follows round {seen}")
         except (ValueError, TypeError, LookupError, RecursionError) as error:
             raise RunFolderError(
-                f"{path}, line {number} is damaged: {error}; resume=false starts in a new folder"
+                f"{path}, line {number} is damaged: {error}", "resume=false starts in a new folder"
             ) from error
         if found >= first_round:
             break
@@ -156,7 +156,7 @@ def _cut(path: Path, header: int, first_round: int, round_of: Callable[[str], in
         seen = found
     if seen != first_round - 1:
         raise RunFolderError(
-            f"{path} ends at round {seen}, the checkpoint at {first_round - 1}: resume=false starts anew"
+            f"{path} ends at round {seen}, the checkpoint at {first_round - 1}", "resume=false starts in a new folder"
         )
     write_atomically(path, "".join(kept).encode())
 
