@@ -33,7 +33,9 @@ class Answer:
         for line in table.splitlines():
             cells = [re.sub(r"\[([^\]]*)\]\([^)]*\)|\*\*", r"\1", cell).strip() for cell in line.strip("| ").split("|")]
             if len(cells) >= 4 and re.fullmatch(r"[\d.]+", cells[2]):
-                found.append((f"{cells[0]} ({cells[1]})", float(cells[2]), float(cells[3]), int(cells[-1])))
+                found.append(
+                    (f"{cells[0]}: {cells[1]}".replace("`", ""), float(cells[2]), float(cells[3]), int(cells[-1]))
+                )
         return found
 
     def source(self) -> str:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 VECTORS = ("flame_weights_only", "flame_all_state")
 LATE_ATTACKS = ("badnets", "constrain_and_scale", "shrunk", "shrunk_forged")
-PAPER = ("dba", "edge_case", "model_replacement", "pgd", "alie", "min_max", "min_sum")
+PAPER = ("dba", "model_replacement", "pgd", "alie", "min_max", "min_sum")
 ARENA = ("badnets", "shrunk", "shrunk_forged", "flame_aware", "cerp", "darkfed")
 KNOWS = "attack.adapt_to={} attack.budget=0.8"
 Row = tuple[str, dict[str, str]]  # a record, and which of its runs
