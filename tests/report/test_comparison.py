@@ -215,10 +215,10 @@ def test_a_run_beside_the_published_one(tmp_path: Path) -> None:
 
 def test_a_run_under_a_new_identity_is_compared_by_its_cell(tmp_path: Path) -> None:
     """As of a config that has more keys than the published one had; in other rounds it is of no cell."""
-    folder = finished(tmp_path / "a", 0, state="0f0f", dataset="fashion_mnist", partition="main_label", attack="dba")
+    folder = finished(tmp_path / "a", 0, state="0f0f", dataset="fashion_mnist", partition="dirichlet_05", attack="dba")
     config = yaml.safe_load((folder / CONFIG).read_text()) | {"dataset": {}, "clients_per_round": 10, "rounds": 28}
     (folder / CONFIG).write_text(yaml.safe_dump(config))
-    groups = {"dataset": "fashion_mnist", "partition": "main_label", "model": "resnet8", "attack": "dba"}
+    groups = {"dataset": "fashion_mnist", "partition": "dirichlet_05", "model": "resnet8", "attack": "dba"}
     kept = dict.fromkeys(COLUMNS, "") | groups | {"defense": "fedavg", "seed": 0, "rounds": 28, "mean_of_last": 5}
     (tmp_path / "results").mkdir()
     for state, word in (("0f0f", "equal to"), ("ee", "DIFFERS from")):
