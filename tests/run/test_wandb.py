@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import subprocess
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -74,6 +75,14 @@ def inspect(path: Path) -> Records:
     records = defaultdict(list)
     for line in map(json.loads, done.stdout.splitlines()):
         records[line["type"]].append(line[line["type"]])
+    return records
+
+
+def ended(path: Path) -> Records:
+    """The records of a run of this process, with the last: W&B's own process may write it after `finish` returns."""
+    latest = time.monotonic() + 30
+    while not (records := inspect(path))["exit"]:
+        assert time.monotonic() < latest, f"{path} has no exit record"
     return records
 
 
@@ -152,7 +161,7 @@ def test_a_resumed_run_is_whole_under_the_same_id(tmp_path: Path, history: list[
             files.log(record)
             tracker.log(record)
         tracker.close(int(last < 3))
-    stopped, resumed = map(inspect, written(info.folder))
+    stopped, resumed = map(ended, written(info.folder))
     assert list(rounds_of(stopped)) == [0, 1] and stopped["exit"][0]["exit_code"] == 1
     assert list(rounds_of(resumed)) == [0, 1, 2]
     assert rounds_of(resumed)[0] == rounds_of(stopped)[0]
@@ -274,7 +283,7 @@ def test_a_picture_that_fails_leaves_the_rest_of_the_view(
     tracker.close(0)
     (warning,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
     assert "RuntimeError: no latex" in warning and "complete without it" in warning
-    records = inspect(written(info.folder)[0])
+    records = ended(written(info.folder)[0])
     assert records["exit"][0].get("exit_code", 0) == 0
     assert any(entry.get("update", {}).get("state_sha256") == "f00d" for entry in records["summary"])
 
