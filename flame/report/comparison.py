@@ -167,8 +167,9 @@ def against_published(run: RunRecord, root: Path = ROOT) -> tuple[list[str], boo
     ours, found = (run.summary or {}).get("state_sha256"), []
     if not ours:
         return [f"{run.folder} has not finished: nothing can be compared yet"], False
-    for path in sorted(path for path in (root / "results").glob("*.csv") if not path.stem.startswith("bench")):
-        found += [(path.name, one) for one in read(path).to_dict("records") if one["identity"] == run.identity]
+    for path in sorted((root / "results").rglob("*.csv")):  # the arena's, too; tables and benchmarks have no identities
+        lines = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
+        found += [(str(path.relative_to(root / "results")), o) for o in lines if o.get("identity") == run.identity]
     for recipe in recipes().values() if not found else ():
         at, file = place(run, recipe.plan), f"{recipe.name}.csv"
         if recipe.options.items() <= run.choices.items() and planned(recipe, at):
@@ -176,11 +177,10 @@ def against_published(run: RunRecord, root: Path = ROOT) -> tuple[list[str], boo
             lines = read(root / "results" / file).to_dict("records") if cell else []
             found += [(file, one) for one in lines if all(str(one[key]) == str(value) for key, value in cell)]
     said, here = [], f"here commit {run.commit[:7]}, {run.environment.get('processor') or 'processor not recorded'}"
-    for file, one in found:
-        if one["state_sha256"]:
-            same = "equal to" if one["state_sha256"] == ours else "DIFFERS from"
-            old = "" if one["identity"] == run.identity else f" the same cell, then of identity {one['identity']}, in"
-            origin = f"commit {one['commit'][:7]}, {one['processor'] or 'processor not recorded'}"
-            said.append(f"{same}{old} results/{file} ({origin}); {here}")
-    none = [f"none published: no line of results/ is of this config (identity {run.identity})"]
-    return said or none, bool(said) and not any(sentence.startswith("DIFFERS") for sentence in said)
+    for file, one in (pair for pair in found if pair[1]["state_sha256"]):
+        same = "equal to" if one["state_sha256"] == ours else "DIFFERS from"
+        old = "" if one["identity"] == run.identity else f" the same cell, then of identity {one['identity']}, in"
+        origin = f"commit {one['commit'][:7]}, {one['processor'] or 'processor not recorded'}"
+        said.append(f"{same}{old} results/{file} ({origin}); {here}")
+    none = f"none published: no line of results/ is of this config (identity {run.identity})"
+    return said or [none], bool(said) and not any(sentence.startswith("DIFFERS") for sentence in said)

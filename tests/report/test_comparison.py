@@ -231,6 +231,17 @@ def test_a_run_under_a_new_identity_is_compared_by_its_cell(tmp_path: Path) -> N
     assert against(read_run(folder), tmp_path)[0][0].startswith("none published")
 
 
+def test_a_run_of_the_arena_is_compared_with_its_line(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "a", 0, state="0f0f")
+    (tmp_path / "results" / "arena").mkdir(parents=True)
+    for state, good in (("0f0f", True), ("ee", False)):
+        line = f"2,krum,7654321f,,{state},{read_run(folder).identity}"
+        path = tmp_path / "results" / "arena" / "krum.csv"
+        path.write_text(f"version,defense,commit,processor,state_sha256,identity\n{line}\n")
+        (said,), equal = against(read_run(folder), tmp_path)
+        assert equal == good and said.startswith(f"{'equal to' if good else 'DIFFERS from'} results/arena/krum.csv (")
+
+
 def test_check_of_a_run_says_so_by_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(finished(tmp_path, 0))]) == 1
     assert "none published" in capsys.readouterr().out
