@@ -179,7 +179,7 @@ def test_online_without_a_key_goes_on_offline(
     tracker.close(0)
     (warning,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
     assert "no W&B key" in warning and "wandb sync" in warning
-    assert list(rounds_of(inspect(written(info.folder)[0]))) == [0]
+    assert list(rounds_of(ended(written(info.folder)[0]))) == [0]
 
 
 def test_a_view_that_fails_does_not_stop_the_run(
@@ -313,7 +313,7 @@ def test_files_go_with_a_run_that_was_asked_for_them(
     (info.folder / MODEL).write_bytes(b"weights")
     tracker.finish({"metrics": {}, "state_sha256": "f00d"})
     tracker.close(0)
-    found = {record["name"]: record for record in inspect(written(info.folder)[0])["artifact"]}
+    found = {record["name"]: record for record in ended(written(info.folder)[0])["artifact"]}
     model, recorded = (found[f"{kind}-0123456789ab"] for kind in ("model", "recorded"))
     assert model["type"] == "model" and recorded["type"] == "dataset"
     (entry,) = model["manifest"]["contents"]
