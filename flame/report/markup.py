@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from flame.report.contrasts import BOOTSTRAP, Text
+from flame.round.checkpoint import write_atomically
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -38,8 +39,7 @@ def markdown(table: pd.DataFrame) -> str:
 def comma_separated(table: pd.DataFrame) -> str:
     """CSV, without Markdown's marks."""
     plain = table.map(lambda cell: cell.replace("`", "")).rename(columns=lambda name: name.replace("`", ""))
-    text: str = plain.to_csv(index=False, lineterminator="\n")
-    return text
+    return str(plain.to_csv(index=False, lineterminator="\n"))
 
 
 def latex(table: pd.DataFrame) -> str:
@@ -51,8 +51,7 @@ def latex(table: pd.DataFrame) -> str:
 
 def escaped(text: str) -> str:
     """Text whose characters mean themselves in LaTeX; `code` becomes typewriter, and a number's sign a minus."""
-    plain = "".join(LATEX.get(character, character) for character in text)
-    plain = re.sub(r"(?<!\w)-(?=\d)", "$-$", plain)
+    plain = re.sub(r"(?<!\w)-(?=\d)", "$-$", "".join(LATEX.get(character, character) for character in text))
     return re.sub(r"`([^`]*)`", r"\\texttt{\1}", plain)
 
 
@@ -68,4 +67,4 @@ def write(table: pd.DataFrame, path: Path, notes: Sequence[str]) -> None:
         raise ValueError(f"--out {path} is out of range: the name must end in {', '.join(FORMATS)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     below = {".md": ["", *notes], ".tex": [f"% {note}" for note in notes]}.get(path.suffix, [])
-    path.write_text(FORMATS[path.suffix](table) + "".join(f"{line}\n" for line in below))
+    write_atomically(path, (FORMATS[path.suffix](table) + "".join(f"{line}\n" for line in below)).encode())

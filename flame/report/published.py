@@ -20,6 +20,7 @@ from flame.report.markup import comma_separated, latex, markdown
 from flame.report.recipes import Recipe, recipes, tables
 from flame.report.records import COLUMNS, PLACE, csv_of, frame, line, parsed, place, read
 from flame.report.tables import table
+from flame.round.checkpoint import write_atomically
 from flame.run.record import Cell
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,10 +67,10 @@ def rewrite(root: Path = ROOT) -> list[str]:
 
 
 def write(files: Mapping[Path, str]) -> None:
-    """Each with its content."""
+    """Each with its content, in one step."""
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        write_atomically(path, text.encode())
 
 
 def changes(path: Path, before: Mapping[Any, Line], after: Mapping[Any, Line], stay: Iterable[Any]) -> list[str]:
@@ -196,8 +197,8 @@ def caption(recipe: Recipe, numbers: str, lines: pd.DataFrame, mixed: bool) -> s
     said = [f"{what}; seed {each(done['seed'])}; commit {commits}{f'; code {code}' if code else ''}."]
     said += [f"{commands(recipe)}; its runs are in `results/{recipe.name}.csv`."]
     said += [f"{MIXED.strip()} joins runs of different commits or code."] * mixed
-    older = recipe.own.get("older_code")
-    said += [f"These runs are of older code: {older} (CHANGELOG.md)."] * (older is not None)
+    if older := recipe.own.get("older_code"):
+        said += [f"These runs are of older code: {older} (CHANGELOG.md)."]
     return " ".join(said)
 
 

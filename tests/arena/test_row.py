@@ -161,6 +161,24 @@ def test_a_published_file_that_is_wrong_hides_no_row(
     assert (place / "krum.csv").exists() and "no board: " in caplog.text and "old.csv" in caplog.text
 
 
+def test_a_fault_of_ours_at_the_end_is_told_and_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Hydra makes a warning of what a callback raises, and exits with 0."""
+
+    def faulty(*_: object) -> bool:
+        raise LookupError("a fault")
+
+    monkeypatch.setattr("flame.arena.row.conclude", faulty)
+    row, ledger = Row(), tmp_path / "ledger"
+    ledger.write_text("")
+    row._ledger, row._row = ledger, True
+    with pytest.raises(SystemExit) as end:
+        row.on_multirun_end(ended(tmp_path))
+    assert end.value.code == 1 and not ledger.exists()
+    assert "no board" in caplog.text and "LookupError: a fault" in caplog.text
+
+
 def test_a_config_of_the_user_s_makes_no_row(train: Callable, tmp_path: Path) -> None:
     """It starts from the row, and no word of the command line says that the contest is another."""
     values = {"rounds": 1, "train_samples": 300, "clients": 10, "start": {"rounds": 1}}

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flame.round.checkpoint import write_atomically
 from flame.run.trackers.exhibits import CONFUSION, PICTURE, TABLE
 
 if TYPE_CHECKING:
@@ -162,4 +163,4 @@ def workspace(project: str, entity: str, defenses: Sequence[str] = (), classes: 
 def write(dashboard: Workspace, path: Path) -> None:
     """The view as W&B would store it, in JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(dashboard._spec, indent=2) + "\n")
+    write_atomically(path, (json.dumps(dashboard._spec, indent=2) + "\n").encode())
