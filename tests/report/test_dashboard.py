@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_wandb import described, inspect, written
+from test_wandb import described, ended, written
 
 from flame.federation import Round
 from flame.report.__main__ import main
@@ -147,7 +147,7 @@ def test_what_the_panels_name_is_logged(tmp_path: Path, history: list[Round]) ->
         tracker.log(record)
     tracker.finish({"metrics": {}, "state_sha256": ""})
     tracker.close(0)
-    records = inspect(written(info.folder)[0])
+    records = ended(written(info.folder)[0])
     logged = {name for row in records["history"] for name in row["item"]}
     named = {metric for metrics in SECTIONS.values() for metric in metrics}
     assert {"round", *named, "class/ma/0", "class/ba/0"} <= logged
