@@ -41,8 +41,8 @@ def key(paths: Sequence[Path], made_into: str) -> str:
 def cached(folder: Path, kind: str, key: str, make: Callable[[], Decoded]) -> Decoded:
     """What `make` makes, from `<folder>/<kind>-<key>.safetensors` if it is there; else it is written there.
 
-    Others of this `kind` are of files that have changed since, and removed. A folder that cannot be written to is a
-    warning: every start then decodes.
+    Others of this `kind` are of files that have changed since, or halves that killed jobs left, and removed. A folder
+    that cannot be written to is a warning: every start then decodes.
     """
     path = folder / f"{kind}-{key}.safetensors"
     with _alone(folder):
@@ -58,7 +58,7 @@ def cached(folder: Path, kind: str, key: str, make: Callable[[], Decoded]) -> De
                 *(path, error.strerror or error),
             )
             return made
-        for other in folder.glob(f"{kind}-*.safetensors"):
+        for other in folder.glob(f"{kind}-*.safetensors*"):
             if other != path:
                 other.unlink(missing_ok=True)
         return made

@@ -151,6 +151,13 @@ def test_decoded_once(apart: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 real = folder.decoded
 
 
+def test_what_a_killed_job_left_is_removed(apart: Path) -> None:
+    (half := apart / ".tensors/1x4-none-0.safetensors.99999.part").parent.mkdir()
+    half.touch()
+    load(apart)
+    assert not half.exists()
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other"])
 def test_a_damaged_cache_is_made_again(apart: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     made = load(apart)
