@@ -17,13 +17,17 @@ KNOWS = "attack.adapt_to={} attack.budget=0.8"
 Row = tuple[str, dict[str, str]]  # a record, and which of its runs
 ROWS: dict[str, list[Row]] = {  # in the order of the table
     "RESULTS.md": [
+        ("late_question", {"attack": "shrunk", "partition": "iid"}),
         ("late_question", {"attack": "shrunk_forged", "partition": "dirichlet_05"}),
         ("late_question", {"attack": "shrunk_forged", "partition": "dirichlet_015"}),
         ("late_question", {"attack": "shrunk", "partition": "dirichlet_05"}),
         ("table_attacks", {"attack": "pgd"}),
         ("table_attacks", {"attack": "min_sum"}),
         ("late_question", {"attack": "shrunk", "partition": "dirichlet_015"}),
+        ("late_question", {"attack": "shrunk_forged", "partition": "iid"}),
         ("table_attacks", {"attack": "dba"}),
+        ("late_question", {"attack": "badnets", "partition": "iid"}),
+        ("late_question", {"attack": "constrain_and_scale", "partition": "iid"}),
         ("late_question", {"attack": "constrain_and_scale", "partition": "dirichlet_05"}),
         ("table_attacks", {"attack": "model_replacement"}),
         ("arena", {"attack": "badnets", "partition": "dirichlet_03"}),
