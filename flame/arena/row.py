@@ -51,9 +51,10 @@ class Row(SweepReport):
             if self._row and self._ledger and self._ledger.exists():
                 well = conclude(read_ledger(self._ledger), config)
         except Exception:  # a fault of ours: Hydra would make a warning of it, and exit with 0
-            log.exception("no board, for an error that nobody foresaw")
+            log.exception("no board, by a fault of this code: the runs are kept, and the same command tries again")
             well = False
-        super().on_multirun_end(config)
+        finally:
+            super().on_multirun_end(config)
         if not well:
             sys.exit(1)
 

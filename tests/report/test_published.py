@@ -16,6 +16,7 @@ from test_tables import line
 from flame.report.contrasts import Text
 from flame.report.markup import comma_separated, latex, markdown, write
 from flame.report.published import ROOT, caption, documents, outdated, planned, publish
+from flame.report.published import write as put
 from flame.report.recipes import recipes, tables
 from flame.report.records import COLUMNS, PLACE, csv_of, frame, parsed, read
 from flame.run import compose
@@ -421,6 +422,15 @@ def test_markup_by_hand(tmp_path: Path) -> None:
     assert all((tmp_path / "new" / f"t{suffix}").read_text().endswith(end) for suffix, end in below.items())
     with pytest.raises(ValueError, match=r"--out .*t.docx is out of range: the name must end in .md, .csv, .tex"):
         write(ROWS, tmp_path / "t.docx", [])
+
+
+def test_who_reads_a_file_never_sees_half_of_the_next(tmp_path: Path) -> None:
+    """Documents and `--out` alike: the old file stays whole for who has it open, and nothing is left beside the new."""
+    for write_next in (lambda path: put({path: "new"}), lambda path: write(pd.DataFrame({"a": ["new"]}), path, ())):
+        (path := tmp_path / "table.md").write_text("old")
+        with path.open() as before:
+            write_next(path)
+            assert before.read() == "old" and "new" in path.read_text() and [*tmp_path.iterdir()] == [path]
 
 
 def test_every_table_stands_in_a_document() -> None:
