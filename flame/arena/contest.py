@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from flame.arena.lines import CONTROL, read, unpoisoned
+from flame.arena.lines import AGAIN, CONTROL, one_kind, read, unpoisoned
 from flame.report.recipes import Recipe, recipes
 from flame.run.compose import composed
 from flame.run.config import INCIDENTAL, plain
@@ -87,7 +87,7 @@ def amiss(row: pd.DataFrame, plan: Mapping[str, Sequence[str]]) -> str:
 
 
 def published(folder: Path) -> pd.DataFrame:
-    """All lines of a folder.
+    """All lines of a folder, processors that are shown to round alike under one name.
 
     Raises:
         ValueError: as in `read`; or a row is not whole.
@@ -96,4 +96,9 @@ def published(folder: Path) -> pd.DataFrame:
     for defense, row in lines.groupby("defense"):
         if wrong := amiss(row, recipe(str(defense)).plan):
             raise ValueError(f"{defense} has no whole row in {folder}: {wrong}")
-    return lines
+    return one_kind(lines, again(folder))
+
+
+def again(folder: Path) -> pd.DataFrame:
+    """The lines of a folder's rows that were made again elsewhere."""
+    return read(sorted((folder / AGAIN).glob("*.csv")))

@@ -10,8 +10,8 @@ from urllib.parse import quote_plus
 import pandas as pd
 
 from flame.arena.board import board, printed
-from flame.arena.contest import amiss, changed, own, published, recipe
-from flame.arena.lines import COLUMNS, CONTROL, LINES, REFERENCE, csv_of, line_of, read
+from flame.arena.contest import again, amiss, changed, own, published, recipe
+from flame.arena.lines import COLUMNS, CONTROL, LINES, REFERENCE, csv_of, line_of, one_kind, read
 from flame.round.checkpoint import write_atomically
 from flame.run.compose import ConfigError
 from flame.run.record import read_run
@@ -60,7 +60,7 @@ def beside(files: Mapping[str, Path]) -> str:
     both = pd.concat([known[~known["defense"].isin(files)], read(files.values())], ignore_index=True)
     if missing := {REFERENCE, CONTROL} - set(both["defense"]):
         return f"no board yet: nothing can be compared before the rows of {' and '.join(sorted(missing))} are there"
-    return printed(board(both), files)
+    return printed(board(one_kind(both, again(LINES))), files)
 
 
 def forecast(runs: int, at_once: int) -> str:

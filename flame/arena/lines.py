@@ -18,6 +18,7 @@ NUMBERS = ["ma", "ba", "benign_recall", "malicious_recall", "server_seconds", "r
 COLUMNS = ["version", *PLACE, *NUMBERS, *PROVENANCE]
 TYPES = dict.fromkeys(COLUMNS, str) | dict.fromkeys(NUMBERS, float) | {"version": int, "seed": int}
 LINES = Path(__file__).resolve().parents[2] / "results" / "arena"
+AGAIN = "again"  # the folder in it of lines that were made again, on another kind of processor
 REFERENCE = "fedavg"  # the defense that MA is lost against
 CONTROL = "control"  # stands for a defense in lines of conf/recipe/arena/control.yaml, where nobody poisons
 TIMES = ("time/train", "time/aggregate", "time/shadow", "time/evaluate")
@@ -85,6 +86,18 @@ def read(paths: Iterable[Path]) -> pd.DataFrame:
     if len(twice := whole[whole.duplicated(PLACE)]):
         raise ValueError(f"two lines of {place_of(twice)}: leave one of them out")
     return whole
+
+
+def one_kind(lines: pd.DataFrame, again: pd.DataFrame) -> pd.DataFrame:
+    """`lines`, with processors that are shown to round alike under one name.
+
+    They are if each line of `again` that one of them made has the final model of the line that the other made of the
+    same place with the same code, and there is such a line.
+    """
+    pairs = again.merge(lines, on=[*PLACE, "code"], suffixes=("", "_first"))
+    equal = pairs["state_sha256"] == pairs["state_sha256_first"]
+    kinds = equal.groupby([pairs["processor"], pairs["processor_first"]]).all()
+    return lines.replace({"processor": dict(kinds.index[kinds])})
 
 
 def read_one(path: Path) -> pd.DataFrame:

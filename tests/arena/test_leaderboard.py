@@ -63,6 +63,18 @@ def test_the_page_is_made_of_the_lines(place: Path, capsys: pytest.CaptureFixtur
     assert main(["--check"], place) == 0
 
 
+def test_a_row_of_a_processor_that_rounds_alike_is_not_marked(place: Path) -> None:
+    lines = [{**one, "processor": "two"} if one["defense"] == "krum" else one for one in LINES.to_dict("records")]
+    fill(place, *lines)
+    page = place / "docs" / "leaderboard.md"
+    assert main([], place) == 0 and "krum ‡" in page.read_text()
+    (again := place / "results" / "arena" / "again").mkdir()
+    (again / "fedavg.csv").write_text(csv_of(LINES[LINES["defense"] == "fedavg"].assign(processor="two")))
+    assert main([], place) == 0 and "‡" not in page.read_text()
+    (again / "fedavg.csv").write_text("")
+    assert main(["--check"], place) == 1
+
+
 def test_a_figure_that_was_left_behind_is_seen(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fill(place, *LINES.to_dict("records"))
     assert main([], place) == 0 and main(["--check"], place) == 0

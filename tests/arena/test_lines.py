@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 from boards import LINES
 
 from flame.arena.board import board
-from flame.arena.lines import VERSION, csv_of, read
+from flame.arena.lines import VERSION, csv_of, one_kind, read
 
 
 def test_lines_are_written_and_read_back(tmp_path: Path) -> None:
@@ -17,6 +20,25 @@ def test_lines_are_written_and_read_back(tmp_path: Path) -> None:
     assert board(back).equals(board(LINES)) and back["ba"].isna().sum() == LINES["ba"].isna().sum()
     assert csv_of(back) == csv_of(LINES)
     assert read([]).empty
+
+
+@pytest.mark.parametrize(
+    ("change", "kinds"),
+    [
+        ({}, {"one"}),
+        ({"state_sha256": ["a", "x"]}, {"one", "two"}),  # a single other model is enough
+        ({"code": "later"}, {"one", "two"}),  # other code shows nothing
+        ({"seed": 9}, {"one", "two"}),  # nor does a run that nobody made before
+    ],
+)
+def test_processors_are_of_one_kind_if_all_that_was_made_again_has_the_same_bits(
+    change: Mapping[str, Any], kinds: set[str]
+) -> None:
+    first = LINES[:2].assign(processor="one", state_sha256=["a", "b"])
+    again = first.assign(processor="two").assign(**change)
+    row = LINES[2:3].assign(processor="two")
+    assert set(one_kind(pd.concat([first, row]), again)["processor"]) == kinds
+    assert one_kind(first, read([])).equals(first)
 
 
 def test_lines_of_another_contest_are_refused(tmp_path: Path) -> None:
