@@ -1,6 +1,6 @@
-"""`python -m flame.arena`: the board on the terminal, and anew in docs/leaderboard.md.
+"""`python -m flame.arena`: the board on the terminal, and anew in the documents.
 
-    python -m flame.arena            from results/arena/*.csv: the board, docs/leaderboard.md and its figure
+    python -m flame.arena            from results/arena/*.csv: the board, and the documents' tables and figure
     python -m flame.arena --check    are they those of results/arena?
 
 A row is added by copying its file, which `python train.py --config-name recipe/arena/row defense=NAME` writes, there.
@@ -11,23 +11,26 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from flame.arena.board import board, heat, printed, shown
+from flame.arena.board import VECTORS, board, heat, printed, shown, vectors
 from flame.arena.contest import published
 from flame.arena.figure import draw_heat, drawn, source
-from flame.arena.lines import LINES, VERSION
+from flame.arena.lines import CONTROL, LINES, REFERENCE, VERSION
 from flame.report.contrasts import MIXED
 from flame.report.markup import markdown
 from flame.round.checkpoint import write_atomically
 
 ROOT = LINES.parents[1]
-PAGE, FIGURE = Path("docs", "leaderboard.md"), Path("docs", "figures", "arena.png")
-ENDS = "<!-- board -->", "<!-- end: board -->"
-MARKS = re.compile(rf"(?<=^{ENDS[0]}\n).*?(?=^{ENDS[1]}$)", re.DOTALL | re.MULTILINE)
+FIGURE = Path("docs", "figures", "arena.png")
+TABLES = {  # mark -> the page where it stands, and how it is made of lines
+    "board": (Path("docs", "leaderboard.md"), lambda lines: shown(board(lines))),
+    "vectors": (Path("docs", "evidence", "later_attacks.md"), vectors),
+}
+SHOWN = {"vectors": {REFERENCE, CONTROL, *VECTORS}}  # whose lines, where not all
 
 
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
@@ -41,10 +44,11 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
         lines = published(root / "results" / "arena")
         if lines.empty:
             raise ValueError("results/arena holds no row: python train.py --config-name recipe/arena/row")
-        page, table = renewed((root / PAGE).read_text(), lines), heat(lines)
+        pages, table = {page: renewed(root, mark, lines) for mark, (page, _) in TABLES.items()}, heat(lines)
         if given.check:
-            return check(root, page, source(table))
-        write_atomically(root / PAGE, page.encode())
+            return check(root, pages, source(table))
+        for page, text in pages.items():
+            write_atomically(root / page, text.encode())
         draw_heat(table, root / FIGURE)
         print(printed(board(lines)))
     except (OSError, ValueError) as error:
@@ -53,26 +57,30 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     return 0
 
 
-def check(root: Path, page: str, figure: str) -> int:
-    """Whether the page's text and what its figure draws (`source`) are those there; in words, and as an exit code."""
-    left = [PAGE] * ((root / PAGE).read_text() != page) + [FIGURE] * (drawn(root / FIGURE) != figure)
-    print(f"not of results/arena: {', '.join(map(str, left))}" if left else "page and figure are of results/arena")
+def check(root: Path, pages: Mapping[Path, str], figure: str) -> int:
+    """Whether the pages' texts and what the figure draws (`source`) are those there; in words, and as an exit code."""
+    left = [page for page, text in pages.items() if (root / page).read_text() != text]
+    left += [FIGURE] * (drawn(root / FIGURE) != figure)
+    print(f"not of results/arena: {', '.join(map(str, left))}" if left else "pages and figure are of results/arena")
     return int(bool(left))
 
 
-def renewed(page: str, lines: pd.DataFrame) -> str:
-    """The page with the board of `lines` between its marks; a ValueError if it has no such place, or two."""
-    text, places = MARKS.subn(lambda _: section(lines), page)
+def renewed(root: Path, mark: str, lines: pd.DataFrame) -> str:
+    """A table's page with the table of `lines` between its marks; a ValueError if it has no such place, or two."""
+    page, ends = TABLES[mark][0], (f"<!-- {mark} -->", f"<!-- end: {mark} -->")
+    place = re.compile(rf"(?<=^{ends[0]}\n).*?(?=^{ends[1]}$)", re.DOTALL | re.MULTILINE)
+    text, places = place.subn(lambda _: section(mark, lines), (root / page).read_text())
     if places != 1:
-        raise ValueError(f"{PAGE} has {places} boards; it must have the lines {' and '.join(ENDS)} once")
+        raise ValueError(f"{page} has {places} such places; it must have the lines {' and '.join(ends)} once")
     return text
 
 
-def section(lines: pd.DataFrame) -> str:
-    """What stands between the page's marks: the board, and whose runs it is of."""
+def section(mark: str, lines: pd.DataFrame) -> str:
+    """What stands between a page's marks: the table, and whose runs it is of."""
+    lines = lines[lines["defense"].isin(SHOWN.get(mark, lines["defense"]))]
     commits = ", ".join(sorted({commit[:7] + "+" * commit.endswith("+") for commit in lines["commit"]}))
     seeds = ", ".join(map(str, sorted(set(lines["seed"]))))
-    text = markdown(shown(board(lines)))
+    text = markdown(TABLES[mark][1](lines))
     mixed = f" {MIXED.strip()}: of other code or processors than what it is compared with." * (MIXED in text)
     return f"{text}\nArena {VERSION}; {len(lines):,} runs; seed {seeds}; commit {commits}.{mixed}\n"
 

@@ -1,4 +1,4 @@
-"""What each attack did in the arena's lines, and the board that ranks defenses by their worst case.
+"""What each attack did in the arena's lines, the board that ranks defenses by their worst case, and both vectors.
 
 A line is a run. In it the attack **gained** BA, above that of the control where the trigger is learned, and the defense
 **lost** MA, below that of averaging without attack; both are against lines of the same partition and seed, and may be
@@ -8,7 +8,7 @@ means, at least 0. The cell of the largest damage is the defense's worst case.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from flame.run.text import aligned, one_digit
 
 PEACE = "none"  # the attack without which MA is lost
 WHERE = ["partition", "seed"]
+VECTORS = ["flame_weights_only", "flame_all_state"]
 ORIGIN = ["code", "processor"]
 
 
@@ -59,7 +60,8 @@ def partners(lines: pd.DataFrame, others: pd.DataFrame, on: Sequence[str]) -> pd
 def cells(lines: pd.DataFrame) -> pd.DataFrame:
     """Each defense, attack and partition: means over the seeds, `damage`, its `half`, and whether a line is `mixed`.
 
-    `half` is half the width of Student's 95 % interval, NaN for a single seed.
+    `half` is half the width of Student's 95 % interval, NaN for a single seed; `admitted` the share of the malicious
+    clients that were let in, of all rounds, NaN where there are none.
     """
     place = ["defense", "attack", "partition"]
     grouped = compared(lines).groupby(place, sort=False)
@@ -71,7 +73,8 @@ def cell(own: pd.DataFrame) -> dict[str, Any]:
     means = own[["ma", "gained", "lost", "server_seconds"]].mean()
     larger = "gained" if means["gained"] > means["lost"] else "lost"  # of NaN and a number the number
     half = half_width(own[larger].to_numpy()) if len(own) > 1 else np.nan
-    return {**means, "damage": max(means[larger], 0.0), "half": half, "mixed": own["mixed"].any()}
+    admitted = 1 - own["malicious_recall"].mean()
+    return {**means, "damage": max(means[larger], 0.0), "half": half, "admitted": admitted, "mixed": own["mixed"].any()}
 
 
 def board(lines: pd.DataFrame) -> pd.DataFrame:
@@ -93,7 +96,6 @@ def board(lines: pd.DataFrame) -> pd.DataFrame:
 
 def shown(ranked: pd.DataFrame) -> pd.DataFrame:
     """The board as text: in per cent, and the server's seconds a round."""
-    widths = [f" ({TOO_SMALL})" if h > 0.5 else f" ± {one_digit(100 * h)}" if h == h else "" for h in ranked["half"]]
     per_cent = {
         name: [one_digit(100 * value) for value in ranked[name]] for name in ("worst", "gained", "ma", "mean", "price")
     }
@@ -101,7 +103,7 @@ def shown(ranked: pd.DataFrame) -> pd.DataFrame:
         {
             "rank": [str(number) for number in range(1, len(ranked) + 1)],
             "defense": ranked["defense"] + np.where(ranked["mixed"], MIXED, ""),
-            "worst damage %": [text + width for text, width in zip(per_cent["worst"], widths, strict=True)],
+            "worst damage %": estimates(ranked["worst"], ranked["half"]),
             "by": ranked["attack"] + ", " + ranked["partition"],
             "mean damage %": per_cent["mean"],
             "worst BA gained %": per_cent["gained"],
@@ -110,6 +112,31 @@ def shown(ranked: pd.DataFrame) -> pd.DataFrame:
             "server s": [f"{value:.3f}" for value in ranked["seconds"]],
         }
     )
+
+
+def estimates(shares: Iterable[float], halves: Iterable[float]) -> list[str]:
+    """Per cent ± half an interval's width, or words where that is wider than the whole scale."""
+    widths = [f" ({TOO_SMALL})" if h > 0.5 else f" ± {one_digit(100 * h)}" if h == h else "" for h in halves]
+    return [one_digit(100 * share) + width for share, width in zip(shares, widths, strict=True)]
+
+
+def vectors(lines: pd.DataFrame) -> pd.DataFrame:
+    """What each attack did to averaging and to FLAME with either vector, as text; what did most to a vector first.
+
+    Damage, and what each vector admitted of the malicious clients, in per cent; a line per attack and partition.
+    """
+    found = cells(lines).set_index(["attack", "partition"])
+    attacked = found.drop(index=PEACE, level="attack")
+    of = {name: attacked[attacked["defense"] == name] for name in (REFERENCE, *VECTORS)}
+    most = pd.concat([of[name]["damage"] for name in VECTORS]).groupby(level=[0, 1], sort=False).max()
+    order = most.sort_values(ascending=False, kind="stable").index
+    table = order.to_frame(index=False)
+    for name, own in of.items():
+        own = own.reindex(order)
+        table[f"`{name}`: damage %"] = estimates(own["damage"], own["half"])
+        if name != REFERENCE:
+            table[f"`{name}`: admitted %"] = [one_digit(100 * share) for share in own["admitted"]]
+    return table
 
 
 def printed(ranked: pd.DataFrame, marked: Collection[str] = ()) -> str:

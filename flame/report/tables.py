@@ -17,7 +17,7 @@ from flame.report.recipes import Plan
 from flame.report.records import written
 from flame.report.statistics import wilson_interval
 
-KEYS = {"like", "caption", "rows", "labels", "columns", "where", "contrast", "pooled", "largest_first", "rank"}
+KEYS = {"like", "caption", "rows", "labels", "columns", "where", "contrast", "pooled", "largest_first"}
 KEYS |= {"count", "overlap"}
 NAMES = {
     "ma": "MA",
@@ -117,7 +117,7 @@ class Maker:
 
     def values(self) -> pd.DataFrame:
         """Each column's text, and of how many seeds."""
-        found, counted, ranked = [], self.spec.get("count", True), bool(self.spec.get("rank"))
+        found, counted = [], self.spec.get("count", True)
         for row in self.rows:
             columns = [resolved(column, row) for column in self.columns]
             parts = [part for column in columns for part in self.parts(column)]
@@ -128,13 +128,9 @@ class Maker:
             labels = self.label(row)
             cells = [*labels, *(self.text(column, labels[0]) for column in columns)]
             cells += [extent(n - missing["undefined"], missing)] if counted else []
-            found.append((ranked and n < len(self.seeds), -self.largest(row), labels[0] if ranked else "", cells))
+            found.append((-self.largest(row), cells))
         header = [*self.labels.values(), *map(heading, self.columns), *["n"] * counted]
-        found = sorted(found, key=lambda row: (row[0], 0 if row[0] else row[1], row[2]))  # ranked: ties by name
-        if ranked:
-            rows = [["-" if late else str(i + 1), *cells] for i, (late, _, _, cells) in enumerate(found)]
-            return framed(["rank", *header], rows)
-        return framed(header, [cells for *_, cells in found])
+        return framed(header, [cells for _, cells in sorted(found, key=lambda row: row[0])])
 
     def largest(self, row: Part) -> float:
         """The largest mean of what the rows are sorted by; -inf where none is known."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from boards import LINES, PEACE, line, table
 
-from flame.arena.board import board, printed, shown
+from flame.arena.board import board, printed, shown, vectors
 from flame.arena.lines import CONTROL
 from flame.report.statistics import half_width
 
@@ -79,3 +79,16 @@ def test_marks_of_the_control_and_of_averaging() -> None:
 def test_a_new_row_is_marked_where_the_board_is_printed() -> None:
     text = printed(board(LINES), ["krum"])
     assert [row.split()[:3] for row in text.splitlines()[2:]] == [["1", "krum", "<-"], ["2", "fedavg", "97.0"]]
+
+
+def test_both_vectors_stand_beside_averaging_and_what_did_most_to_one_of_them_is_first() -> None:
+    lines = [PEACE, *(line("fedavg", attack, 0.9, 1.0) for attack in ("badnets", "dba"))]
+    lines += [
+        line("flame_weights_only", a, 0.9, ba, malicious_recall=1 - ba) for a, ba in (("badnets", 0.2), ("dba", 0.1))
+    ]
+    lines += [line("flame_all_state", a, 0.9, ba, malicious_recall=0.0) for a, ba in (("badnets", 0.1), ("dba", 0.4))]
+    assert vectors(table(*lines)).to_numpy().tolist() == [
+        ["dba", "iid", "100.0", "10.0", "10.0", "40.0", "100.0"],
+        ["badnets", "iid", "100.0", "20.0", "20.0", "10.0", "100.0"],
+    ]
+    assert vectors(LINES).empty

@@ -18,6 +18,7 @@ from flame.arena.figure import draw_heat
 from flame.arena.lines import CONTROL, csv_of
 
 PAGE = "# Board\n\n<!-- board -->\nold\n<!-- end: board -->\n\nAfter.\n"
+ATTACKS = "<!-- vectors -->\nold\n<!-- end: vectors -->\n"
 
 
 def test_the_map_is_of_the_worse_partition_in_the_board_s_order() -> None:
@@ -37,9 +38,10 @@ def test_the_figure_shows_every_number(tmp_path: Path) -> None:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project of the test's own, in which `LINES` hold whole rows."""
-    for folder in ("results/arena", "docs/figures"):
+    for folder in ("results/arena", "docs/figures", "docs/evidence"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "docs" / "leaderboard.md").write_text(PAGE)
+    (tmp_path / "docs" / "evidence" / "later_attacks.md").write_text(ATTACKS)
     plan = {"seed": ("0",), "partition": ("iid",), "attack": ("none", "badnets", "alie")}
     control = {**plan, "attack": ("cerp",)}
     of = {CONTROL: SimpleNamespace(plan=control)}
@@ -61,6 +63,11 @@ def test_the_page_is_made_of_the_lines(place: Path, capsys: pytest.CaptureFixtur
     assert "| 1 | krum | 15.0 | alie, iid |" in text and "6 runs; seed 0; commit 0123456." in text
     assert text.startswith("# Board\n") and text.endswith("After.\n") and "old" not in text
     assert main(["--check"], place) == 0
+    other = place / "docs" / "evidence" / "later_attacks.md"
+    assert "`flame_all_state`: admitted %" in other.read_text()  # of averaging's lines, where no vector has a row
+    assert "3 runs; seed 0" in other.read_text()
+    other.write_text(ATTACKS)
+    assert main(["--check"], place) == 1 and page.read_text() == text
 
 
 def test_a_row_of_a_processor_that_rounds_alike_is_not_marked(place: Path) -> None:

@@ -265,17 +265,18 @@ def test_a_trial_in_other_rounds_takes_no_published_run_s_place(elsewhere: Path)
 
 
 def test_runs_with_other_options_than_the_recipe_s_are_left_out(tmp_path: Path) -> None:
-    """Another partition, another data set, another seed, a defense that is not ranked."""
-    marks(tmp_path, "strongest")
-    own = {"seed": 100, "dataset": "digits", "partition": "dirichlet_05", "defense": "krum"}
-    others = [{"partition": "dirichlet_03"}, {"dataset": "mnist"}, {"seed": 0}, {"defense": "fedavg"}]
+    """Another partition, another data set, another seed, a defense that is not planned."""
+    marks(tmp_path, "durability")
+    own = {"seed": 9, "dataset": "digits", "partition": "dirichlet_03", "defense": "fedavg", "attack": "chameleon"}
+    others = [{"partition": "dirichlet_05"}, {"dataset": "mnist"}, {"seed": 10}, {"defense": "krum"}]
     for number, changed in enumerate([{}, *others]):
         run(tmp_path / "runs" / str(number), **own | changed)
-    publish("strongest_digits", cells(tmp_path / "runs"), tmp_path)
-    (kept,) = lines(tmp_path / "results" / "strongest_digits.csv")
-    assert (kept["seed"], kept["partition"], kept["defense"]) == (100, "dirichlet_05", "krum")
+        set_config(tmp_path / "runs" / str(number), partition={"alpha": 0.3})
+    publish("durability_digits", cells(tmp_path / "runs"), tmp_path)
+    (kept,) = lines(tmp_path / "results" / "durability_digits.csv")
+    assert (kept["seed"], kept["partition"], kept["defense"]) == (9, "dirichlet_03", "fedavg")
     assert "These runs are of older code: " in (tmp_path / "RESULTS.md").read_text()
-    assert KNOWN["strongest_digits"].options == {"dataset": "digits", "partition": "dirichlet_05", "model": "resnet8"}
+    assert KNOWN["durability_digits"].options == {"dataset": "digits", "partition": "dirichlet_03", "model": "resnet8"}
     assert KNOWN["norms"].options["attack"] == "badnets"  # the default: other recipes attack otherwise, or not at all
 
 

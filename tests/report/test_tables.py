@@ -22,7 +22,7 @@ from flame.report.contrasts import (
 )
 from flame.report.markup import markdown
 from flame.report.recipes import Recipe, recipes, tables
-from flame.report.records import COLUMNS, NUMBERS, RESULTS, WHOLE, frame, read
+from flame.report.records import COLUMNS, NUMBERS, RESULTS, WHOLE, frame
 from flame.report.tables import table
 
 NAN = math.nan
@@ -322,28 +322,6 @@ def test_what_breaks_flame_most_stands_first() -> None:
     assert found[0][2:] == ["not run", "80.0 ± 0.0 / 0.0 ± 0.0", "80.0 / 90.0", "25.0 ± 0.0", "25.0", "0 (2 not run)"]
 
 
-def test_the_ranking_by_hand() -> None:
-    """MA - BA: krum 90, 70; afa and rlr 80, 80; median lacks a run and so has no rank."""
-    plan = {"seed": ("0", "1"), "defense": ("krum", "rlr", "median", "afa")}
-    ba = {"krum": (0.0, 0.0, 0.2, 0.2), "rlr": (0.1,) * 4, "afa": (0.2, 0.0, 0.0, 0.2), "median": (1.0, 1.0, 1.0)}
-    cells = [(seed, attack) for seed in (0, 1) for attack in ("badnets", "constrain_and_scale")]
-    runs = [
-        line(defense=name, attack=attack, seed=seed, ma=0.9, ba=value)
-        for name, values in ba.items()
-        for (seed, attack), value in zip(cells, values, strict=False)
-    ]
-    found = made("strongest", runs, plan)
-    assert [*found.columns] == ["rank", "defense", *found.columns[2:4], "MA - BA", "n"]
-    assert found[["rank", "defense"]].to_numpy().tolist() == [
-        ["1", "afa"],
-        ["2", "krum"],
-        ["3", "rlr"],
-        ["-", "median"],
-    ]
-    assert found["MA - BA"].tolist() == ["80.0 ± 0.0", "80.0 ± 127.1", "80.0 ± 0.0", "-10.0"]
-    assert found.at[3, "n"] == "1 (1 not run)"
-
-
 def test_evasion_at_equal_stealth_by_hand() -> None:
     """Each vector before its own attacker: BA 50 and 20, of averaging's updates 80 and 70 admitted."""
 
@@ -421,18 +399,6 @@ def test_the_papers_numbers_stand_beside_ours() -> None:
 # what the recipes promise each other
 
 
-def test_the_columns_of_later_attacks_are_the_first_five_of_the_ranking() -> None:
-    recipe, spec = TABLES["strongest"]
-    ranked = table("strongest", spec, read(RESULTS / "strongest_digits.csv"), recipe.plan)["defense"]
-    assert KNOWN["later_attacks_digits"].plan["defense"] == (*DEFENSES, *ranked[:5])
-
-
-def test_the_ranking_shares_no_seed_and_no_partition_with_what_it_serves() -> None:
-    strongest, later = KNOWN["strongest_digits"], KNOWN["later_attacks_digits"]
-    assert not set(strongest.plan["seed"]) & set(later.plan["seed"])
-    assert strongest.options["partition"] not in later.plan["partition"]
-
-
 def test_a_recipe_starts_from_another() -> None:
     """zhmzm_fashion takes its sweep and its partition from zhmzm, and data and model from itself."""
     ours, theirs = KNOWN["zhmzm_fashion"], KNOWN["zhmzm"]
@@ -454,13 +420,13 @@ def test_every_planned_attack_is_one_side_of_an_ablation(recipe: Recipe) -> None
     assert not sides or sides == set(recipe.plan["attack"])
 
 
-NOT_RANKED = {"caf", "feddlad", "fedredefense", "flare", "flip", "indicator", "lasa", "masa"}  # came after the sweep
-NOT_RANKED |= {"multi_metrics", "smea"}
+NOT_IN_THE_ARENA = {"caf", "feddlad", "fedredefense", "flare", "flip", "indicator", "lasa", "masa"}  # came after it
+NOT_IN_THE_ARENA |= {"multi_metrics", "smea"}
 
 
-def test_every_other_defense_is_ranked() -> None:
-    """But FedAvg, FLAME's presets, the controls for it and what goes before another rule."""
+def test_every_other_defense_is_in_the_arena() -> None:
+    """But FLAME's presets, the controls for it and what goes before another rule."""
     folder = RESULTS.parent / "conf" / "defense"
     files = {path.stem: path.read_text() for path in folder.glob("*.yaml")}
     rules = {n for n, text in files.items() if "/defense@" not in text and not n.startswith(("flame_", "majority_"))}
-    assert sorted(KNOWN["strongest_digits"].plan["defense"]) == sorted(rules - {"fedavg"} - NOT_RANKED)
+    assert sorted(KNOWN["arena"].plan["defense"]) == sorted(rules - NOT_IN_THE_ARENA | set(FLAMES))
