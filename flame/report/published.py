@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ Line = Mapping[str, Any]
 def publish(name: str, cells: Iterable[Cell], root: Path = ROOT, drop: bool = False, tex: bool = False) -> list[str]:
     """Write runs into results/<name>.csv, beside the lines of others, and all that is made from it; what has changed.
 
-    `drop`: lines of runs that are not given go. `tex`: its tables in LaTeX, too.
+    Other records' runs of its very config, too. `drop`: lines of runs that are not given go. `tex`: tables in LaTeX, too.
 
     Raises:
         ValueError: there is no such recipe, no run is its own, two runs of one place are, a published line would be
@@ -52,6 +51,7 @@ def publish(name: str, cells: Iterable[Cell], root: Path = ROOT, drop: bool = Fa
     news = [at for at in before if at in given and differ(given[at], before[at])]
     stay = [at for at in news if not supersedes(given[at], before[at], recipe)]
     after = given | {at: old for at, old in before.items() if at in stay or (at not in given and not drop)}
+    after |= {} if drop else shared(known, recipe, root, after)
     text = csv_of(pd.DataFrame(list(after.values()), columns=list(COLUMNS)))
     write({path: text, **derived(known, [name], {name: parsed(text)}, root, tex)})
     return [*changes(path, before, after, stay), *(f"left out: {sentence}" for sentence in others)]
@@ -119,6 +119,16 @@ def planned(recipe: Recipe, one: Line) -> bool:
     return all(str(values.get(key)) in swept for key, swept in recipe.plan.items())
 
 
+def shared(known: Iterable[str], recipe: Recipe, root: Path, taken: Collection[Any]) -> dict[tuple[Any, ...], Any]:
+    """By place, finished runs of the recipe's very config that other records hold, but for places that are `taken`."""
+    whole = pd.concat([read(root / "results" / f"{name}.csv") for name in known if name != recipe.name])
+    for key, option in recipe.options.items():  # before what takes time
+        whole = whole[whole[key] == option] if key in whole else whole
+    found = ((tuple(one[c] for c in PLACE), one) for one in whole[whole["state_sha256"] != ""].to_dict("records"))
+    asked = [(at, one) for at, one in found if at not in taken and planned(recipe, one)]
+    return {at: one for at, one in asked if one["identity"] == recipe.own_identity(one)}
+
+
 def own_lines(recipe: Recipe, cells: Iterable[Cell]) -> tuple[list[dict[str, Any]], list[str]]:
     """Lines of those runs that are the recipe's, and a sentence about each other one of its options.
 
@@ -164,13 +174,8 @@ def derived(
     standing = documents(root)
     if lost := sorted(texts.keys() - {found["name"] for text in standing.values() for found in MARKS.finditer(text)}):
         raise ValueError(f"no document has the marks <!-- table: {lost[0]} --> and <!-- end: {lost[0]} -->: add them")
-    return files | {path: MARKS.sub(partial(between, texts), text) for path, text in standing.items()}
-
-
-def between(texts: Mapping[str, str], found: re.Match[str]) -> str:
-    """What goes where marks stand."""
-    name = found["name"]
-    return f"<!-- table: {name} -->\n{texts[name]}\n<!-- end: {name} -->" if name in texts else found[0]
+    filled = {mark: f"<!-- table: {mark} -->\n{text}\n<!-- end: {mark} -->" for mark, text in texts.items()}
+    return files | {p: MARKS.sub(lambda mark: filled.get(mark["name"], mark[0]), text) for p, text in standing.items()}
 
 
 def documents(root: Path) -> dict[Path, str]:

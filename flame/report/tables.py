@@ -118,7 +118,7 @@ class Maker:
     def values(self) -> pd.DataFrame:
         """Each column's text, and of how many seeds."""
         found, counted = [], self.spec.get("count", True)
-        for row in self.rows:
+        for row in sorted(self.rows, key=lambda row: -self.largest(row)):
             columns = [resolved(column, row) for column in self.columns]
             parts = [part for column in columns for part in self.parts(column)]
             arms = [arm for part in parts for arm in self.arms(part)]
@@ -126,11 +126,10 @@ class Maker:
             n = len(self.seeds) - sum(missing.values())
             missing["undefined"] = min(n, int(self.of(self.arms(parts[0]), parts[0]["value"]).isna().sum()))
             labels = self.label(row)
-            cells = [*labels, *(self.text(column, labels[0]) for column in columns)]
-            cells += [extent(n - missing["undefined"], missing)] if counted else []
-            found.append((-self.largest(row), cells))
+            count = [extent(n - missing["undefined"], missing)] * counted
+            found.append([*labels, *(self.text(column, labels[0]) for column in columns), *count])
         header = [*self.labels.values(), *map(heading, self.columns), *["n"] * counted]
-        return framed(header, [cells for _, cells in sorted(found, key=lambda row: row[0])])
+        return framed(header, found)
 
     def largest(self, row: Part) -> float:
         """The largest mean of what the rows are sorted by; -inf where none is known."""

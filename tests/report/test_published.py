@@ -280,6 +280,24 @@ def test_runs_with_other_options_than_the_recipe_s_are_left_out(tmp_path: Path) 
     assert KNOWN["norms"].options["attack"] == "badnets"  # the default: other recipes attack otherwise, or not at all
 
 
+def test_runs_that_another_record_holds_are_taken_over(elsewhere: Path) -> None:
+    """If they are of the recipe's very config and of a place that no run is given for."""
+    recipe = KNOWN["table_attacks"]
+    at = {**DEFAULT, "model": "resnet8", "defense": "fedavg", "state_sha256": "aa", "commit": "1"}
+    others = [line(**at, attack=attack) for attack in ("badnets", "none", "dba", "shrunk")]
+    for one in others:  # no run is like this of `none`; `shrunk` is not planned
+        one["identity"] = recipe.own_identity(one) if one["attack"] in ("badnets", "dba") else "0123456789ab"
+    others += [line(**at | {"dataset": "mnist"}, attack="badnets", identity=others[0]["identity"])]
+    (elsewhere / "results").mkdir(exist_ok=True)
+    (elsewhere / "results" / "late_question.csv").write_text(csv_of(frame(others)))
+    run(elsewhere / "runs" / "a", attack="dba")
+    publish("table_attacks", cells(elsewhere / "runs"), elsewhere)
+    kept = {one["attack"]: one["state_sha256"] for one in lines(elsewhere / RECORD)}
+    assert kept.keys() == {"badnets", "dba"} and kept["badnets"] == "aa" != kept["dba"]
+    publish("table_attacks", cells(elsewhere / "runs"), elsewhere, drop=True)
+    assert [one["attack"] for one in lines(elsewhere / RECORD)] == ["dba"]
+
+
 def test_of_two_runs_of_one_cell_the_one_with_the_recipe_s_own_settings_is_taken(elsewhere: Path) -> None:
     """The folder runs/ holds every recipe's."""
     for name in ("a", "b"):
