@@ -31,7 +31,7 @@ Line = Mapping[str, Any]
 def publish(name: str, cells: Iterable[Cell], root: Path = ROOT, drop: bool = False, tex: bool = False) -> list[str]:
     """Write runs into results/<name>.csv, beside the lines of others, and all that is made from it; what has changed.
 
-    Other records' runs of its very config, too. `drop`: lines of runs that are not given go. `tex`: tables in LaTeX, too.
+    Other records' runs of its very config, too. `drop`: lines of runs that are not given go. `tex`: LaTeX, too.
 
     Raises:
         ValueError: there is no such recipe, no run is its own, two runs of one place are, a published line would be
