@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ Line = Mapping[str, Any]
 def publish(name: str, cells: Iterable[Cell], root: Path = ROOT, drop: bool = False, tex: bool = False) -> list[str]:
     """Write runs into results/<name>.csv, beside the lines of others, and all that is made from it; what has changed.
 
-    Other records' runs of its very config, too. `drop`: lines of runs that are not given go. `tex`: LaTeX, too.
+    Other records' runs of its very config and code, too. `drop`: lines whose run is not given go. `tex`: LaTeX, too.
 
     Raises:
         ValueError: there is no such recipe, no run is its own, two runs of one place are, a published line would be
@@ -119,12 +119,12 @@ def planned(recipe: Recipe, one: Line) -> bool:
     return all(str(values.get(key)) in swept for key, swept in recipe.plan.items())
 
 
-def shared(known: Iterable[str], recipe: Recipe, root: Path, taken: Collection[Any]) -> dict[tuple[Any, ...], Any]:
-    """By place, finished runs of the recipe's very config that other records hold, but for places that are `taken`."""
+def shared(known: Iterable[str], recipe: Recipe, root: Path, taken: Mapping[Any, Line]) -> dict[tuple[Any, ...], Any]:
+    """By place, other records' finished runs of the recipe's very config, and of the code of a line that is `taken`."""
     whole = pd.concat([read(root / "results" / f"{name}.csv") for name in known if name != recipe.name])
-    for key, option in recipe.options.items():  # before what takes time
-        whole = whole[whole[key] == option] if key in whole else whole
-    found = ((tuple(one[c] for c in PLACE), one) for one in whole[whole["state_sha256"] != ""].to_dict("records"))
+    codes = {one["code"] for one in taken.values()} - {""}  # other code's runs are never pooled by accident
+    whole = whole[(whole["state_sha256"] != "") & whole["code"].isin(codes)]
+    found = ((tuple(one[c] for c in PLACE), one) for one in whole.to_dict("records"))
     asked = [(at, one) for at, one in found if at not in taken and planned(recipe, one)]
     return {at: one for at, one in asked if one["identity"] == recipe.own_identity(one)}
 

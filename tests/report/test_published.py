@@ -281,16 +281,17 @@ def test_runs_with_other_options_than_the_recipe_s_are_left_out(tmp_path: Path) 
 
 
 def test_runs_that_another_record_holds_are_taken_over(elsewhere: Path) -> None:
-    """If they are of the recipe's very config and of a place that no run is given for."""
+    """If they are of the recipe's very config, of a given run's code, and of a place that no run is given for."""
     recipe = KNOWN["table_attacks"]
-    at = {**DEFAULT, "model": "resnet8", "defense": "fedavg", "state_sha256": "aa", "commit": "1"}
-    others = [line(**at, attack=attack) for attack in ("badnets", "none", "dba", "shrunk")]
+    at = {**DEFAULT, "model": "resnet8", "defense": "fedavg", "state_sha256": "aa", "code": "c0de"}
+    others = [line(**at, attack=attack) for attack in ("badnets", "none", "dba", "shrunk", "pgd")]
     for one in others:  # no run is like this of `none`; `shrunk` is not planned
-        one["identity"] = recipe.own_identity(one) if one["attack"] in ("badnets", "dba") else "0123456789ab"
-    others += [line(**at | {"dataset": "mnist"}, attack="badnets", identity=others[0]["identity"])]
+        one["identity"] = recipe.own_identity(one) if one["attack"] not in ("none", "shrunk") else "0123456789ab"
+    others[-1]["code"] = "01de"
     (elsewhere / "results").mkdir(exist_ok=True)
     (elsewhere / "results" / "late_question.csv").write_text(csv_of(frame(others)))
     run(elsewhere / "runs" / "a", attack="dba")
+    write_json(elsewhere / "runs" / "a" / ENVIRONMENT, {"commit": "1234567", "dirty": False, "code": "c0de"})
     publish("table_attacks", cells(elsewhere / "runs"), elsewhere)
     kept = {one["attack"]: one["state_sha256"] for one in lines(elsewhere / RECORD)}
     assert kept.keys() == {"badnets", "dba"} and kept["badnets"] == "aa" != kept["dba"]
