@@ -142,7 +142,7 @@ def vectors(lines: pd.DataFrame) -> pd.DataFrame:
 def printed(ranked: pd.DataFrame, marked: Collection[str] = ()) -> str:
     """The board on a terminal, with an arrow at the defenses in `marked`."""
     table = shown(ranked)
-    table["defense"] = [name + " <-" * (name in marked) for name in table["defense"]]
+    table["defense"] += [" <-" * (name in marked) for name in ranked["defense"]]
     return aligned([list(table.columns), *table.to_numpy().tolist()], left=2)
 
 

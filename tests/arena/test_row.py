@@ -15,10 +15,11 @@ import yaml  # type: ignore[import-untyped]
 from conftest import Compose
 from omegaconf import DictConfig, OmegaConf
 
+from flame.arena import entry
 from flame.arena.board import board
 from flame.arena.contest import recipe
 from flame.arena.entry import beside, entries, written
-from flame.arena.lines import COLUMNS, CONTROL, VERSION, csv_of, line_of, read
+from flame.arena.lines import AGAIN, COLUMNS, CONTROL, VERSION, csv_of, line_of, read
 from flame.arena.row import Row, chosen
 from flame.run.compose import started
 from flame.run.config import identity
@@ -112,6 +113,11 @@ def test_a_board_is_shown_once_there_is_something_to_compare_with(runs: list[Pat
     (tmp_path / "control.csv").write_text(csv_of(control))
     text = beside({**files, CONTROL: tmp_path / "control.csv"})
     assert "krum <-" in text and text.index("krum <-") and CONTROL not in text
+    files["krum"].write_text(csv_of(read([files["krum"]]).assign(processor="two")))
+    assert "krum ‡ <-" in beside({**files, CONTROL: tmp_path / "control.csv"})
+    (again := entry.LINES / AGAIN).mkdir()  # averaging was made there, too, and ended in the same models
+    (again / "fedavg.csv").write_text(csv_of(read([files["fedavg"]]).assign(processor="two")))
+    assert "krum <-" in beside({**files, CONTROL: tmp_path / "control.csv"})
 
 
 @pytest.mark.usefixtures("small")
