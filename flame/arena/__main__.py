@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from flame.arena.board import VECTORS, board, heat, printed, shown, vectors
-from flame.arena.contest import published
+from flame.arena.board import VECTORS, board, heat, printed, shown, tuned, vectors
+from flame.arena.contest import PARTS, published
 from flame.arena.figure import draw_heat, drawn, source
 from flame.arena.lines import CONTROL, LINES, REFERENCE, VERSION
 from flame.report.contrasts import MIXED
@@ -26,9 +26,10 @@ from flame.round.checkpoint import write_atomically
 
 ROOT = LINES.parents[1]
 FIGURE = Path("docs", "figures", "arena.png")
-TABLES = {  # mark -> the page where it stands, and how it is made of lines
-    "board": (Path("docs", "leaderboard.md"), lambda lines: shown(board(lines))),
-    "vectors": (Path("docs", "evidence", "later_attacks.md"), vectors),
+TABLES = {  # mark -> the page where it stands, the part of the arena whose lines it is made of, and how
+    "board": (Path("docs", "leaderboard.md"), "row", lambda lines: shown(board(lines))),
+    "vectors": (Path("docs", "evidence", "later_attacks.md"), "row", vectors),
+    "tuned": (Path("docs", "evidence", "tuned_defenses.md"), "tune", tuned),
 }
 SHOWN = {"vectors": {REFERENCE, CONTROL, *VECTORS}}  # whose lines, where not all
 
@@ -41,16 +42,17 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if the page is not of the lines")
     given = parser.parse_args(arguments)
     try:
-        lines = published(root / "results" / "arena")
-        if lines.empty:
+        of = {part: published(root / "results" / "arena", part) for part in PARTS}
+        if of["row"].empty:
             raise ValueError("results/arena holds no row: python train.py --config-name recipe/arena/row")
-        pages, table = {page: renewed(root, mark, lines) for mark, (page, _) in TABLES.items()}, heat(lines)
+        pages = {page: renewed(root, mark, of[part]) for mark, (page, part, _) in TABLES.items()}
+        table = heat(of["row"])
         if given.check:
             return check(root, pages, source(table))
         for page, text in pages.items():
             write_atomically(root / page, text.encode())
         draw_heat(table, root / FIGURE)
-        print(printed(board(lines)))
+        print(printed(board(of["row"])))
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -77,10 +79,12 @@ def renewed(root: Path, mark: str, lines: pd.DataFrame) -> str:
 
 def section(mark: str, lines: pd.DataFrame) -> str:
     """What stands between a page's marks: the table, and whose runs it is of."""
+    if lines.empty:
+        return "Not run yet.\n"
     lines = lines[lines["defense"].isin(SHOWN.get(mark, lines["defense"]))]
     commits = ", ".join(sorted({commit[:7] + "+" * commit.endswith("+") for commit in lines["commit"]}))
     seeds = ", ".join(map(str, sorted(set(lines["seed"]))))
-    text = markdown(TABLES[mark][1](lines))
+    text = markdown(TABLES[mark][2](lines))
     mixed = f" {MIXED.strip()}: of other code or processors than what it is compared with." * (MIXED in text)
     return f"{text}\nArena {VERSION}; {len(lines):,} runs; seed {seeds}; commit {commits}.{mixed}\n"
 

@@ -139,6 +139,27 @@ def vectors(lines: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def tuned(lines: pd.DataFrame) -> pd.DataFrame:
+    """What other settings of a defense do, as text: a line per defense, that of the smallest worst damage first.
+
+    All its settings with the worst damage of each, the best first; then more of the best.
+    """
+    ranked = board(lines)
+    ranked = ranked[ranked["defense"] != REFERENCE]
+    names = ranked["defense"].str.partition(" ")
+    best = ranked.groupby(names[0], sort=False).head(1)
+    each = names[2] + ": " + [one_digit(100 * share) for share in ranked["worst"]]
+    return pd.DataFrame(
+        {
+            "defense": best["defense"].str.partition(" ")[0] + np.where(best["mixed"], MIXED, ""),
+            "settings: worst damage %": [*each.groupby(names[0], sort=False).agg("; ".join)],
+            "the best: by": best["attack"],
+            "mean damage %": [one_digit(100 * share) for share in best["mean"]],
+            "price %": [one_digit(100 * share) for share in best["price"]],
+        }
+    )
+
+
 def printed(ranked: pd.DataFrame, marked: Collection[str] = ()) -> str:
     """The board on a terminal, with an arrow at the defenses in `marked`."""
     table = shown(ranked)

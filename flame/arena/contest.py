@@ -24,12 +24,14 @@ from flame.run.record import RunRecord
 from flame.run.sweep import parsed
 
 SWEPT = ("attack", "partition", "seed")
+PARTS = {"row": CONTROL, "tune": f"tune_{CONTROL}"}  # recipe of a defense's lines -> that of the lines they count above
+HOME = {"row": Path(), "tune": Path("tune")}  # the folder of its lines in that of all
 
 
 @cache
-def recipe(defense: str = "") -> Recipe:
-    """That a defense's row is run by: the control has one of its own."""
-    return recipes()[CONTROL if defense == CONTROL else "row"]
+def recipe(defense: str = "", part: str = "row") -> Recipe:
+    """That a defense's lines are run by, in a part of the arena: the control has one of its own."""
+    return recipes()[PARTS[part] if defense == CONTROL else part]
 
 
 @cache
@@ -48,9 +50,9 @@ def own(words: Iterable[str]) -> dict[str, str]:
     return {key: str(word.input_line) for key, word in keyed(words) if re.match(r"defense[.@]", key)}
 
 
-def other_contest(words: Iterable[str]) -> str | None:
-    """The first override that changes results and is neither of the defense nor one of the row's own runs."""
-    plan = recipe().plan
+def other_contest(words: Iterable[str], part: str = "row") -> str | None:
+    """The first override that changes results and is neither of the defense nor one of the part's own runs."""
+    plan = recipe(part=part).plan
     for key, word in keyed(words):
         swept = key in SWEPT and word.get_value_element_as_str() in plan[key]
         if not swept and re.split(r"[./@]", key)[0] not in (*INCIDENTAL, "defense"):
@@ -86,16 +88,16 @@ def amiss(row: pd.DataFrame, plan: Mapping[str, Sequence[str]]) -> str:
     )
 
 
-def published(folder: Path) -> pd.DataFrame:
-    """All lines of a folder, processors that are shown to round alike under one name.
+def published(folder: Path, part: str = "row") -> pd.DataFrame:
+    """All lines of a part of the arena in `folder`, processors that are shown to round alike under one name.
 
     Raises:
         ValueError: as in `read`; or a row is not whole.
     """
-    lines = read(sorted(folder.glob("*.csv")))
+    lines = read(sorted((folder / HOME[part]).glob("*.csv")))
     for defense, row in lines.groupby("defense"):
-        if wrong := amiss(row, recipe(str(defense)).plan):
-            raise ValueError(f"{defense} has no whole row in {folder}: {wrong}")
+        if wrong := amiss(row, recipe(str(defense), part).plan):
+            raise ValueError(f"{defense} has no whole row in {folder / HOME[part]}: {wrong}")
     return one_kind(lines, again(folder))
 
 

@@ -10,7 +10,7 @@ from urllib.parse import quote_plus
 import pandas as pd
 
 from flame.arena.board import board, printed
-from flame.arena.contest import again, amiss, changed, own, published, recipe
+from flame.arena.contest import HOME, again, amiss, changed, own, published, recipe
 from flame.arena.lines import COLUMNS, CONTROL, LINES, REFERENCE, csv_of, line_of, one_kind, read
 from flame.round.checkpoint import write_atomically
 from flame.run.compose import ConfigError
@@ -37,26 +37,28 @@ def entries(notes: Iterable[Mapping[str, Any]], chosen: Chosen) -> tuple[pd.Data
     return pd.DataFrame(lines, columns=COLUMNS), refused
 
 
-def written(lines: pd.DataFrame, place: Path) -> tuple[dict[str, Path], list[str]]:
+def written(lines: pd.DataFrame, place: Path, part: str = "row") -> tuple[dict[str, Path], list[str]]:
     """Defense -> file in `place`, of those whose row is whole; and a sentence about each defense."""
-    files, said = dict[str, Path](), []
+    files, said, home = dict[str, Path](), [], Path("results/arena") / HOME[part]
     for defense, row in lines.groupby("defense", sort=False):
-        if wrong := amiss(row, recipe(str(defense)).plan):
+        if wrong := amiss(row, recipe(str(defense), part).plan):
             said.append(f"{defense}: no whole row, {wrong}")
             continue
         files[str(defense)] = file = place / f"{quote_plus(str(defense), safe='=')}.csv"
         write_atomically(file, csv_of(row).encode())
-        said.append(f"{defense}: {file}; copied to results/arena it is on the board (python -m flame.arena)")
+        said.append(f"{defense}: {file}; copied to {home} it is on the board (python -m flame.arena)")
     return files, said
 
 
-def beside(files: Mapping[str, Path]) -> str:
-    """The board with the rows of these files, in words.
+def beside(files: Mapping[str, Path], part: str = "row") -> str:
+    """The board with the rows of these files, in words; where a defense is tuned, they and averaging's alone.
 
     Raises:
         ValueError: a published file is not as `published` wants it.
     """
-    known = published(LINES)
+    known = published(LINES, part)
+    if part == "tune":
+        known = known[known["defense"].isin([REFERENCE, CONTROL])]
     both = pd.concat([known[~known["defense"].isin(files)], read(files.values())], ignore_index=True)
     if missing := {REFERENCE, CONTROL} - set(both["defense"]):
         return f"no board yet: nothing can be compared before the rows of {' and '.join(sorted(missing))} are there"

@@ -1,4 +1,4 @@
-"""What Hydra calls around the sweep of a row (conf/recipe/arena/): how long it takes, first; in the end, the board."""
+"""What Hydra calls around a sweep of conf/recipe/arena/: how long it takes, first; in the end, the board."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ log = logging.getLogger(__name__)
 
 
 class Row(SweepReport):
-    """A sweep that reports rows, too; its jobs do without pandas, which is imported where the sweep starts and ends."""
+    """A sweep that reports rows, too; its jobs do without pandas, which is imported where the sweep starts and ends.
 
-    def __init__(self) -> None:
+    `part` of the arena: `row`, or `tune`, whose rows are of fewer runs on a seed of their own.
+    """
+
+    def __init__(self, part: str = "row") -> None:
         super().__init__()
+        self._part = part
         self._row = False  # whether there is to be one
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
@@ -35,7 +39,7 @@ class Row(SweepReport):
         from flame.arena.entry import forecast
 
         words = dict.fromkeys(chain.from_iterable(jobs(config, config.hydra.overrides.task)))
-        if changed := other_contest(words):
+        if changed := other_contest(words, self._part):
             log.warning("no row of the arena, as %s changes the contest: the runs are made, no board is shown", changed)
             return
         self._row = True
@@ -49,7 +53,7 @@ class Row(SweepReport):
         well = True
         try:
             if self._row and self._ledger and self._ledger.exists():
-                well = conclude(read_ledger(self._ledger), config)
+                well = conclude(read_ledger(self._ledger), config, self._part)
         except Exception:  # a fault of ours: Hydra would make a warning of it, and exit with 0
             log.exception("no board, by a fault of this code: the runs are kept, and the same command tries again")
             well = False
@@ -59,16 +63,16 @@ class Row(SweepReport):
             sys.exit(1)
 
 
-def conclude(notes: Sequence[Mapping[str, Any]], config: DictConfig) -> bool:
+def conclude(notes: Sequence[Mapping[str, Any]], config: DictConfig, part: str) -> bool:
     """Files and board of a sweep's runs; whether none was refused and there is nothing against a board."""
     from flame.arena.entry import beside, entries, written
 
     lines, refused = entries(notes, chosen(config))
     try:
-        files, said = written(lines, Path(config.hydra.sweep.dir))
+        files, said = written(lines, Path(config.hydra.sweep.dir), part)
         print("\n".join([*refused, *said]))
         if files:
-            print(beside(files))
+            print(beside(files, part))
     except (OSError, ValueError) as error:
         log.error("no board: %s", error)
         return False

@@ -97,7 +97,7 @@ def test_an_attack_that_asks_the_rule_in_force_is_of_the_contest_under_every_def
     compose: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = {"attack": ("ipm_optimal",), "partition": ("iid",)}
-    monkeypatch.setattr("flame.arena.contest.recipe", lambda defense: SimpleNamespace(config=ROW, plan=plan))
+    monkeypatch.setattr("flame.arena.contest.recipe", lambda *_: SimpleNamespace(config=ROW, plan=plan))
     run = recorded(compose, "attack=ipm_optimal")
     assert changed(run, node(compose, "defense=krum")) is None
     assert str(changed(run, node(compose, "defense=median"))).startswith("defense.")

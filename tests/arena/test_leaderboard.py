@@ -18,6 +18,7 @@ from flame.arena.figure import draw_heat
 from flame.arena.lines import CONTROL, csv_of
 
 PAGE = "# Board\n\n<!-- board -->\nold\n<!-- end: board -->\n\nAfter.\n"
+TUNED = "<!-- tuned -->\nold\n<!-- end: tuned -->\n"
 ATTACKS = "<!-- vectors -->\nold\n<!-- end: vectors -->\n"
 
 
@@ -42,10 +43,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "docs" / "leaderboard.md").write_text(PAGE)
     (tmp_path / "docs" / "evidence" / "later_attacks.md").write_text(ATTACKS)
+    (tmp_path / "docs" / "evidence" / "tuned_defenses.md").write_text(TUNED)
     plan = {"seed": ("0",), "partition": ("iid",), "attack": ("none", "badnets", "alie")}
     control = {**plan, "attack": ("cerp",)}
     of = {CONTROL: SimpleNamespace(plan=control)}
-    monkeypatch.setattr("flame.arena.contest.recipe", lambda defense: of.get(defense, SimpleNamespace(plan=plan)))
+    monkeypatch.setattr("flame.arena.contest.recipe", lambda defense, _: of.get(defense, SimpleNamespace(plan=plan)))
     return tmp_path
 
 

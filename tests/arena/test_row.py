@@ -66,7 +66,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, compose: Compose, monkeypatc
 
     fixed = {attack: compose(*TINY, f"attack={attack}", "partition=iid", name=ROW) for attack in PLAN["attack"]}
     for module in ("contest", "entry"):
-        monkeypatch.setattr(f"flame.arena.{module}.recipe", lambda _: SimpleNamespace(config=ROW, plan=PLAN))
+        monkeypatch.setattr(f"flame.arena.{module}.recipe", lambda *_: SimpleNamespace(config=ROW, plan=PLAN))
     monkeypatch.setattr("flame.arena.contest.fixed", lambda config, attack, partition: fixed[attack])
     monkeypatch.setattr("flame.arena.entry.LINES", tmp_path_factory.mktemp("lines"))
 
