@@ -148,7 +148,7 @@ def tuned(lines: pd.DataFrame) -> pd.DataFrame:
     ranked = ranked[ranked["defense"] != REFERENCE]
     names = ranked["defense"].str.partition(" ")
     best = ranked.groupby(names[0], sort=False).head(1)
-    each = names[2] + ": " + [one_digit(100 * share) for share in ranked["worst"]]
+    each = names[2].replace("", "default") + ": " + [one_digit(100 * share) for share in ranked["worst"]]
     return pd.DataFrame(
         {
             "defense": best["defense"].str.partition(" ")[0] + np.where(best["mixed"], MIXED, ""),

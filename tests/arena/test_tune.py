@@ -16,8 +16,8 @@ from flame.run.config import plain
 PEACE = line(REFERENCE, "none", 0.9)
 AVERAGING = line(REFERENCE, "badnets", 0.9, 1.0)
 SETTINGS = [
-    line(f"krum keep={keep}", attack, ma, ba)
-    for keep, ba in ((1, 0.4), (2, 0.1))
+    line(f"krum{settings}", attack, ma, ba)
+    for settings, ba in (("", 0.4), (" keep=2", 0.1))
     for attack, ma in (("none", 0.8), ("badnets", 0.9), ("dba", 0.85))
 ]
 OTHERS = [line("afa xi=2", "none", 0.9), line("afa xi=2", "badnets", 0.9, 0.3)]
@@ -44,7 +44,7 @@ def test_its_seed_is_of_its_contest_and_not_of_the_rows() -> None:
 def test_settings_of_a_defense_stand_in_one_line_the_best_first() -> None:
     found = tuned(table(PEACE, AVERAGING, *SETTINGS, *OTHERS)).to_dict("records")
     assert [one["defense"] for one in found] == ["krum", "afa"]
-    assert found[0]["settings: worst damage %"] == "keep=2: 10.0; keep=1: 40.0"
+    assert found[0]["settings: worst damage %"] == "keep=2: 10.0; default: 40.0"
     assert (found[0]["mean damage %"], found[0]["price %"], found[0]["the best: by"]) == ("10.0", "10.0", "badnets")
     assert found[1]["settings: worst damage %"] == "xi=2: 30.0" and found[1]["price %"] == "0.0"
 
@@ -61,8 +61,8 @@ def test_one_s_own_settings_are_printed_beside_averaging_alone(tmp_path: Path, m
     control = line(CONTROL, "cerp", 0.9, 0.2)
     (tmp_path / "tune" / "all.csv").write_text(csv_of(table(PEACE, AVERAGING, control, *OTHERS)))
     (mine := tmp_path / "mine.csv").write_text(csv_of(table(*SETTINGS)))
-    text = beside({"krum keep=1": mine}, "tune")
-    assert text.index("krum keep=2") < text.index("krum keep=1 <-") < text.index(REFERENCE) and "afa" not in text
+    text = beside({"krum": mine}, "tune")
+    assert text.index("krum keep=2") < text.index("krum <-") < text.index(REFERENCE) and "afa" not in text
 
 
 # what is published
