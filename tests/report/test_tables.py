@@ -354,7 +354,7 @@ def test_evasion_at_equal_stealth_by_hand() -> None:
 def test_ablations_by_hand() -> None:
     """3DFed: 60 against 40 admitted by one FLAME; a seed without masks is unfinished. No mean of unlike rows."""
     values = {"threedfed": (0.4, 0.5), "threedfed_unmasked": (0.6, 0.75)}
-    shared = {"settings": "attack_rounds.stop=12", "defense": "flame_3dfed"}
+    shared = {"settings": "attack_rounds.stop=20", "defense": "flame_3dfed"}
     runs = [
         line(**shared, attack=attack, seed=seed, ba_attacked=ba, **{"filter/malicious_recall": recall})
         for attack, (recall, ba) in values.items()
