@@ -42,7 +42,7 @@ def compared(lines: pd.DataFrame) -> pd.DataFrame:
     if found.empty or peace["ma"].isna().any():
         raise ValueError(f"{REFERENCE} without attack lacks a partition or seed: run its row first")
     if control.loc[learned, "ba"].isna().any():
-        raise ValueError(f"the control lacks an attack, partition or seed: run {recipe(CONTROL).config} first")
+        raise ValueError("the control lacks an attack, partition or seed: run that recipe of conf/recipe/arena/ first")
     found["gained"] = found["ba"] - control["ba"].where(learned, 0.0)
     found["lost"] = peace["ma"] - found["ma"]
     other, of_control = ((found[ORIGIN] != line[ORIGIN]).any(axis=1) for line in (peace, control))

@@ -27,7 +27,7 @@ class Row(SweepReport):
     `part` of the arena: `row`, or `tune`, whose rows are of fewer runs on a seed of their own.
     """
 
-    def __init__(self, part: str = "row") -> None:
+    def __init__(self, part: str) -> None:
         super().__init__()
         self._part = part
         self._row = False  # whether there is to be one

@@ -63,7 +63,7 @@ def test_a_learned_trigger_counts_above_what_it_does_to_a_model_that_nobody_pois
 
 @pytest.mark.parametrize("there", [[], [line(CONTROL, "iba", 0.9, 0.6)], [line(CONTROL, "cerp", 0.9, 0.6, seed=1)]])
 def test_a_learned_trigger_without_its_control_is_no_gain_to_count(there: list[dict[str, Any]]) -> None:
-    with pytest.raises(ValueError, match=r"the control lacks .*: run recipe/arena/control first"):
+    with pytest.raises(ValueError, match=r"the control lacks .*: run that recipe of conf/recipe/arena/ first"):
         board(table(PEACE, line("krum", "cerp", 0.9, 0.85), *there))
 
 

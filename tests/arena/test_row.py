@@ -142,7 +142,7 @@ def test_the_end_of_a_sweep_says_everything(
     """Whole rows, runs that cannot be read, jobs that failed; none hides another, and the exit code is 1."""
     damaged, failed = ({"folder": str(tmp_path / name), "words": [], "error": None} for name in ("damaged", "failed"))
     noted = [*notes(runs), damaged, failed | {"error": "ValueError: why"}]
-    row, ledger = Row(), tmp_path / "ledger"
+    row, ledger = Row("row"), tmp_path / "ledger"
     ledger.write_text("".join(json.dumps(note) + "\n" for note in noted))
     row._ledger, row._row = ledger, True
     with started(), pytest.raises(SystemExit) as end:
@@ -158,7 +158,7 @@ def test_a_published_file_that_is_wrong_hides_no_row(
 ) -> None:
     (tmp_path / "old.csv").write_text("")
     monkeypatch.setattr("flame.arena.entry.LINES", tmp_path)
-    row, ledger, place = Row(), tmp_path / "ledger", tmp_path / "place"
+    row, ledger, place = Row("row"), tmp_path / "ledger", tmp_path / "place"
     place.mkdir()
     ledger.write_text("".join(json.dumps(note) + "\n" for note in notes(runs)))
     row._ledger, row._row = ledger, True
@@ -176,7 +176,7 @@ def test_a_fault_of_ours_at_the_end_is_told_and_fails(
         raise LookupError("a fault")
 
     monkeypatch.setattr("flame.arena.row.conclude", faulty)
-    row, ledger = Row(), tmp_path / "ledger"
+    row, ledger = Row("row"), tmp_path / "ledger"
     ledger.write_text("")
     row._ledger, row._row = ledger, True
     with pytest.raises(SystemExit) as end:

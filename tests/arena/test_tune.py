@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hydra
 import pytest
 from boards import line, table
+from hydra import initialize_config_dir
 
 from flame.arena.board import board, tuned
 from flame.arena.contest import PARTS, fixed, other_contest, published, recipe
 from flame.arena.entry import beside
 from flame.arena.lines import CONTROL, LINES, REFERENCE, csv_of
+from flame.run.compose import CONF
 from flame.run.config import plain
 
 PEACE = line(REFERENCE, "none", 0.9)
@@ -32,6 +35,14 @@ def test_it_is_the_contest_on_fewer_runs_of_another_seed() -> None:
         one, other = (plain(fixed(recipe(part=part).config, attack, "dirichlet_03"), resolve=False) for part in PARTS)
         one.pop("seed"), other.pop("seed")
         assert one == other
+
+
+@pytest.mark.usefixtures("compose")
+@pytest.mark.parametrize(("defense", "part"), [(defense, part) for defense in ("", CONTROL) for part in PARTS])
+def test_a_sweep_knows_which_part_it_is_of(defense: str, part: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        whole = hydra.compose(recipe(defense, part).config, return_hydra_config=True)
+    assert whole.hydra.callbacks.sweep.part == part
 
 
 def test_its_seed_is_of_its_contest_and_not_of_the_rows() -> None:
