@@ -29,6 +29,7 @@ FIGURE = Path("docs", "figures", "arena.png")
 TABLES = {  # mark -> the page where it stands, the part of the arena whose lines it is made of, and how
     "board": (Path("docs", "leaderboard.md"), "row", lambda lines: shown(board(lines))),
     "vectors": (Path("docs", "evidence", "later_attacks.md"), "row", vectors),
+    "fashion": (Path("docs", "leaderboard.md"), "fashion", lambda lines: shown(board(lines))),
     "tuned": (Path("docs", "evidence", "tuned_defenses.md"), "tune", tuned),
 }
 SHOWN = {"vectors": {REFERENCE, CONTROL, *VECTORS}}  # whose lines, where not all
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
         of = {part: published(root / "results" / "arena", part) for part in PARTS}
         if of["row"].empty:
             raise ValueError("results/arena holds no row: python train.py --config-name recipe/arena/row")
-        pages = {page: renewed(root, mark, of[part]) for mark, (page, part, _) in TABLES.items()}
+        pages = renewed(root, of)
         table = heat(of["row"])
         if given.check:
             return check(root, pages, source(table))
@@ -67,14 +68,21 @@ def check(root: Path, pages: Mapping[Path, str], figure: str) -> int:
     return int(bool(left))
 
 
-def renewed(root: Path, mark: str, lines: pd.DataFrame) -> str:
-    """A table's page with the table of `lines` between its marks; a ValueError if it has no such place, or two."""
-    page, ends = TABLES[mark][0], (f"<!-- {mark} -->", f"<!-- end: {mark} -->")
-    place = re.compile(rf"(?<=^{ends[0]}\n).*?(?=^{ends[1]}$)", re.DOTALL | re.MULTILINE)
-    text, places = place.subn(lambda _: section(mark, lines), (root / page).read_text())
-    if places != 1:
-        raise ValueError(f"{page} has {places} such places; it must have the lines {' and '.join(ends)} once")
-    return text
+def renewed(root: Path, of: Mapping[str, pd.DataFrame]) -> dict[Path, str]:
+    """Page -> its text with the tables of each part's lines; a ValueError if a table has no place there, or two."""
+    pages = {page: (root / page).read_text() for page, _, _ in TABLES.values()}
+    for mark, (page, part, _) in TABLES.items():
+        pages[page], places = filled(pages[page], mark, section(mark, of[part]))
+        if places != 1:
+            ends = f"<!-- {mark} --> and <!-- end: {mark} -->"
+            raise ValueError(f"{page} has {places} such places; it must have the lines {ends} once")
+    return pages
+
+
+def filled(text: str, mark: str, table: str) -> tuple[str, int]:
+    """`text` with `table` between the marks, and how often they are there."""
+    place = re.compile(rf"(?<=^<!-- {mark} -->\n).*?(?=^<!-- end: {mark} -->$)", re.DOTALL | re.MULTILINE)
+    return place.subn(lambda _: table, text)
 
 
 def section(mark: str, lines: pd.DataFrame) -> str:

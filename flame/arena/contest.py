@@ -24,8 +24,9 @@ from flame.run.record import RunRecord
 from flame.run.sweep import parsed
 
 SWEPT = ("attack", "partition", "seed")
-PARTS = {"row": CONTROL, "tune": f"tune_{CONTROL}"}  # recipe of a defense's lines -> that of the lines they count above
-HOME = {"row": Path(), "tune": Path("tune")}  # the folder of its lines in that of all
+# Recipe of a defense's lines -> that of the lines they count above.
+PARTS = {"row": CONTROL, "tune": f"tune_{CONTROL}", "fashion": f"fashion_{CONTROL}"}
+HOME = {"row": Path(), "tune": Path("tune"), "fashion": Path("fashion")}  # the folder of its lines in that of all
 
 
 @cache
@@ -60,12 +61,12 @@ def other_contest(words: Iterable[str], part: str = "row") -> str | None:
     return None
 
 
-def changed(run: RunRecord, defense: Mapping[str, Any]) -> str | None:
-    """In words, the first setting in which a run is not of the contest.
+def changed(run: RunRecord, defense: Mapping[str, Any], part: str = "row") -> str | None:
+    """In words, the first setting in which a run is not of that part of the contest.
 
     `defense` is what its defense and the keys in its name make, interpolations as written.
     """
-    ours, choices = recipe(CONTROL if unpoisoned(run) else ""), {key: run.choices[key] for key in SWEPT[:2]}
+    ours, choices = recipe(CONTROL if unpoisoned(run) else "", part), {key: run.choices[key] for key in SWEPT[:2]}
     if strange := [key for key, choice in choices.items() if choice not in ours.plan[key]]:
         return f"{strange[0]} is {choices[strange[0]]}"
     config = copy.deepcopy(fixed(ours.config, **choices))

@@ -20,7 +20,7 @@ from flame.run.text import duration
 Chosen = Callable[..., Mapping[str, Any]]  # overrides of the defense -> its node
 
 
-def entries(notes: Iterable[Mapping[str, Any]], chosen: Chosen) -> tuple[pd.DataFrame, list[str]]:
+def entries(notes: Iterable[Mapping[str, Any]], chosen: Chosen, part: str = "row") -> tuple[pd.DataFrame, list[str]]:
     """A line for each run that ended well by a sweep's `notes`, and a sentence about each that is none of the arena."""
     lines, refused = [], list[str]()
     for folder, words in {note["folder"]: note["words"] for note in notes if not note["error"]}.items():
@@ -29,7 +29,7 @@ def entries(notes: Iterable[Mapping[str, Any]], chosen: Chosen) -> tuple[pd.Data
             run = read_run(Path(folder))
             if not run.summary:
                 raise ValueError(f"{folder} has not finished: the same command goes on")
-            if differing := changed(run, chosen(f"defense={run.choices['defense']}", *keys.values())):
+            if differing := changed(run, chosen(f"defense={run.choices['defense']}", *keys.values()), part):
                 raise ValueError(f"{folder} is no run of the arena: {differing}")
             lines.append(line_of(run, [*keys]))
         except (ValueError, ConfigError) as error:
@@ -65,9 +65,9 @@ def beside(files: Mapping[str, Path], part: str = "row") -> str:
     return printed(board(one_kind(both, again(LINES))), files)
 
 
-def forecast(runs: int, at_once: int) -> str:
+def forecast(runs: int, at_once: int, part: str = "row") -> str:
     """How long so many runs will take, from what those of the board took."""
-    known = read(sorted(LINES.glob("*.csv")))
+    known = read(sorted((LINES / HOME[part]).glob("*.csv")))
     if known.empty:
         return f"{runs} runs, {at_once} at a time; no row is on the board yet: --estimate measures what they cost"
     each = known.groupby("attack")["run_seconds"].median().mean()  # of a run that was halted in between, too

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 class Row(SweepReport):
     """A sweep that reports rows, too; its jobs do without pandas, which is imported where the sweep starts and ends.
 
-    `part` of the arena: `row`, or `tune`, whose rows are of fewer runs on a seed of their own.
+    `part` of the arena: `row`; `tune`, with fewer runs on a seed of its own; or `fashion`, on other data.
     """
 
     def __init__(self, part: str) -> None:
@@ -43,7 +43,7 @@ class Row(SweepReport):
             log.warning("no row of the arena, as %s changes the contest: the runs are made, no board is shown", changed)
             return
         self._row = True
-        log.info("%s", forecast(self._jobs, jobs_at_once(config.hydra.launcher, cores())))
+        log.info("%s", forecast(self._jobs, jobs_at_once(config.hydra.launcher, cores()), self._part))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Write each whole row into a file and print the board with it; then list the failures, as in any sweep.
@@ -67,7 +67,7 @@ def conclude(notes: Sequence[Mapping[str, Any]], config: DictConfig, part: str) 
     """Files and board of a sweep's runs; whether none was refused and there is nothing against a board."""
     from flame.arena.entry import beside, entries, written
 
-    lines, refused = entries(notes, chosen(config))
+    lines, refused = entries(notes, chosen(config), part)
     try:
         files, said = written(lines, Path(config.hydra.sweep.dir), part)
         print("\n".join([*refused, *said]))

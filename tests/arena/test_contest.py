@@ -93,6 +93,16 @@ def test_the_control_is_of_its_own_recipe(compose: Compose) -> None:
     assert changed(again, averaging) == "client.lr is 0.5, not 0.05"
 
 
+def test_a_run_is_held_against_its_own_part(compose: Compose) -> None:
+    krum, cell = node(compose, "defense=krum"), "partition=dirichlet_05"
+    run = recorded(compose, cell, recipe="recipe/arena/fashion")
+    assert run.config["dataset"]["image_size"] == 28
+    assert changed(run, krum, "fashion") is None and changed(run, krum) == "partition is dirichlet_05"
+    assert changed(recorded(compose, "seed=0"), krum, "fashion") == "partition is iid"
+    longer = recorded(compose, cell, "rounds=25", recipe="recipe/arena/fashion")
+    assert changed(longer, krum, "fashion") == "evaluate_every is 25, not 24"
+
+
 def test_an_attack_that_asks_the_rule_in_force_is_of_the_contest_under_every_defense(
     compose: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:

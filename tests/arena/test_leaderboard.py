@@ -17,7 +17,7 @@ from flame.arena.board import heat
 from flame.arena.figure import draw_heat
 from flame.arena.lines import CONTROL, csv_of
 
-PAGE = "# Board\n\n<!-- board -->\nold\n<!-- end: board -->\n\nAfter.\n"
+PAGE = "# Board\n\n<!-- board -->\nold\n<!-- end: board -->\n\n<!-- fashion -->\n<!-- end: fashion -->\nAfter.\n"
 TUNED = "<!-- tuned -->\nold\n<!-- end: tuned -->\n"
 ATTACKS = "<!-- vectors -->\nold\n<!-- end: vectors -->\n"
 
@@ -70,6 +70,17 @@ def test_the_page_is_made_of_the_lines(place: Path, capsys: pytest.CaptureFixtur
     assert "3 runs; seed 0" in other.read_text()
     other.write_text(ATTACKS)
     assert main(["--check"], place) == 1 and page.read_text() == text
+
+
+def test_one_page_holds_the_boards_of_two_parts(place: Path) -> None:
+    fill(place, *LINES.to_dict("records"))
+    (place / "results" / "arena" / "fashion").mkdir()
+    other = LINES[LINES["defense"] != "krum"]
+    (place / "results" / "arena" / "fashion" / "fedavg.csv").write_text(csv_of(other))
+    assert main([], place) == 0 and main(["--check"], place) == 0
+    first, second = (place / "docs" / "leaderboard.md").read_text().split("<!-- end: board -->")
+    assert "6 runs" in first and "| 1 | krum |" in first
+    assert f"{len(other)} runs" in second and "| 1 | fedavg |" in second
 
 
 def test_a_row_of_a_processor_that_rounds_alike_is_not_marked(place: Path) -> None:

@@ -13,6 +13,7 @@ import yaml  # type: ignore[import-untyped]
 from test_report import write_run
 from test_tables import line
 
+from flame.arena.contest import PARTS
 from flame.report.contrasts import Text
 from flame.report.markup import comma_separated, latex, markdown, write
 from flame.report.published import ROOT, caption, documents, outdated, planned, publish
@@ -27,7 +28,7 @@ from flame.run.trackers.files import CONFIG, ENVIRONMENT, SUMMARY, write_json
 KNOWN = recipes()
 TABLES = tables(KNOWN)
 PROTOCOLS = {path.stem for path in (ROOT / "conf/recipe/protocols").glob("*.yaml")}
-ARENA = {"row", "arena", "control", "tune", "tune_control"}  # their lines are in results/arena/
+ARENA = {"arena", *PARTS, *PARTS.values()}  # their lines are in results/arena/
 NOT_RUN = {"zhmzm", "durability_fashion", "masks_wide_digits", *ARENA, *PROTOCOLS}  # recipes without a csv
 DEFAULT = {"dataset": "fashion_mnist", "partition": "dirichlet_05"}
 RECORD = "results/table_attacks.csv"
