@@ -35,6 +35,7 @@ ROWS: dict[str, list[Row]] = {  # in the order of the table
         ("late_question", {"attack": "constrain_and_scale", "partition": "dirichlet_015"}),
         ("table_attacks", {"attack": "alie"}),
         ("late_question", {"attack": "badnets", "partition": "dirichlet_015"}),
+        ("table_attacks", {"attack": "edge_case"}),
         ("arena", {"attack": "shrunk_forged", "partition": "dirichlet_03"}),
         ("arena", {"attack": "shrunk", "partition": "dirichlet_03"}),
         ("table_attacks", {"attack": "min_max"}),
