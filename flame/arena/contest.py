@@ -51,7 +51,7 @@ def own(words: Iterable[str]) -> dict[str, str]:
     return {key: str(word.input_line) for key, word in keyed(words) if re.match(r"defense[.@]", key)}
 
 
-def other_contest(words: Iterable[str], part: str = "row") -> str | None:
+def other_contest(words: Iterable[str], part: str) -> str | None:
     """The first override that changes results and is neither of the defense nor one of the part's own runs."""
     plan = recipe(part=part).plan
     for key, word in keyed(words):
@@ -61,7 +61,7 @@ def other_contest(words: Iterable[str], part: str = "row") -> str | None:
     return None
 
 
-def changed(run: RunRecord, defense: Mapping[str, Any], part: str = "row") -> str | None:
+def changed(run: RunRecord, defense: Mapping[str, Any], part: str) -> str | None:
     """In words, the first setting in which a run is not of that part of the contest.
 
     `defense` is what its defense and the keys in its name make, interpolations as written.
@@ -89,7 +89,7 @@ def amiss(row: pd.DataFrame, plan: Mapping[str, Sequence[str]]) -> str:
     )
 
 
-def published(folder: Path, part: str = "row") -> pd.DataFrame:
+def published(folder: Path, part: str) -> pd.DataFrame:
     """All lines of a part of the arena in `folder`, processors that are shown to round alike under one name.
 
     Raises:

@@ -20,7 +20,7 @@ from flame.run.text import duration
 Chosen = Callable[..., Mapping[str, Any]]  # overrides of the defense -> its node
 
 
-def entries(notes: Iterable[Mapping[str, Any]], chosen: Chosen, part: str = "row") -> tuple[pd.DataFrame, list[str]]:
+def entries(notes: Iterable[Mapping[str, Any]], chosen: Chosen, part: str) -> tuple[pd.DataFrame, list[str]]:
     """A line for each run that ended well by a sweep's `notes`, and a sentence about each that is none of the arena."""
     lines, refused = [], list[str]()
     for folder, words in {note["folder"]: note["words"] for note in notes if not note["error"]}.items():
@@ -37,7 +37,7 @@ def entries(notes: Iterable[Mapping[str, Any]], chosen: Chosen, part: str = "row
     return pd.DataFrame(lines, columns=COLUMNS), refused
 
 
-def written(lines: pd.DataFrame, place: Path, part: str = "row") -> tuple[dict[str, Path], list[str]]:
+def written(lines: pd.DataFrame, place: Path, part: str) -> tuple[dict[str, Path], list[str]]:
     """Defense -> file in `place`, of those whose row is whole; and a sentence about each defense."""
     files, said, home = dict[str, Path](), [], Path("results/arena") / HOME[part]
     for defense, row in lines.groupby("defense", sort=False):
@@ -50,7 +50,7 @@ def written(lines: pd.DataFrame, place: Path, part: str = "row") -> tuple[dict[s
     return files, said
 
 
-def beside(files: Mapping[str, Path], part: str = "row") -> str:
+def beside(files: Mapping[str, Path], part: str) -> str:
     """The board with the rows of these files, in words; where a defense is tuned, they and averaging's alone.
 
     Raises:
@@ -65,7 +65,7 @@ def beside(files: Mapping[str, Path], part: str = "row") -> str:
     return printed(board(one_kind(both, again(LINES))), files)
 
 
-def forecast(runs: int, at_once: int, part: str = "row") -> str:
+def forecast(runs: int, at_once: int, part: str) -> str:
     """How long so many runs will take, from what those of the board took."""
     known = read(sorted((LINES / HOME[part]).glob("*.csv")))
     if known.empty:

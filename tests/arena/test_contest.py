@@ -49,7 +49,7 @@ def node(compose: Compose, *words: str) -> Any:
     ],
 )
 def test_what_changes_the_contest(words: list[str], changed: str | None) -> None:
-    assert other_contest(words) == changed
+    assert other_contest(words, "row") == changed
 
 
 def test_keys_of_the_defense() -> None:
@@ -58,9 +58,9 @@ def test_keys_of_the_defense() -> None:
 
 
 def test_a_run_of_the_row_is_of_the_contest(compose: Compose) -> None:
-    assert changed(recorded(compose), node(compose, "defense=krum")) is None
-    assert changed(recorded(compose, SHARE), node(compose, "defense=krum", SHARE)) is None
-    assert changed(recorded(compose, "memo.dir=x", "engine=pool"), node(compose, "defense=krum")) is None
+    assert changed(recorded(compose), node(compose, "defense=krum"), "row") is None
+    assert changed(recorded(compose, SHARE), node(compose, "defense=krum", SHARE), "row") is None
+    assert changed(recorded(compose, "memo.dir=x", "engine=pool"), node(compose, "defense=krum"), "row") is None
 
 
 @pytest.mark.parametrize(
@@ -82,22 +82,22 @@ def test_a_run_of_the_row_is_of_the_contest(compose: Compose) -> None:
 )
 def test_a_changed_run_is_not(compose: Compose, word: str, said: str) -> None:
     """However it was changed: the command line is not looked at."""
-    assert changed(recorded(compose, word), node(compose, "defense=krum")) == said
+    assert changed(recorded(compose, word), node(compose, "defense=krum"), "row") == said
 
 
 def test_the_control_is_of_its_own_recipe(compose: Compose) -> None:
     averaging = node(compose, "defense=fedavg")
     run = recorded(compose, "attack=cerp", "defense=fedavg", recipe="recipe/arena/control")
-    assert run.config["attack"]["poisoned_data_rate"] == 0 and changed(run, averaging) is None
+    assert run.config["attack"]["poisoned_data_rate"] == 0 and changed(run, averaging, "row") is None
     again = recorded(compose, "attack=cerp", "defense=fedavg", "client.lr=0.5", recipe="recipe/arena/control")
-    assert changed(again, averaging) == "client.lr is 0.5, not 0.05"
+    assert changed(again, averaging, "row") == "client.lr is 0.5, not 0.05"
 
 
 def test_a_run_is_held_against_its_own_part(compose: Compose) -> None:
     krum, cell = node(compose, "defense=krum"), "partition=dirichlet_05"
     run = recorded(compose, cell, recipe="recipe/arena/fashion")
     assert run.config["dataset"]["image_size"] == 28
-    assert changed(run, krum, "fashion") is None and changed(run, krum) == "partition is dirichlet_05"
+    assert changed(run, krum, "fashion") is None and changed(run, krum, "row") == "partition is dirichlet_05"
     assert changed(recorded(compose, "seed=0"), krum, "fashion") == "partition is iid"
     longer = recorded(compose, cell, "rounds=25", recipe="recipe/arena/fashion")
     assert changed(longer, krum, "fashion") == "evaluate_every is 25, not 24"
@@ -109,8 +109,8 @@ def test_an_attack_that_asks_the_rule_in_force_is_of_the_contest_under_every_def
     plan = {"attack": ("ipm_optimal",), "partition": ("iid",)}
     monkeypatch.setattr("flame.arena.contest.recipe", lambda *_: SimpleNamespace(config=ROW, plan=plan))
     run = recorded(compose, "attack=ipm_optimal")
-    assert changed(run, node(compose, "defense=krum")) is None
-    assert str(changed(run, node(compose, "defense=median"))).startswith("defense.")
+    assert changed(run, node(compose, "defense=krum"), "row") is None
+    assert str(changed(run, node(compose, "defense=median"), "row")).startswith("defense.")
 
 
 def test_what_a_row_lacks_or_has_too_much() -> None:

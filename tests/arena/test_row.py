@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flame.arena import entry
 from flame.arena.board import board
-from flame.arena.contest import recipe
+from flame.arena.contest import PARTS, recipe
 from flame.arena.entry import beside, entries, written
 from flame.arena.lines import AGAIN, COLUMNS, CONTROL, VERSION, csv_of, line_of, read
 from flame.arena.row import Row, chosen
@@ -26,26 +26,29 @@ from flame.run.config import identity
 from flame.run.record import RunRecord, find_runs, read_run
 
 ROW = "recipe/arena/row"
-CONTESTS = {
-    1: "58ce90969bc5",
-    2: "4f0aac874cb2",
-}  # version -> of what is fixed, the attacks' and partitions' settings and the control's
+CONTESTS = {  # version and part -> of what is fixed, the attacks' and partitions' settings and the control's
+    (1, "row"): "58ce90969bc5",
+    (2, "row"): "4f0aac874cb2",
+    (2, "tune"): "2fd7f51161d4",
+    (2, "fashion"): "0e26a31f4e79",
+}
 PLAN = {"seed": ("0",), "partition": ("iid",), "attack": ("none", "badnets")}
 TINY = ("experiment=smoke", "train_samples=300", "engine=sequential", "tracker=files", "rounds=1", "clients=10")
 TINY += ("dataset=digits", "start.rounds=1")
 
 
-def test_whoever_changes_the_contest_raises_its_version(compose: Compose) -> None:
+@pytest.mark.parametrize("part", PARTS)
+def test_whoever_changes_the_contest_raises_its_version(part: str, compose: Compose) -> None:
     """An attack's settings do not hang on the partition: each is looked at once."""
 
     def fixed(defense: str) -> Iterator[str]:
-        name, plan = recipe(defense).config, recipe(defense).plan
+        name, plan = recipe(defense, part).config, recipe(defense, part).plan
         yield from (identity(compose(f"attack={attack}", name=name)) for attack in plan["attack"])
         yield from (identity(compose(f"partition={partition}", name=name)) for partition in plan["partition"])
         yield from plan["seed"]
 
     found = " ".join([*fixed(""), *fixed(CONTROL)])
-    assert sha256(found.encode()).hexdigest()[:12] == CONTESTS[VERSION]
+    assert sha256(found.encode()).hexdigest()[:12] == CONTESTS[VERSION, part]
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +89,13 @@ def ended(place: Path) -> DictConfig:
 
 def entered(noted: list[dict[str, Any]]) -> tuple[pd.DataFrame, list[str]]:
     with started():
-        return entries(noted, chosen(ended(Path())))
+        return entries(noted, chosen(ended(Path())), "row")
 
 
 @pytest.mark.usefixtures("small")
 def test_a_whole_row_becomes_a_file_and_is_on_the_board(runs: list[Path], tmp_path: Path) -> None:
     lines, refused = entered(notes(runs))
-    files, said = written(lines, tmp_path)
+    files, said = written(lines, tmp_path, "row")
     assert not refused and len(said) == 2 and {path.name for path in files.values()} == {"fedavg.csv", "krum.csv"}
     lines = read(files.values())
     assert len(lines) == 4 and set(board(lines)["defense"]) == {"fedavg", "krum"}
@@ -105,25 +108,25 @@ def test_a_whole_row_becomes_a_file_and_is_on_the_board(runs: list[Path], tmp_pa
 
 @pytest.mark.usefixtures("small")
 def test_a_board_is_shown_once_there_is_something_to_compare_with(runs: list[Path], tmp_path: Path) -> None:
-    files, _ = written(entered(notes(runs))[0], tmp_path)
-    assert beside({"krum": files["krum"]}) == (
+    files, _ = written(entered(notes(runs))[0], tmp_path, "row")
+    assert beside({"krum": files["krum"]}, "row") == (
         "no board yet: nothing can be compared before the rows of control and fedavg are there"
     )
     control = read([files["fedavg"]]).assign(defense=CONTROL)
     (tmp_path / "control.csv").write_text(csv_of(control))
-    text = beside({**files, CONTROL: tmp_path / "control.csv"})
+    text = beside({**files, CONTROL: tmp_path / "control.csv"}, "row")
     assert "krum <-" in text and text.index("krum <-") and CONTROL not in text
     files["krum"].write_text(csv_of(read([files["krum"]]).assign(processor="two")))
-    assert "krum ‡ <-" in beside({**files, CONTROL: tmp_path / "control.csv"})
+    assert "krum ‡ <-" in beside({**files, CONTROL: tmp_path / "control.csv"}, "row")
     (again := entry.LINES / AGAIN).mkdir()  # averaging was made there, too, and ended in the same models
     (again / "fedavg.csv").write_text(csv_of(read([files["fedavg"]]).assign(processor="two")))
-    assert "krum <-" in beside({**files, CONTROL: tmp_path / "control.csv"})
+    assert "krum <-" in beside({**files, CONTROL: tmp_path / "control.csv"}, "row")
 
 
 @pytest.mark.usefixtures("small")
 def test_a_row_that_is_not_whole_is_no_file(runs: list[Path], tmp_path: Path) -> None:
     some = [run for run in runs if "krum" in run.name and "none" in run.name]
-    files, said = written(entered(notes(some))[0], tmp_path)
+    files, said = written(entered(notes(some))[0], tmp_path, "row")
     assert said == ["krum: no whole row, it lacks 1 runs, first attack=badnets partition=iid seed=0"]
     assert not files and not list(tmp_path.iterdir())
 
@@ -131,7 +134,7 @@ def test_a_row_that_is_not_whole_is_no_file(runs: list[Path], tmp_path: Path) ->
 @pytest.mark.usefixtures("small")
 def test_defenses_have_files_of_their_own(runs: list[Path], tmp_path: Path) -> None:
     lines, names = entered(notes(runs))[0], {"fedavg": "a/b", "krum": "a b"}
-    files, _ = written(lines.assign(defense=lines["defense"].map(names)), tmp_path)
+    files, _ = written(lines.assign(defense=lines["defense"].map(names)), tmp_path, "row")
     assert set(read(tmp_path.glob("*.csv"))["defense"]) == {"a/b", "a b"}
     assert {path.name for path in files.values()} == {"a%2Fb.csv", "a+b.csv"}
 

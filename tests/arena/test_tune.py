@@ -11,7 +11,7 @@ from hydra import initialize_config_dir
 
 from flame.arena.board import board, tuned
 from flame.arena.contest import PARTS, fixed, other_contest, published, recipe
-from flame.arena.entry import beside
+from flame.arena.entry import beside, forecast
 from flame.arena.lines import CONTROL, LINES, REFERENCE, csv_of
 from flame.run.compose import CONF
 from flame.run.config import plain
@@ -47,7 +47,7 @@ def test_a_sweep_knows_which_part_it_is_of(defense: str, part: str) -> None:
 
 
 def test_its_seed_is_of_its_contest_and_not_of_the_rows() -> None:
-    assert other_contest(["seed=100"], "tune") is None and other_contest(["seed=100"]) == "seed=100"
+    assert other_contest(["seed=100"], "tune") is None and other_contest(["seed=100"], "row") == "seed=100"
     assert other_contest(["seed=0"], "tune") == "seed=0"
     assert other_contest(["defense.keep=1", "attack=cerp"], "tune") is None
     assert other_contest(["attack=lp"], "tune") == "attack=lp"  # of the rows
@@ -77,10 +77,20 @@ def test_one_s_own_settings_are_printed_beside_averaging_alone(tmp_path: Path, m
     assert text.index("krum keep=2") < text.index("krum <-") < text.index(REFERENCE) and "afa" not in text
 
 
+def test_a_forecast_is_of_runs_of_the_same_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flame.arena.entry.LINES", tmp_path)
+    (tmp_path / "fashion").mkdir()
+    for file, seconds in (("all.csv", 10.0), ("fashion/all.csv", 40.0)):
+        (tmp_path / file).write_text(csv_of(table(PEACE).assign(run_seconds=seconds)))
+    said = {part: forecast(8, 2, part) for part in PARTS}
+    assert "about 40 s" in said["row"] and "about 3 min" in said["fashion"]  # 8 runs of 10 and 40 s, two at a time
+    assert "no row is on the board yet: --estimate" in said["tune"]
+
+
 # what is published
 
 
 def test_a_row_of_other_settings_is_of_those_that_were_best_on_the_other_seed() -> None:
-    ranked, rows = board(published(LINES, "tune"))["defense"], {*published(LINES)["defense"]}
+    ranked, rows = board(published(LINES, "tune"))["defense"], {*published(LINES, "row")["defense"]}
     best = ranked.groupby(ranked.str.partition(" ")[0], sort=False).first()  # the smallest worst damage is first
     assert {name for name in rows if " " in name} <= {*best}
