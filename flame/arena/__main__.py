@@ -1,9 +1,10 @@
 """`python -m flame.arena`: the board on the terminal, and anew in the documents.
 
-    python -m flame.arena            from results/arena/*.csv: the board, and the documents' tables and figure
+    python -m flame.arena            from results/arena/: the board, and the documents' tables and figure
     python -m flame.arena --check    are they those of results/arena?
 
-A row is added by copying its file, which `python train.py --config-name recipe/arena/row defense=NAME` writes, there.
+A row is added by copying its file there. `python train.py --config-name recipe/arena/row defense=NAME` writes it, and
+says where it goes; so do the other parts of the arena, recipe/arena/tune and recipe/arena/fashion.
 """
 
 from __future__ import annotations
